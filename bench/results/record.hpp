@@ -1,0 +1,95 @@
+// What a benchmark run stores: one ResultFile per model and quantisation, one Record per tokens x workload. The JSON
+// keys are the field names; docs/results-format.md is the user's description of them.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <string>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+namespace mixlane::bench {
+
+inline constexpr int kSchemaVersion = 1;
+
+// Of samples that are each the maximum over ranks.
+struct Statistic {
+  double median_us = 0, p10_us = 0, p90_us = 0, min_us = 0, max_us = 0;
+  int n = 0;
+  double rel_half_width = 0;  // half the 95 % interval of the median, relative to it
+  bool converged = false;     // rel_half_width reached the target before the time limit
+};
+
+struct StageRecord {
+  std::string stage;    // "routing", "dispatch", "align", "experts", "shared_experts", "combine" or "layer"
+  std::string variant;  // resolved id: "align.cpu"; empty for the layer
+  Statistic time;
+  std::vector<double> rank_median_us;  // per rank
+  std::vector<double> samples_us;      // the samples themselves, in order: what `compare` works on
+  // Worst rank's work, from the stage's formula in src/ops/<stage>/op.hpp.
+  int64_t bytes = 0;          // read + written, each byte once
+  int64_t flops = 0;
+  int64_t logical_bytes = 0;  // received, a rank's own rows included
+  int64_t remote_bytes = 0;   // received from other ranks
+  double sol_us = 0;          // speed of light: max(bytes / memory rate, remote bytes / exchange rate, flops / matrix rate)
+  double sol_share = 0;       // sol_us / median_us
+  std::string bound;          // which term: "memory", "link", "matrix" or "none"
+};
+
+struct Correctness {
+  bool passed = false;
+  int checked_tokens = 0;       // of all ranks
+  double rel_error = 0;         // Frobenius norm of the difference / of the reference
+  double tolerance = 0;
+  std::string reference;        // what it was compared with
+};
+
+struct Record {
+  int tokens = 0;  // asked for, per rank
+  std::string workload;
+  std::vector<int> rank_tokens;        // realised
+  std::vector<int64_t> expert_pairs;   // realised histogram: pairs per expert
+  std::vector<int64_t> rank_rows;      // rows each rank received
+  Correctness correctness;
+  std::vector<StageRecord> stages;     // in order; "layer" last
+  int64_t window_bytes = 0;            // symmetric memory per rank
+  int64_t weight_bytes = 0;            // largest rank
+};
+
+// Peaks that the speed-of-light column used, as measured by doctor on this machine; 0 = not measured.
+struct Peaks {
+  double copy_gbs = 0;        // bytes read + written, all ranks' threads together
+  double read_gbs = 0;
+  double exchange_gbs = 0;    // shared memory, bytes delivered, all ranks at once
+  double bf16_tflops = 0;
+  double f32_tflops = 0;
+  std::string measured_at;    // stamp
+};
+
+struct ResultFile {
+  int schema = kSchemaVersion;
+  std::string stamp;    // 2026-09-30T10-12-33
+  std::string command;  // as typed
+  std::string model, quant;
+  std::vector<std::string> unverified;  // of the model's shape
+  int ranks = 0;
+  uint64_t seed = 0;
+  std::string device = "cpu", mode = "eager", cache = "hot";
+  std::map<std::string, std::string> environment;  // host, cpu, cores, memory, kernel, compiler, libraries, git commit
+  Peaks peaks;
+  std::vector<Record> records;
+  bool complete = false;  // false: interrupted; resumed by the same command
+};
+
+nlohmann::json to_json(const ResultFile& file);
+// Throws bad_format naming the file and the field; accepts every schema version up to kSchemaVersion.
+ResultFile result_file_from_json(const nlohmann::json& json, const std::string& file_name);
+ResultFile read_result_file(const std::filesystem::path& path);
+// Writes beside the target and renames: readers see the old or the new file, never half of one.
+void write_result_file(const ResultFile& file, const std::filesystem::path& path);
+// runs/results_<stamp>/<model>__q<quant>.json
+std::filesystem::path result_path(const std::filesystem::path& runs, const ResultFile& file);
+
+}  // namespace mixlane::bench

@@ -1,0 +1,28 @@
+# What every target of the project is built with.
+
+add_library(mixlane_options INTERFACE)
+target_compile_features(mixlane_options INTERFACE cxx_std_20)
+# Contraction of a*b+c would make results depend on the instruction set; bitwise equality is a promise.
+target_compile_options(mixlane_options INTERFACE -Wall -Wextra -Wshadow -ffp-contract=off $<$<BOOL:${MIXLANE_WERROR}>:-Werror>)
+if(MIXLANE_SANITIZE)
+  target_compile_options(mixlane_options INTERFACE -fsanitize=${MIXLANE_SANITIZE} -fno-omit-frame-pointer
+                                                   -fno-sanitize-recover=all)
+  target_link_options(mixlane_options INTERFACE -fsanitize=${MIXLANE_SANITIZE})
+endif()
+if(MIXLANE_PORTABLE)
+  target_link_options(mixlane_options INTERFACE -static-libstdc++ -static-libgcc)
+  add_library(mixlane_fmt ALIAS fmt::fmt-header-only)
+else()
+  add_library(mixlane_fmt ALIAS fmt::fmt)
+endif()
+
+# mixlane_test(NAME SOURCES... [LABELS ...]): one GoogleTest program, its cases found when the tests run.
+function(mixlane_test test_name)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "TIMEOUT" "SOURCES;LABELS;LIBRARIES")
+  add_executable(${test_name} ${arg_SOURCES})
+  target_link_libraries(${test_name} PRIVATE mixlane_internal mixlane_test_support GTest::gtest_main ${arg_LIBRARIES})
+  if(NOT arg_TIMEOUT)
+    set(arg_TIMEOUT 300)
+  endif()
+  gtest_discover_tests(${test_name} DISCOVERY_MODE PRE_TEST PROPERTIES LABELS "${arg_LABELS}" TIMEOUT ${arg_TIMEOUT})
+endfunction()

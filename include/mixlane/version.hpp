@@ -1,0 +1,6 @@
+#pragma once
+
+#define MIXLANE_VERSION_MAJOR 0
+#define MIXLANE_VERSION_MINOR 1
+#define MIXLANE_VERSION_PATCH 0
+#define MIXLANE_VERSION "0.1.0"
