@@ -60,7 +60,7 @@ TEST(Arena, GrowsOnlyWhileNothingIsTaken) {
     Arena::Scope scope(arena);
     auto* first = static_cast<char*>(arena.take(1000));
     first[999] = 1;
-    expect_error(ErrorCode::internal, {"5000"}, [&] { arena.take(4900); });
+    expect_error(ErrorCode::internal, {"5120"}, [&] { arena.take(4900); });
   }
   arena.reserve(2 * Arena::rounded(5000));
   Arena::Scope scope(arena);
