@@ -12,8 +12,8 @@ namespace mixlane {
 
 // One file of models/, or a user's own. Fields and defaults: docs/models.md.
 struct Model {
-  std::string name;    // as on the command line: "qwen3-30b-a3b"
-  std::string title;   // as people write it: "Qwen3-30B-A3B"
+  std::string name;   // as on the command line: "qwen3-30b-a3b"
+  std::string title;  // as people write it: "Qwen3-30B-A3B"
   int hidden = 0;
   int intermediate = 0;  // of one routed expert
   RoutingConfig routing;
@@ -21,11 +21,11 @@ struct Model {
   bool router_bias = false;      // the router's logits have one (gpt-oss); part of the logits here
   int hash_layers = 0;           // first layers that use hash routing
   Activation activation;
-  bool expert_bias = false;           // gate_up and down have biases (gpt-oss)
+  bool expert_bias = false;  // gate_up and down have biases (gpt-oss)
   int num_shared_experts = 0;
-  int shared_intermediate = 0;        // of all shared experts together; 0 = none
-  bool shared_gate = false;           // the shared output is scaled by sigmoid(hidden . gate) (Qwen3-Next)
-  std::string source;                 // where the values come from
+  int shared_intermediate = 0;          // of all shared experts together; 0 = none
+  bool shared_gate = false;             // the shared output is scaled by sigmoid(hidden . gate) (Qwen3-Next)
+  std::string source;                   // where the values come from
   std::vector<std::string> unverified;  // fields whose values nobody has checked; "*" = all
 };
 
