@@ -7,6 +7,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace mixlane::bench {
@@ -64,7 +65,8 @@ struct Peaks {
   double exchange_gbs = 0;  // shared memory, bytes delivered, all ranks at once
   double bf16_tflops = 0;
   double f32_tflops = 0;
-  std::string measured_at;  // stamp
+  std::string measured_at;           // stamp
+  std::vector<std::string> skipped;  // what was not measured, and why
 };
 
 struct ResultFile {
@@ -82,9 +84,13 @@ struct ResultFile {
   bool complete = false;  // false: interrupted; resumed by the same command
 };
 
-nlohmann::json to_json(const ResultFile& file);
-// Throws bad_format naming the file and the field; accepts every schema version up to kSchemaVersion.
+nlohmann::ordered_json to_json(const ResultFile& file);
+// The text that write_result_file stores, byte for byte.
+std::string to_text(const ResultFile& file);
+// Both throw bad_format naming the file and the field, and accept every schema version up to kSchemaVersion.
 ResultFile result_file_from_json(const nlohmann::json& json, const std::string& file_name);
+ResultFile result_file_from_text(std::string_view text, const std::string& file_name);
+// io_error if it can't be read, else as above.
 ResultFile read_result_file(const std::filesystem::path& path);
 // Writes beside the target and renames: readers see the old or the new file, never half of one.
 void write_result_file(const ResultFile& file, const std::filesystem::path& path);

@@ -104,7 +104,7 @@ struct Device {
 // A queue of work of one device: cudaStream_t or hipStream_t as an opaque handle. The CPU's stream is the calling
 // thread: work is done when the call returns.
 struct Stream {
-  Device device;
+  Device device{};
   void* handle = nullptr;
 };
 
@@ -116,7 +116,7 @@ template <class Byte>
 struct BasicTensorView {
   Byte* data = nullptr;
   DType dtype = DType::f32;
-  Device device;
+  Device device{};
   int32_t ndim = 0;
   std::array<int64_t, kMaxDims> shape{};
   std::array<int64_t, kMaxDims> strides{};
@@ -179,7 +179,7 @@ std::string to_string(const ConstTensorView& view);
 // Context
 
 struct ContextOptions {
-  Device device;
+  Device device{};
   int num_threads = 0;  // CPU: threads of this rank, the calling one included; 0 = every core this process may use
 };
 
