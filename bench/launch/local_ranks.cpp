@@ -21,6 +21,9 @@ namespace mixlane::bench {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+using std::chrono::seconds;
+
+constexpr seconds kGrace{2};  // to end after a signal, or after a rank that said itself why it failed
 
 // What execve wants, made before fork: a child of fork may only call async-signal-safe functions.
 class CStrings {
@@ -150,7 +153,7 @@ void LocalGroup::take_signals() {
     interrupted_by_ = static_cast<int>(info.ssi_signo);
     signal_all(interrupted_by_);
     ending_ = true;
-    kill_at_ = Clock::now() + std::chrono::seconds(2);
+    kill_at_ = Clock::now() + kGrace;
   }
 }
 
@@ -172,7 +175,8 @@ void LocalGroup::on_end(int rank) {
                WTERMSIG(child.status), strsignal(WTERMSIG(child.status)), others_go_on ? "; the others go on (--mask)" : "");
   if (others_go_on || ending_) return;
   ending_ = true;
-  kill_at_ = Clock::now() + launch_.grace;
+  // Of a rank that was killed the others learn at their deadline; one that failed has told the user why.
+  kill_at_ = Clock::now() + kGrace + (WIFSIGNALED(child.status) ? launch_.deadline : launch_.deadline.zero());
 }
 
 void LocalGroup::signal_all(int signal) {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/registry.hpp"
+#include "mixlane/layer.hpp"
 
 namespace mixlane::bench {
 
@@ -19,6 +20,9 @@ std::vector<StageVariants> all_variants();
 
 // "align=align.cpu" and the like -> stage -> id. Throws invalid_argument listing the valid stages or ids.
 std::map<std::string, std::string> parse_variants(const std::vector<std::string>& settings);
+
+// The id that runs for `stage` under this configuration: the chosen one, or what "auto" takes.
+std::string resolved_variant(const Context& context, const MoeLayerConfig& config, std::string_view stage);
 
 // What --list-variants prints.
 std::string variants_text();

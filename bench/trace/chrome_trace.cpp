@@ -40,6 +40,22 @@ TraceWriter::TraceWriter(int num_ranks, std::string title) : title_(std::move(ti
   }
 }
 
+void TraceWriter::resume(const std::filesystem::path& folder) {
+  std::vector<Json> events;
+  double end_us = 0;
+  try {
+    for (size_t r = 0; r < events_.size(); ++r) {
+      events.push_back(Json::parse(read_text_file(folder / fmt::format("rank{}.json", r))).at("traceEvents"));
+      for (const Json& event : events.back())
+        if (event.contains("ts")) end_us = std::max(end_us, event.at("ts").get<double>() + event.at("dur").get<double>());
+    }
+  } catch (const std::exception&) {
+    return;  // the timelines of the cells before are lost, their results are not
+  }
+  events_ = std::move(events);
+  cursor_us_ = std::ceil(end_us * 1.01);
+}
+
 void TraceWriter::add(const TraceCell& cell, const SampleSet& set) {
   const std::vector<double> durations = layer_samples(set);
   for (const int sample : typical_samples(set, kSamplesPerCell)) {

@@ -23,6 +23,8 @@ struct TraceCell {
 class TraceWriter {
  public:
   TraceWriter(int num_ranks, std::string title);
+  // Goes on behind what an interrupted sweep wrote to `folder`, if it wrote something.
+  void resume(const std::filesystem::path& folder);
   // Keeps up to kSamplesPerCell of the samples: those nearest to the median, in their order.
   void add(const TraceCell& cell, const SampleSet& set);
   // rank<r>.json for each rank, and merged.json with all of them.
