@@ -2,8 +2,10 @@
 
 add_library(mixlane_options INTERFACE)
 target_compile_features(mixlane_options INTERFACE cxx_std_20)
-# Contraction of a*b+c would make results depend on the instruction set; bitwise equality is a promise.
-target_compile_options(mixlane_options INTERFACE -Wall -Wextra -Wshadow -ffp-contract=off $<$<BOOL:${MIXLANE_WERROR}>:-Werror>)
+# Contraction of a*b+c would make results depend on the instruction set; bitwise equality is a promise. Nobody reads the
+# floating-point exception flags, and keeping them exact would keep conditionals from becoming vector code.
+target_compile_options(mixlane_options INTERFACE -Wall -Wextra -Wshadow -ffp-contract=off -fno-trapping-math
+                                                 $<$<BOOL:${MIXLANE_WERROR}>:-Werror>)
 if(MIXLANE_SANITIZE)
   target_compile_options(mixlane_options INTERFACE -fsanitize=${MIXLANE_SANITIZE} -fno-omit-frame-pointer
                                                    -fno-sanitize-recover=all)
