@@ -18,13 +18,10 @@ constexpr int kSizeUnit = 16;
 
 DType weight_dtype(QuantFormat format) {
   switch (format) {
-    case QuantFormat::none:
-      return DType::bf16;
+    case QuantFormat::none: return DType::bf16;
     case QuantFormat::fp8_block:
-    case QuantFormat::fp8_channel:
-      return DType::fp8_e4m3;
-    case QuantFormat::mxfp4:
-      return DType::fp4_e2m1;
+    case QuantFormat::fp8_channel: return DType::fp8_e4m3;
+    case QuantFormat::mxfp4: return DType::fp4_e2m1;
   }
   fail(ErrorCode::invalid_argument, "weights.format is {}; it is no QuantFormat", static_cast<int>(format));
 }
@@ -47,8 +44,7 @@ void require_scales(std::string_view name, const ConstTensorView& scales, const 
     case QuantFormat::fp8_block:
       return require_tensor(name, scales,
                             {{DType::f32}, {experts, ceil_div(rows, kScaleBlock), ceil_div(cols, kScaleBlock)}}, device);
-    case QuantFormat::fp8_channel:
-      return require_tensor(name, scales, {{DType::f32}, {experts, rows}}, device);
+    case QuantFormat::fp8_channel: return require_tensor(name, scales, {{DType::f32}, {experts, rows}}, device);
     case QuantFormat::mxfp4:
       return require_tensor(name, scales, {{DType::e8m0}, {experts, rows, ceil_div(cols, kMxGroup)}}, device);
   }
