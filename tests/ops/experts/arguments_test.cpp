@@ -57,6 +57,12 @@ TEST(ExpertsArguments, SlotsOutsideTheTensors) {
   expect_refused(shape, {"slots of sorted_pairs and output"}, [](auto&, auto& a) { a.output.shape[0] = 20; });
 }
 
+TEST(ExpertsArguments, DenseIsForOneExpert) {
+  expect_refused({}, {"4 experts", "one dense expert"},
+                 [](auto&, auto& a) { a.sorted_pairs = a.expert_counts = a.expert_offsets = {}; });
+  expect_refused({}, {"sorted_pairs is required"}, [](auto&, auto& a) { a.sorted_pairs = {}; });
+}
+
 TEST(ExpertsArguments, NoExpertsOfOnesOwn) {
   Context context({{}, 1});
   const int32_t zero = 0;

@@ -129,6 +129,30 @@ TEST_P(ExpertsValues, ThreadsAndNeighboursDontChangeBits) {
   }
 }
 
+// A shared expert: no slots from align, slot i is row i.
+TEST_P(ExpertsValues, Dense) {
+  for (const int rows : {1, 7, 90}) {
+    ExpertsShape shape;
+    shape.counts = {rows};
+    shape.num_topk = 1;
+    shape.padding = 1;
+    ExpertsCase test(shape, 350);
+    std::iota(test.sorted_pairs.begin(), test.sorted_pairs.end(), -test.offsets[0]);
+    ExpertsArgs args = test.args();
+    args.variant = GetParam();
+    Context context({{}, 2});
+    run_experts(context, args);
+    const int64_t stride = shape.hidden + 8;
+    const std::vector<uint16_t> want(test.output.begin() + test.offsets[0] * stride,
+                                     test.output.begin() + (test.offsets[0] + rows) * stride);
+    EXPECT_LE(test.relative_error(test.expected()), kTolerance);
+    args.sorted_pairs = args.expert_counts = args.expert_offsets = {};
+    args.rows.shape[0] = args.output.shape[0] = rows;
+    run_experts(context, args);
+    EXPECT_TRUE(std::equal(want.begin(), want.end(), test.output.begin()));
+  }
+}
+
 TEST(Experts, NaNAndInfinityTravel) {
   for (const std::string& variant : variants())
     for (const int rows : {1, 20}) {
