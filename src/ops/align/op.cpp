@@ -67,7 +67,8 @@ void validate_outputs(const AlignArgs& args, Device device) {
          "call",
          shape.num_pairs(), shape.num_groups(), args.block, capacity);
   require_slots("sorted_pairs", args.sorted_pairs, DType::i32, capacity, device);
-  require_slots("block_experts", args.block_experts, DType::i32, capacity / args.block, device);
+  if (args.block_experts.given())
+    require_slots("block_experts", args.block_experts, DType::i32, capacity / args.block, device);
   require_tensor("num_padded", args.num_padded, {{DType::i32}, {2}}, device);
   require_tensor_if_given("expert_counts", args.expert_counts, {{DType::i32}, {shape.num_local_experts}}, device);
   require_tensor_if_given("expert_offsets", args.expert_offsets, {{DType::i32}, {shape.num_local_experts + 1}}, device);
