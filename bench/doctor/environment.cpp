@@ -70,7 +70,8 @@ void capture_libraries(Environment& env) {
   env["openmpi"] = mpirun.empty() ? "none" : mpirun;
   env["libc"] = fmt::format("glibc {} (built for {}.{})", gnu_get_libc_version(), __GLIBC__, __GLIBC_MINOR__);
   env["fmt"] = fmt::format("{}.{}.{}", FMT_VERSION / 10000, FMT_VERSION / 100 % 100, FMT_VERSION % 100);
-  env["json"] = fmt::format("{}.{}.{}", NLOHMANN_JSON_VERSION_MAJOR, NLOHMANN_JSON_VERSION_MINOR, NLOHMANN_JSON_VERSION_PATCH);
+  env["json"] =
+      fmt::format("{}.{}.{}", NLOHMANN_JSON_VERSION_MAJOR, NLOHMANN_JSON_VERSION_MINOR, NLOHMANN_JSON_VERSION_PATCH);
 }
 
 }  // namespace

@@ -65,28 +65,19 @@ MatrixView down_of(const ExpertWeights& weights, int64_t expert) {
 
 void decode_row(const MatrixView& matrix, int64_t n, uint16_t* values) {
   switch (matrix.format) {
-    case QuantFormat::none:
-      std::memcpy(values, matrix.row(n), static_cast<size_t>(matrix.row_bytes));
-      break;
+    case QuantFormat::none: std::memcpy(values, matrix.row(n), static_cast<size_t>(matrix.row_bytes)); break;
     case QuantFormat::fp8_block:
-    case QuantFormat::fp8_channel:
-      decode_e4m3(matrix.row(n), values, matrix.cols);
-      break;
-    case QuantFormat::mxfp4:
-      decode_mxfp4(matrix.row(n), matrix.mx_scales(n), values, matrix.cols);
-      break;
+    case QuantFormat::fp8_channel: decode_e4m3(matrix.row(n), values, matrix.cols); break;
+    case QuantFormat::mxfp4: decode_mxfp4(matrix.row(n), matrix.mx_scales(n), values, matrix.cols); break;
   }
 }
 
 float weight_scale(const MatrixView& matrix, int64_t n, int64_t group) {
   const auto* scales = static_cast<const float*>(matrix.scales);
   switch (matrix.format) {
-    case QuantFormat::fp8_block:
-      return scales[n / kScaleBlock * ceil_div(matrix.cols, kScaleBlock) + group];
-    case QuantFormat::fp8_channel:
-      return scales[n];
-    default:
-      return 1.0f;
+    case QuantFormat::fp8_block: return scales[n / kScaleBlock * ceil_div(matrix.cols, kScaleBlock) + group];
+    case QuantFormat::fp8_channel: return scales[n];
+    default: return 1.0f;
   }
 }
 
