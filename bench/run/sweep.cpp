@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "command.hpp"
 #include "comm/memory_budget.hpp"
 #include "core/error.hpp"
 #include "doctor/environment.hpp"
@@ -254,8 +255,9 @@ void Sweep::finish() {
       console_.say(fmt::format("      {} (https://ui.perfetto.dev opens it)",
                                (trace_folder(options_, file) / "merged.json").string()));
   }
-  const std::filesystem::path report = write_report(options_.out);
-  console_.report(fmt::format("report {}", report.string()));
+  const std::filesystem::path report = options_.out / "report";
+  if (write_report(options_.out, report) == kExitOk)
+    console_.report(fmt::format("report {}", (report / "REPORT.md").string()));
   if (options_.json == "-")
     for (const ResultFile& file : files_) fmt::print("{}", to_text(file));
 }
