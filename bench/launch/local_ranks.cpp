@@ -111,7 +111,8 @@ void LocalGroup::start_rank(int rank, const std::string& job) {
   const CStrings environment(environment_of(rank, launch_.num_ranks, job));
   int ends[2] = {-1, -1};
   if (rank > 0) {
-    if (pipe2(ends, O_CLOEXEC) != 0) fail(ErrorCode::io_error, "can't make a pipe for rank {}: {}", rank, std::strerror(errno));
+    if (pipe2(ends, O_CLOEXEC) != 0)
+      fail(ErrorCode::io_error, "can't make a pipe for rank {}: {}", rank, std::strerror(errno));
     fcntl(ends[0], F_SETFL, O_NONBLOCK);
     stderrs_.emplace_back(ends[0], fmt::format("[rank {}] ", rank));
   }
@@ -127,7 +128,8 @@ void LocalGroup::start_rank(int rank, const std::string& job) {
     _exit(127);
   }
   if (ends[1] >= 0) close(ends[1]);
-  if (pid < 0) fail(ErrorCode::out_of_memory, "can't start rank {} of {}: {}", rank, launch_.num_ranks, std::strerror(errno));
+  if (pid < 0)
+    fail(ErrorCode::out_of_memory, "can't start rank {} of {}: {}", rank, launch_.num_ranks, std::strerror(errno));
   children_[rank] = {pid, true, 0};
 }
 

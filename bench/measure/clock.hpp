@@ -1,9 +1,8 @@
 // The clock of all measurements: CLOCK_MONOTONIC, the same for every process of one host.
 #pragma once
 
-#include <ctime>
-
 #include <cstdint>
+#include <ctime>
 
 namespace mixlane::bench {
 

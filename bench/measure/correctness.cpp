@@ -21,10 +21,10 @@ struct Token {
 // The sampled tokens of all ranks, rank by rank, with what routing makes of them.
 struct Sample {
   std::vector<Token> tokens;
-  std::vector<uint16_t> hidden;   // bf16 [N, H], as the tokens' own ranks hold them
+  std::vector<uint16_t> hidden;    // bf16 [N, H], as the tokens' own ranks hold them
   std::vector<uint16_t> received;  // the same after the wire
-  std::vector<int32_t> ids;       // [N, K]
-  std::vector<float> weights;     // [N, K]
+  std::vector<int32_t> ids;        // [N, K]
+  std::vector<float> weights;      // [N, K]
   std::vector<float> zero_weights;
   int64_t size() const { return static_cast<int64_t>(tokens.size()); }
 };
@@ -60,10 +60,11 @@ std::vector<uint16_t> through_wire(Context& context, const std::vector<uint16_t>
   TensorView scales_view(scales.data(), DType::f32, {num_rows, groups});
   if (wire == WireFormat::fp8_row) scales_view = TensorView(scales.data(), DType::f32, {num_rows});
   const TensorView fp8(values.data(), DType::fp8_e4m3, {num_rows, hidden});
-  quantize(context, {.input = {rows.data(), DType::bf16, {num_rows, hidden}}, .group = group, .output = fp8,
-                     .scales = scales_view});
-  dequantize(context, {.input = fp8, .group = group, .scales = scales_view,
-                       .output = {back.data(), DType::bf16, {num_rows, hidden}}});
+  quantize(context,
+           {.input = {rows.data(), DType::bf16, {num_rows, hidden}}, .group = group, .output = fp8, .scales = scales_view});
+  dequantize(
+      context,
+      {.input = fp8, .group = group, .scales = scales_view, .output = {back.data(), DType::bf16, {num_rows, hidden}}});
   return back;
 }
 
@@ -73,7 +74,8 @@ Sample take_sample(Context& context, const Gate& gate, const CheckRequest& reque
   const int64_t hidden = experts.hidden;
   const int64_t columns = routing.num_experts + routing.num_zero_experts;
   Sample sample;
-  sample.tokens = choose_tokens(request.tokens.rank_tokens(), tokens_per_rank(request.config, experts, gate.num_ranks()), gate);
+  sample.tokens =
+      choose_tokens(request.tokens.rank_tokens(), tokens_per_rank(request.config, experts, gate.num_ranks()), gate);
   const int64_t n = sample.size();
   const int64_t num_topk = routing.num_topk;
   sample.hidden.resize(static_cast<size_t>(n * hidden));
@@ -157,7 +159,8 @@ std::vector<double> own_contributions(Context& context, const CheckRequest& requ
 }
 
 // Adds what does not travel: the shared experts, gated, and the identity experts' share of the hidden row.
-void add_local_terms(Context& context, const CheckRequest& request, const Sample& sample, int rank, std::vector<double>& sums) {
+void add_local_terms(Context& context, const CheckRequest& request, const Sample& sample, int rank,
+                     std::vector<double>& sums) {
   const MoeLayerWeights& weights = request.weights.weights;
   const int64_t hidden = weights.experts.hidden;
   Pairs pairs;
@@ -234,7 +237,9 @@ Norms compare_own(const CheckRequest& request, const Sample& sample, int rank, c
 
 }  // namespace
 
-int64_t check_mailbox_bytes(int hidden) { return int64_t{kMaxTokensPerRank} * hidden * static_cast<int64_t>(sizeof(double)); }
+int64_t check_mailbox_bytes(int hidden) {
+  return int64_t{kMaxTokensPerRank} * hidden * static_cast<int64_t>(sizeof(double));
+}
 
 double tolerance(const MoeLayerConfig& config, QuantFormat format) {
   // Rows, partial sums and output are each rounded to bf16: about 2^-9 each, at random.

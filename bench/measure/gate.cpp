@@ -95,8 +95,7 @@ int64_t Gate::pass() {
   const int64_t epoch = ++epoch_;
   control(rank_).arrived.store(epoch);
   wait_for_opening(epoch);
-  if (is_left_out(rank_))
-    fail(ErrorCode::rank_masked, "the other ranks gave up on rank {} and went on without it", rank_);
+  if (is_left_out(rank_)) fail(ErrorCode::rank_masked, "the other ranks gave up on rank {} and went on without it", rank_);
   return control(static_cast<int>(control(0).opened.load() % kMaxRanks)).arrived_ns.load();
 }
 
@@ -119,8 +118,10 @@ void Gate::on_deadline(int64_t epoch) {
     if (control(r).arrived.load() < epoch && !is_left_out(r)) missing.push_back(r);
   if (on_timeout_ == OnPeerTimeout::mask) return leave_out(missing);
   if (!missing.empty())
-    fail(ErrorCode::peer_timeout, "rank {} did not come to the next sample within {} ms; its own message or the system log "
-         "says why, --deadline waits longer", fmt::join(missing, ", "), comm_->deadline().count());
+    fail(ErrorCode::peer_timeout,
+         "rank {} did not come to the next sample within {} ms; its own message or the system log "
+         "says why, --deadline waits longer",
+         fmt::join(missing, ", "), comm_->deadline().count());
 }
 
 std::vector<std::vector<std::byte>> Gate::all_gather_bytes(std::span<const std::byte> own) {

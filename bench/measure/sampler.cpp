@@ -67,7 +67,8 @@ int Sampler::next_batch(const SampleSet& set, double elapsed_s, double batch_s, 
     if (taken >= plan_.min_samples && elapsed_s >= plan_.max_time_s) return 0;
   }
   const double sample_s = std::max(batch_s / batch, 1e-7);
-  return std::clamp(static_cast<int>(kBatchSeconds / sample_s), 1, std::min(kMaxBatch, std::max(1, plan_.max_samples - taken)));
+  return std::clamp(static_cast<int>(kBatchSeconds / sample_s), 1,
+                    std::min(kMaxBatch, std::max(1, plan_.max_samples - taken)));
 }
 
 SampleSet Sampler::measure(const SampleBody& body, const SampleProgress& progress) {
@@ -84,8 +85,8 @@ SampleSet Sampler::measure(const SampleBody& body, const SampleProgress& progres
     if (leads) {
       if (!warming_up) collect(batch, set);
       const double elapsed_s = static_cast<double>(batch_end_ns - start_ns) * 1e-9;
-      gate_.set_word(next_batch(set, elapsed_s, static_cast<double>(batch_end_ns - batch_start_ns) * 1e-9, batch,
-                                set.converged));
+      gate_.set_word(
+          next_batch(set, elapsed_s, static_cast<double>(batch_end_ns - batch_start_ns) * 1e-9, batch, set.converged));
       if (progress && !warming_up) {
         const Statistic so_far = summarise(layer_samples(set), plan_.target);
         progress(so_far.n, so_far.rel_half_width);

@@ -28,7 +28,7 @@ struct SamplePlan {
   double target = 0.02;  // half the 95 % interval of the median, relative to it
   int min_samples = 10;
   int max_samples = 5000;
-  bool cold = false;     // caches flushed before each sample
+  bool cold = false;  // caches flushed before each sample
 };
 
 // Complete on rank 0 only; the other ranks' is empty.

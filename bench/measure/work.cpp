@@ -1,48 +1,27 @@
 #include "measure/work.hpp"
 
 #include <algorithm>
-#include <vector>
+#include <numeric>
 
+#include "ops/dispatch/op.hpp"
 #include "ops/experts/op.hpp"
 
 namespace mixlane::bench {
 namespace {
 
-int64_t rounded_up(int64_t bytes, int64_t to) { return (bytes + to - 1) / to * to; }
+StageWork from_cost(const Cost& cost) { return {cost.bytes(), cost.flops, 0, 0}; }
 
-// A dispatched row: payload, scales, ids and weights.
-int64_t row_bytes(const DispatcherConfig& config) {
-  const int64_t meta = 8 * config.num_topk;
-  if (config.wire == WireFormat::bf16) return 2 * config.hidden + meta;
-  return config.hidden + 4 * (config.wire == WireFormat::fp8_row ? 1 : rounded_up(config.hidden, 128) / 128) + meta;
+StageWork from_cost(const ExchangeCost& cost) { return {cost.bytes, 0, cost.logical_bytes, cost.remote_bytes}; }
+
+// Of `num_pairs` rows on `num_touched` of the experts.
+StageWork experts_work(const ExpertWeights& weights, const MoeLayerConfig& config, int64_t num_touched, int64_t num_pairs,
+                       DType rows) {
+  ExpertsArgs args;
+  args.weights = weights;
+  args.activation = config.activation;
+  args.rows.dtype = rows;
+  return from_cost(experts_cost(args, num_touched, num_pairs));
 }
-
-int64_t partial_row_bytes(const DispatcherConfig& config) {
-  constexpr int64_t kBytes[] = {2, 4, 8};
-  return config.hidden * kBytes[static_cast<int>(config.combine_wire)];
-}
-
-// (token, rank) rows that leave this rank, those to itself included, and those alone.
-struct SentRows {
-  int64_t all = 0, own = 0;
-};
-
-SentRows count_sent(const WorkRequest& request) {
-  const ConstTensorView& ids = request.forward.topk_ids;
-  SentRows sent;
-  for (int64_t t = 0; t < ids.shape[0]; ++t) {
-    uint64_t ranks = 0;
-    for (int64_t k = 0; k < ids.shape[1]; ++k) {
-      const int32_t id = ids.as<int32_t>()[t * ids.shape[1] + k];
-      if (id >= 0) ranks |= uint64_t{1} << request.dispatch.expert_rank[id];
-    }
-    sent.all += __builtin_popcountll(ranks);
-    sent.own += static_cast<int64_t>(ranks >> request.rank & 1);
-  }
-  return sent;
-}
-
-StageWork from_cost(const Cost& cost) { return {cost.bytes_read + cost.bytes_written, cost.flops, 0, 0}; }
 
 int64_t sum(const ConstTensorView& counts) {
   int64_t total = 0;
@@ -63,46 +42,35 @@ StageWork& StageWork::operator+=(const StageWork& other) {
 LayerWork layer_work(const WorkRequest& request) {
   const RoutingConfig& routing = request.config.routing;
   const ForwardView& forward = request.forward;
+  const DispatchCounts& rows = counts(forward.received.handle);
   const int64_t num_tokens = forward.topk_ids.shape[0];
   const int64_t num_topk = routing.num_topk;
-  const int64_t hidden = request.dispatch.hidden;
-  const int64_t received = sum(forward.received.recv_count);
-  const int64_t received_own = forward.received.recv_count.as<int32_t>()[request.rank];
-  const int64_t pairs = sum(forward.expert_counts);
-  const ConstTensorView& counts = forward.expert_counts;
-  const int64_t touched = std::count_if(counts.as<int32_t>(), counts.as<int32_t>() + counts.num_values(),
-                                        [](int32_t count) { return count > 0; });
-  const SentRows sent = count_sent(request);
-  const int64_t row = row_bytes(request.dispatch);
-  const int64_t partial = partial_row_bytes(request.dispatch);
+  const int64_t received = std::accumulate(rows.received.begin(), rows.received.end(), int64_t{0});
+  const std::span<const int32_t> of_expert(forward.expert_counts.as<int32_t>(),
+                                           static_cast<size_t>(forward.expert_counts.num_values()));
+  const int64_t pairs = std::accumulate(of_expert.begin(), of_expert.end(), int64_t{0});
+  const int64_t touched = std::count_if(of_expert.begin(), of_expert.end(), [](int32_t count) { return count > 0; });
   const bool fp8 = request.dispatch.wire != WireFormat::bf16;
 
   LayerWork work;
-  auto& stages = work.stages;
+  const auto stage = [&work](Stage which) -> StageWork& { return work.stages[static_cast<int>(which)]; };
   // Logits in, ids and weights out.
-  stages[static_cast<int>(Stage::routing)].bytes =
-      num_tokens * (routing.num_experts + routing.num_zero_experts) * 4 + num_tokens * num_topk * 8;
-  // Hidden rows, ids and weights in; a row out for every rank that owns experts of the token.
-  stages[static_cast<int>(Stage::dispatch)] = {num_tokens * (2 * hidden + 8 * num_topk) + sent.all * row, 0, received * row,
-                                             (received - received_own) * row};
-  // Received ids in; slot of each pair and pair of each slot out, counts and offsets.
-  stages[static_cast<int>(Stage::align)].bytes = received * num_topk * 8 + pairs * 4 + counts.num_values() * 8;
-  stages[static_cast<int>(Stage::experts)] = from_cost(experts_cost(request.weights.experts, request.config.activation, touched,
-                                                                  pairs, fp8 ? DType::fp8_e4m3 : DType::bf16));
+  stage(Stage::routing).bytes =
+      num_tokens * ((routing.num_experts + routing.num_zero_experts) * int64_t{4} + num_topk * 8);
+  stage(Stage::dispatch) = from_cost(dispatch_cost(request.dispatch, rows, request.rank, num_tokens, DType::bf16));
+  // Received ids in; the slot of each pair and the pair of each slot out, counts and offsets.
+  stage(Stage::align).bytes = received * num_topk * 8 + pairs * 4 + static_cast<int64_t>(of_expert.size()) * 8;
+  stage(Stage::experts) =
+      experts_work(request.weights.experts, request.config, touched, pairs, fp8 ? DType::fp8_e4m3 : DType::bf16);
   if (request.weights.shared.num_experts > 0)
-    stages[static_cast<int>(Stage::shared_experts)] = from_cost(experts_cost(
-        request.weights.shared, request.config.activation, num_tokens > 0 ? 1 : 0, num_tokens, DType::bf16));
-  const StageWork& dispatch = stages[static_cast<int>(Stage::dispatch)];
-  const StageWork back{(received + sent.all) * partial + num_tokens * 2 * hidden, 0, sent.all * partial,
-                       (sent.all - sent.own) * partial};
-  work.exchange = dispatch;
-  work.exchange += back;
-  work.exchange.bytes += received * 2 * hidden;
-  // Experts' rows in, a partial sum per received row out; the partial sums that come back in, the output out.
-  StageWork& combine = stages[static_cast<int>(Stage::combine)];
-  combine = back;
-  combine.bytes += pairs * 2 * hidden;
-  combine.flops = 2 * pairs * hidden;
+    stage(Stage::shared_experts) =
+        experts_work(request.weights.shared, request.config, num_tokens > 0 ? 1 : 0, num_tokens, DType::bf16);
+  const CombineShape of_pairs{.num_tokens = num_tokens, .num_rows = pairs};
+  stage(Stage::combine) = from_cost(combine_cost(request.dispatch, rows, request.rank, of_pairs));
+  stage(Stage::combine).flops = 2 * pairs * request.dispatch.hidden;
+  work.exchange = stage(Stage::dispatch);
+  const CombineShape of_rows{.num_tokens = num_tokens, .num_rows = received};
+  work.exchange += from_cost(combine_cost(request.dispatch, rows, request.rank, of_rows));
   return work;
 }
 

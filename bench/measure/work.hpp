@@ -11,7 +11,7 @@ namespace mixlane::bench {
 
 // One rank's.
 struct StageWork {
-  int64_t bytes = 0;          // read + written, each byte once
+  int64_t bytes = 0;  // read + written, each byte once
   int64_t flops = 0;
   int64_t logical_bytes = 0;  // received, a rank's own rows included
   int64_t remote_bytes = 0;   // received from other ranks

@@ -107,8 +107,11 @@ CellResult Cell::run() {
   gate_.pass();
   forward();
   record.correctness = check_layer(rig_.context(), gate_,
-                                   {.config = rig_.config(), .weights = rig_.weights(), .tokens = request_.source,
-                                    .expert_map = rig_.dispatcher().expert_map(), .output = batch_.output()});
+                                   {.config = rig_.config(),
+                                    .weights = rig_.weights(),
+                                    .tokens = request_.source,
+                                    .expert_map = rig_.dispatcher().expert_map(),
+                                    .output = batch_.output()});
   gather_realised(record);
   if (!record.correctness.passed) return result;
   gather_work();
@@ -139,9 +142,12 @@ void Cell::gather_realised(Record& record) {
 }
 
 void Cell::gather_work() {
-  const LayerWork own = layer_work({.config = rig_.config(), .weights = rig_.weights().weights,
-                                    .dispatch = rig_.dispatcher().config(), .forward = rig_.layer().last_forward(),
-                                    .rank = gate_.rank(), .num_ranks = gate_.num_ranks()});
+  const LayerWork own = layer_work({.config = rig_.config(),
+                                    .weights = rig_.weights().weights,
+                                    .dispatch = rig_.dispatcher().config(),
+                                    .forward = rig_.layer().last_forward(),
+                                    .rank = gate_.rank(),
+                                    .num_ranks = gate_.num_ranks()});
   for (const auto& each : gate_.all_gather(std::span<const LayerWork>(&own, 1)))
     work_.insert(work_.end(), each.begin(), each.end());
 }
@@ -253,8 +259,8 @@ CellResult run_cell(Rig& rig, Gate& gate, Console& console, const CellRequest& r
 
 int64_t cell_mailbox_bytes(const Model& shape) {
   const int64_t histogram = (shape.routing.num_experts + 2) * static_cast<int64_t>(sizeof(int64_t));
-  return std::max({histogram, static_cast<int64_t>(sizeof(LayerWork)), check_mailbox_bytes(shape.hidden),
-                   Sampler::mailbox_bytes()});
+  return std::max(
+      {histogram, static_cast<int64_t>(sizeof(LayerWork)), check_mailbox_bytes(shape.hidden), Sampler::mailbox_bytes()});
 }
 
 }  // namespace mixlane::bench

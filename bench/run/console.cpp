@@ -67,8 +67,10 @@ void Console::begin_cells(int done, int total) {
 void Console::begin_cell(std::string_view what) {
   cell_ = what;
   log(fmt::format("[{}/{}] {}", done_ + 1, total_, what));
-  if (terminal_) draw("checking");
-  else if (!options_.quiet) print(fmt::format("[{}/{}] {}{}", done_ + 1, total_, eta(), what), true);
+  if (terminal_)
+    draw("checking");
+  else if (!options_.quiet)
+    print(fmt::format("[{}/{}] {}{}", done_ + 1, total_, eta(), what), true);
 }
 
 void Console::cell_state(std::string_view what) {

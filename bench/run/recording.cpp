@@ -25,11 +25,12 @@ HostTensor load_rows(const std::filesystem::path& file, std::string_view option,
   if (file.empty()) return {};
   HostTensor tensor = load_npy(file);
   const TensorView& view = tensor.view;
-  const bool floating = view.dtype == DType::f32 || view.dtype == DType::f64 || view.dtype == DType::f16 ||
-                        view.dtype == DType::bf16;
+  const bool floating =
+      view.dtype == DType::f32 || view.dtype == DType::f64 || view.dtype == DType::f16 || view.dtype == DType::bf16;
   if (!floating || view.ndim != 2 || view.shape[0] < 1 || view.shape[1] != columns)
-    fail(ErrorCode::invalid_argument, "{} {} is {}; this model needs f32, f64, f16 or bf16 [tokens, {}] with a token or more",
-         option, file.string(), to_string(view), columns);
+    fail(ErrorCode::invalid_argument,
+         "{} {} is {}; this model needs f32, f64, f16 or bf16 [tokens, {}] with a token or more", option, file.string(),
+         to_string(view), columns);
   return tensor;
 }
 

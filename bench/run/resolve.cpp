@@ -1,9 +1,8 @@
-#include <sched.h>
-
 #include <algorithm>
 
 #include "core/env.hpp"
 #include "core/error.hpp"
+#include "doctor/probes.hpp"
 #include "run/options.hpp"
 #include "run/variants.hpp"
 
@@ -11,12 +10,6 @@ namespace mixlane::bench {
 namespace {
 
 constexpr int kDefaultRanks = 4;
-
-int usable_cores() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  return sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
-}
 
 // The index of `value` among `valid`, or invalid_argument naming the option and what it takes.
 int index_of(std::string_view option, const std::string& value, std::initializer_list<std::string_view> valid) {
@@ -30,8 +23,8 @@ int resolve_ranks(const BenchArguments& arguments) {
   const LaunchInfo launch = launch_info();
   if (launch.source == "none") return arguments.ranks.value_or(kDefaultRanks);
   if (arguments.ranks && *arguments.ranks != launch.num_ranks)
-    fail(ErrorCode::invalid_argument, "--ranks {} contradicts {}, which started {} ranks; leave --ranks out", *arguments.ranks,
-         launch.source, launch.num_ranks);
+    fail(ErrorCode::invalid_argument, "--ranks {} contradicts {}, which started {} ranks; leave --ranks out",
+         *arguments.ranks, launch.source, launch.num_ranks);
   return launch.num_ranks;
 }
 
@@ -46,10 +39,12 @@ std::string command_text(const std::vector<std::string>& command_line) {
 void check_recorded(const BenchArguments& a) {
   if (a.hidden.empty() && a.logits.empty()) return;
   if (a.has_workload)
-    fail(ErrorCode::invalid_argument, "--workload makes up the routing, --hidden and --logits replay a recorded one; give "
+    fail(ErrorCode::invalid_argument,
+         "--workload makes up the routing, --hidden and --logits replay a recorded one; give "
          "one or the other");
   if (a.logits.empty() && a.checkpoint.empty())
-    fail(ErrorCode::invalid_argument, "--hidden alone says nothing of the routing; add --logits FILE, or --checkpoint DIR "
+    fail(ErrorCode::invalid_argument,
+         "--hidden alone says nothing of the routing; add --logits FILE, or --checkpoint DIR "
          "whose router makes them");
 }
 
@@ -81,7 +76,8 @@ SamplePlan BenchOptions::sample_plan() const {
 }
 
 BenchOptions resolve(const BenchArguments& arguments, const std::vector<std::string>& command_line) {
-  BenchOptions options{arguments};
+  BenchOptions options;
+  static_cast<BenchArguments&>(options) = arguments;
   const Env env = Env::read();
   options.shape = find_model(env, options.model);
   for (const std::string& quant : options.quant) options.formats.push_back(quant_format_from_name(quant));
@@ -100,11 +96,11 @@ BenchOptions resolve(const BenchArguments& arguments, const std::vector<std::str
   combine_wire(options);
   options.variant_of = parse_variants(options.variants);
   options.num_ranks = resolve_ranks(arguments);
-  options.threads_per_rank = options.threads > 0 ? options.threads
+  options.threads_per_rank = options.threads > 0   ? options.threads
                              : env.num_threads > 0 ? env.num_threads
                                                    : std::max(1, usable_cores() / options.num_ranks);
-  options.deadline = arguments.deadline_s ? std::chrono::milliseconds(static_cast<int64_t>(*arguments.deadline_s * 1000))
-                                          : env.deadline;
+  options.deadline =
+      arguments.deadline_s ? std::chrono::milliseconds(static_cast<int64_t>(*arguments.deadline_s * 1000)) : env.deadline;
   options.command = command_text(command_line);
   return options;
 }

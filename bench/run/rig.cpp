@@ -65,9 +65,8 @@ void Rig::load() {
   const std::vector<int>& owners = dispatcher_->config().expert_rank;
   for (int e = 0; e < static_cast<int>(owners.size()); ++e)
     if (owners[e] == dispatcher_->rank()) request.experts.push_back(e);
-  weights_ = options_.checkpoint.empty()
-                 ? random_weights(context_, request, options_.seed)
-                 : load_weights(context_, request, options_.checkpoint, options_.checkpoint_layer);
+  weights_ = options_.checkpoint.empty() ? random_weights(context_, request, options_.seed)
+                                         : load_weights(context_, request, options_.checkpoint, options_.checkpoint_layer);
   layer_ = std::make_unique<MoeLayer>(context_, dispatcher_, config_, weights_.weights);
 }
 

@@ -1,12 +1,10 @@
 #include "run/session.hpp"
 
-#include <fmt/chrono.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <ctime>
 
 #include "core/error.hpp"
 
@@ -32,8 +30,6 @@ std::string entry(const std::map<std::string, std::string>& map, const std::stri
 }
 
 }  // namespace
-
-std::string stamp_now() { return fmt::format("{:%Y-%m-%dT%H-%M-%S}", fmt::localtime(std::time(nullptr))); }
 
 void require_writable(const std::filesystem::path& folder) {
   std::error_code error;

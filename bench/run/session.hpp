@@ -9,9 +9,6 @@
 
 namespace mixlane::bench {
 
-// "2026-09-30T10-12-33", local time.
-std::string stamp_now();
-
 // Makes the folder if need be and proves that a file can be made in it. Throws io_error naming it.
 void require_writable(const std::filesystem::path& folder);
 

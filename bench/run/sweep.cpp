@@ -3,12 +3,14 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "command.hpp"
 #include "comm/memory_budget.hpp"
 #include "core/error.hpp"
 #include "doctor/environment.hpp"
 #include "doctor/peaks.hpp"
 #include "measure/clock.hpp"
 #include "report/report.hpp"
+#include "results/stamp.hpp"
 #include "run/cell.hpp"
 #include "run/session.hpp"
 #include "run/table.hpp"
@@ -96,7 +98,7 @@ void Sweep::choose_stamp(bool& resumed) {
   environment_["wire"] = options_.wire;
   stamp_ = options_.fresh ? "" : interrupted_stamp(options_, environment_);
   resumed = !stamp_.empty();
-  if (!resumed) stamp_ = stamp_now();
+  if (!resumed) stamp_ = current_stamp();
   for (const QuantFormat format : options_.formats) {
     files_.push_back(stored_or(options_, empty_result(options_, stamp_, format)));
     if (files_.back().records.empty()) files_.back().environment = environment_;
@@ -138,8 +140,8 @@ void Sweep::greet(bool resumed) {
     console_.report(fmt::format("note: nobody has checked these fields of {}: {}; check them against its config.json",
                                 shape.name, fmt::join(shape.unverified, ", ")));
   if (resumed)
-    console_.report(fmt::format("going on with the interrupted sweep {}: {} cells are done; --fresh starts anew", stamp_,
-                                cells_done()));
+    console_.report(
+        fmt::format("going on with the interrupted sweep {}: {} cells are done; --fresh starts anew", stamp_, cells_done()));
 }
 
 int Sweep::cells_done() const {
@@ -183,8 +185,8 @@ void Sweep::check_memory(const Rig& rig) {
   console_.say(fmt::format("quant {}: per rank {} of weights and {} of windows", name(rig.format()), size_text(weights),
                            size_text(rig.window_bytes())));
   if (!options_.checkpoint.empty()) return;  // mapped as far as it needs no conversion
-  const std::string shortage = memory_shortage(weights * comm_->num_ranks(),
-                                               fmt::format("the weights of {} ranks", comm_->num_ranks()));
+  const std::string shortage =
+      memory_shortage(weights * comm_->num_ranks(), fmt::format("the weights of {} ranks", comm_->num_ranks()));
   if (!shortage.empty()) fail(ErrorCode::out_of_memory, "{}", shortage);
 }
 
@@ -194,7 +196,8 @@ void Sweep::load(Rig& rig) {
   });
   const int64_t begin_ns = now_ns();
   together(*comm_, [&] { rig.load(); });
-  console_.say(fmt::format("weights {} in {:.1f} s", options_.checkpoint.empty() ? "made" : "read", seconds_since(begin_ns)));
+  console_.say(
+      fmt::format("weights {} in {:.1f} s", options_.checkpoint.empty() ? "made" : "read", seconds_since(begin_ns)));
 }
 
 // The peaks of the run that made the first records of a file are the file's.
@@ -226,9 +229,10 @@ void Sweep::run_one(Rig& rig, ResultFile& file, TraceWriter& traces, int tokens,
   const Correctness& check = result.record.correctness;
   if (!check.passed) {
     if (!leads()) throw PeerFailed();
-    fail(ErrorCode::internal, "wrong output at quant {}, tokens {}, {}: relative error {:.3g}, allowed {:.3g}, over {} tokens "
-         "against {}; nothing was timed", file.quant, tokens, workload_name, check.rel_error, check.tolerance,
-         check.checked_tokens, check.reference);
+    fail(ErrorCode::internal,
+         "wrong output at quant {}, tokens {}, {}: relative error {:.3g}, allowed {:.3g}, over {} tokens "
+         "against {}; nothing was timed",
+         file.quant, tokens, workload_name, check.rel_error, check.tolerance, check.checked_tokens, check.reference);
   }
   if (!leads()) return;
   if (const std::vector<int> gone = gate_.left_out(); !gone.empty())
@@ -248,10 +252,12 @@ void Sweep::finish() {
   for (const ResultFile& file : files_) {
     console_.report(fmt::format("wrote {}", result_path(options_.out, file).string()));
     if (!options_.no_trace)
-      console_.say(fmt::format("      {} (https://ui.perfetto.dev opens it)", (trace_folder(options_, file) / "merged.json").string()));
+      console_.say(fmt::format("      {} (https://ui.perfetto.dev opens it)",
+                               (trace_folder(options_, file) / "merged.json").string()));
   }
-  const std::filesystem::path report = write_report(options_.out);
-  console_.report(fmt::format("report {}", report.string()));
+  const std::filesystem::path report = options_.out / "report";
+  if (write_report(options_.out, report) == kExitOk)
+    console_.report(fmt::format("report {}", (report / "REPORT.md").string()));
   if (options_.json == "-")
     for (const ResultFile& file : files_) fmt::print("{}", to_text(file));
 }

@@ -36,8 +36,10 @@ std::map<std::string, std::string> parse_variants(const std::vector<std::string>
     const std::string stage = setting.substr(0, equals);
     const auto known = std::find_if(stages.begin(), stages.end(), [&](const auto& each) { return each.stage == stage; });
     if (equals == std::string::npos || known == stages.end())
-      fail(ErrorCode::invalid_argument, "--variant '{}': write stage=id with a stage of routing, dispatch, align, experts, "
-           "combine", setting);
+      fail(ErrorCode::invalid_argument,
+           "--variant '{}': write stage=id with a stage of routing, dispatch, align, experts, "
+           "combine",
+           setting);
     const std::string id = setting.substr(equals + 1);
     std::string valid = "auto";
     for (const VariantInfo& variant : known->variants) valid += fmt::format(", {}", variant.id);

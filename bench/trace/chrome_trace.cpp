@@ -35,7 +35,8 @@ TraceWriter::TraceWriter(int num_ranks, std::string title) : title_(std::move(ti
   for (int r = 0; r < num_ranks; ++r) {
     events_[r] = Json::array();
     events_[r].push_back(metadata("process_name", r, fmt::format("rank {}", r)));
-    events_[r].push_back({{"ph", "M"}, {"name", "process_sort_index"}, {"pid", r}, {"tid", 0}, {"args", {{"sort_index", r}}}});
+    events_[r].push_back(
+        {{"ph", "M"}, {"name", "process_sort_index"}, {"pid", r}, {"tid", 0}, {"args", {{"sort_index", r}}}});
     events_[r].push_back(metadata("thread_name", r, "stages"));
   }
 }
@@ -61,15 +62,23 @@ void TraceWriter::add(const TraceCell& cell, const SampleSet& set) {
   for (const int sample : typical_samples(set, kSamplesPerCell)) {
     for (int r = 0; r < set.num_ranks; ++r) {
       const Stamps& stamps = set.at(sample, r);
-      const Json args = {{"tokens", cell.tokens}, {"workload", cell.workload}, {"sample", sample}, {"gate_ns", stamps.gate_ns}};
+      const Json args = {
+          {"tokens", cell.tokens}, {"workload", cell.workload}, {"sample", sample}, {"gate_ns", stamps.gate_ns}};
       const auto slice = [&](const std::string& name, const char* category, double begin_us, double end_us) {
-        events_[r].push_back({{"ph", "X"}, {"name", name}, {"cat", category}, {"pid", r}, {"tid", 0},
-                              {"ts", cursor_us_ + begin_us}, {"dur", end_us - begin_us}, {"args", args}});
+        events_[r].push_back({{"ph", "X"},
+                              {"name", name},
+                              {"cat", category},
+                              {"pid", r},
+                              {"tid", 0},
+                              {"ts", cursor_us_ + begin_us},
+                              {"dur", end_us - begin_us},
+                              {"args", args}});
       };
       slice(fmt::format("layer {} tokens {}", cell.tokens, cell.workload), "layer", 0, stamps.end_us);
       for (int s = 0; s < kNumStages; ++s)
         if (stamps.stage_end_us[s] > stamps.begin_us[s])
-          slice(cell.variants[s], std::string(name(static_cast<Stage>(s))).c_str(), stamps.begin_us[s], stamps.stage_end_us[s]);
+          slice(cell.variants[s], std::string(name(static_cast<Stage>(s))).c_str(), stamps.begin_us[s],
+                stamps.stage_end_us[s]);
     }
     cursor_us_ += std::ceil(durations[sample] * 1.1);
   }

@@ -29,10 +29,10 @@ class Assigner {
   const RoutingConfig& routing_;
   int num_columns_, group_size_, num_groups_;
   Stream64 random_;
-  std::vector<double> mass_, group_mass_;        // zipf: popularity
-  std::vector<int64_t> count_, group_count_;     // pairs so far
+  std::vector<double> mass_, group_mass_;     // zipf: popularity
+  std::vector<int64_t> count_, group_count_;  // pairs so far
   std::vector<char> forced_;
-  std::vector<int> group_forced_;                // forced experts of each group
+  std::vector<int> group_forced_;  // forced experts of each group
   std::vector<double> key_, group_key_;
   std::vector<int> order_, group_order_;
 };

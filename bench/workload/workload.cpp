@@ -36,9 +36,10 @@ Workload parse_workload(std::string_view text) {
         workload.exponent > 0 && workload.exponent <= 10)
       return workload;
   }
-  fail(ErrorCode::invalid_argument,
-       "unknown workload '{}'; valid ones: balanced, zipf:<exponent in (0, 10]> as in zipf:1.2, hot_expert, hot_rank, ragged",
-       text);
+  fail(
+      ErrorCode::invalid_argument,
+      "unknown workload '{}'; valid ones: balanced, zipf:<exponent in (0, 10]> as in zipf:1.2, hot_expert, hot_rank, ragged",
+      text);
 }
 
 std::string to_string(const Workload& workload) {

@@ -81,14 +81,10 @@ ActivationKind activation_from_name(std::string_view text) {
 
 void apply_activation(const Activation& activation, const float* gate, const float* up, float* out, int64_t count) {
   switch (activation.kind) {
-    case ActivationKind::swiglu:
-      return swiglu(activation.limit, gate, up, out, count);
-    case ActivationKind::swiglu_oai:
-      return swiglu_oai(activation.limit, activation.alpha, gate, up, out, count);
-    case ActivationKind::geglu_tanh:
-      return geglu_tanh(gate, up, out, count);
-    case ActivationKind::relu2:
-      return relu2(gate, out, count);
+    case ActivationKind::swiglu: return swiglu(activation.limit, gate, up, out, count);
+    case ActivationKind::swiglu_oai: return swiglu_oai(activation.limit, activation.alpha, gate, up, out, count);
+    case ActivationKind::geglu_tanh: return geglu_tanh(gate, up, out, count);
+    case ActivationKind::relu2: return relu2(gate, out, count);
   }
 }
 

@@ -18,13 +18,10 @@ constexpr int kSizeUnit = 16;
 
 DType weight_dtype(QuantFormat format) {
   switch (format) {
-    case QuantFormat::none:
-      return DType::bf16;
+    case QuantFormat::none: return DType::bf16;
     case QuantFormat::fp8_block:
-    case QuantFormat::fp8_channel:
-      return DType::fp8_e4m3;
-    case QuantFormat::mxfp4:
-      return DType::fp4_e2m1;
+    case QuantFormat::fp8_channel: return DType::fp8_e4m3;
+    case QuantFormat::mxfp4: return DType::fp4_e2m1;
   }
   fail(ErrorCode::invalid_argument, "weights.format is {}; it is no QuantFormat", static_cast<int>(format));
 }
@@ -47,8 +44,7 @@ void require_scales(std::string_view name, const ConstTensorView& scales, const 
     case QuantFormat::fp8_block:
       return require_tensor(name, scales,
                             {{DType::f32}, {experts, ceil_div(rows, kScaleBlock), ceil_div(cols, kScaleBlock)}}, device);
-    case QuantFormat::fp8_channel:
-      return require_tensor(name, scales, {{DType::f32}, {experts, rows}}, device);
+    case QuantFormat::fp8_channel: return require_tensor(name, scales, {{DType::f32}, {experts, rows}}, device);
     case QuantFormat::mxfp4:
       return require_tensor(name, scales, {{DType::e8m0}, {experts, rows, ceil_div(cols, kMxGroup)}}, device);
   }
@@ -115,25 +111,33 @@ void validate_slots(const ExpertsArgs& args, Device device) {
   require_tensor("output", args.output, {{DType::bf16}, {kAnySize, args.weights.hidden}, true}, device);
 }
 
+void validate_dense(const ExpertsArgs& args, Device device) {
+  if (args.weights.num_experts != 1 || args.num_topk != 1)
+    fail(ErrorCode::invalid_argument,
+         "sorted_pairs, expert_counts and expert_offsets are left out for {} experts and num_topk {}; that is for one dense "
+         "expert and num_topk 1",
+         args.weights.num_experts, args.num_topk);
+  require_tensor("output", args.output, {{DType::bf16}, {args.rows.shape[0], args.weights.hidden}, true}, device);
+}
+
 // What the CPU can afford to look at before it starts: nothing is written if a slot would lead outside a tensor.
 void validate_slot_values(const ExpertsArgs& args) {
-  const auto* pairs = args.sorted_pairs.as<int32_t>();
-  const auto* counts = args.expert_counts.as<int32_t>();
+  const SlotMap map(args);
   const auto* offsets = args.expert_offsets.as<int32_t>();
   const int64_t slots = std::min(args.sorted_pairs.shape[0], args.output.shape[0]);
   const int64_t num_pairs = args.rows.shape[0] * args.num_topk;
   for (int64_t e = 0; e < args.weights.num_experts; ++e) {
-    const int64_t begin = offsets[e], end = begin + counts[e];
-    if (counts[e] < 0 || begin < 0 || end > offsets[e + 1] || end > slots)
+    const int64_t begin = map.begin(e), end = begin + map.count(e);
+    if (end < begin || begin < 0 || end > offsets[e + 1] || end > slots)
       fail(
           ErrorCode::invalid_argument,
           "expert {} has {} rows from slot {} on, the next expert's begin at {}; they must lie in order within the {} slots "
           "of sorted_pairs and output",
-          e, counts[e], begin, offsets[e + 1], slots);
+          e, map.count(e), begin, offsets[e + 1], slots);
     for (int64_t s = begin; s < end; ++s)
-      if (pairs[s] < 0 || pairs[s] >= num_pairs)
+      if (map.pair(s) < 0 || map.pair(s) >= num_pairs)
         fail(ErrorCode::invalid_argument, "sorted_pairs[{}] of expert {} is {}; it must be a pair of the {} rows x {}", s, e,
-             pairs[s], args.rows.shape[0], args.num_topk);
+             map.pair(s), args.rows.shape[0], args.num_topk);
   }
 }
 
@@ -147,6 +151,8 @@ void validate(const Context& context, const ExpertsArgs& args) {
   validate_activation(args.activation);
   validate_weights(args, context.device());
   validate_rows(args, context.device());
+  if (!args.sorted_pairs.given() && !args.expert_counts.given() && !args.expert_offsets.given())
+    return validate_dense(args, context.device());
   validate_slots(args, context.device());
   if (context.device().type == DeviceType::cpu) validate_slot_values(args);
 }
@@ -164,11 +170,7 @@ Cost experts_cost(const ExpertsArgs& args, int64_t num_touched_experts, int64_t 
   return cost;
 }
 
-std::vector<VariantInfo> experts_variants() {
-  std::vector<VariantInfo> infos;
-  for (const auto& variant : kVariants) infos.push_back(variant.info);
-  return infos;
-}
+std::vector<VariantInfo> experts_variants() { return infos(std::span<const Variant<ExpertsArgs>>(kVariants)); }
 
 const Variant<ExpertsArgs>& select_experts(const Context& context, const ExpertsArgs& args) {
   return select(std::span<const Variant<ExpertsArgs>>(kVariants), args.variant, context, args);

@@ -1,6 +1,7 @@
 // The experts op: what launchers get after validation, the table of variants, and the work of a call.
 //
-//   slot s of expert e -> pair p = sorted_pairs[s] -> row p / K of `rows` (optionally times the pair's weight)
+//   slot s of expert e -> pair p = sorted_pairs[s] (s itself for one dense expert) -> row p / K of `rows` (optionally times
+//   the pair's weight)
 //     -> gate_up [2 I or I, H] -> + bias -> activation -> rounded or quantised [I]
 //     -> down [H, I] -> + bias -> bf16 row at slot s
 #pragma once

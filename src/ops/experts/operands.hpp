@@ -24,6 +24,26 @@ inline int64_t num_groups(QuantFormat format, int64_t cols) {
 }
 inline int64_t group_size(QuantFormat format, int64_t cols) { return format == QuantFormat::fp8_block ? kScaleBlock : cols; }
 
+// Which pair each slot of an expert holds.
+class SlotMap {
+ public:
+  explicit SlotMap(const ExpertsArgs& args)
+      : pairs_(args.sorted_pairs.as<int32_t>()),
+        counts_(args.expert_counts.as<int32_t>()),
+        offsets_(args.expert_offsets.as<int32_t>()),
+        dense_(!args.sorted_pairs.given()),
+        rows_(args.rows.shape[0]) {}
+
+  int64_t begin(int64_t expert) const { return dense_ ? 0 : offsets_[expert]; }
+  int64_t count(int64_t expert) const { return dense_ ? rows_ : counts_[expert]; }
+  int64_t pair(int64_t slot) const { return dense_ ? slot : pairs_[slot]; }
+
+ private:
+  const int32_t *pairs_, *counts_, *offsets_;
+  bool dense_;
+  int64_t rows_;
+};
+
 // gate_up or down of one expert, as stored.
 struct MatrixView {
   QuantFormat format = QuantFormat::none;

@@ -68,7 +68,8 @@ void multiply(int num_threads, const MatrixView& matrix, const Operand& a, int64
 }
 
 // Slots [begin, end) of one expert.
-void run_tile(const Context& context, const ExpertsArgs& args, int64_t expert, int64_t begin, int64_t end) {
+void run_tile(const Context& context, const ExpertsArgs& args, const SlotMap& slots, int64_t expert, int64_t begin,
+              int64_t end) {
   const ExpertWeights& weights = args.weights;
   const int64_t rows = end - begin;
   const int64_t longest = std::max(weights.hidden, weights.intermediate);
@@ -77,7 +78,7 @@ void run_tile(const Context& context, const ExpertsArgs& args, int64_t expert, i
 
   Operand input(weights.format, rows, weights.hidden);
   for (int64_t m = 0; m < rows; ++m) {
-    load_input_row(args, args.sorted_pairs.as<int32_t>()[begin + m], bits.data(), scales.data(), scratch.data());
+    load_input_row(args, slots.pair(begin + m), bits.data(), scales.data(), scratch.data());
     input.set_row(m, bits.data(), scales.data());
   }
   const MatrixView gate_up = gate_up_of(weights, expert);
@@ -104,11 +105,11 @@ void run_tile(const Context& context, const ExpertsArgs& args, int64_t expert, i
 }  // namespace
 
 void launch_experts_reference(Context& context, const ExpertsArgs& args, Stream) {
+  const SlotMap slots(args);
   for (int64_t e = 0; e < args.weights.num_experts; ++e) {
-    const int64_t first = args.expert_offsets.as<int32_t>()[e];
-    const int64_t last = first + args.expert_counts.as<int32_t>()[e];
+    const int64_t first = slots.begin(e), last = first + slots.count(e);
     for (int64_t begin = first; begin < last; begin += kTileRows)
-      run_tile(context, args, e, begin, std::min(begin + kTileRows, last));
+      run_tile(context, args, slots, e, begin, std::min(begin + kTileRows, last));
   }
 }
 
