@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
-#include "command.hpp"
 #include "comm/memory_budget.hpp"
+#include "command.hpp"
 #include "core/error.hpp"
 #include "doctor/environment.hpp"
 #include "doctor/peaks.hpp"
@@ -202,7 +202,8 @@ void Sweep::load(Rig& rig) {
 
 // The peaks of the run that made the first records of a file are the file's.
 void Sweep::measure_peaks_once(ResultFile& file) {
-  if (peaks_.measured_at.empty()) peaks_ = measure_peaks(*comm_, context_);
+  if (options_.peak_time_s > 0 && peaks_.measured_at.empty())
+    peaks_ = measure_peaks(*comm_, context_, {.seconds = options_.peak_time_s});
   if (file.records.empty()) file.peaks = peaks_;
   for (const std::string& skipped : file.peaks.skipped) console_.say(fmt::format("note: not measured: {}", skipped));
   console_.say(table_legend(file) + "\n");
