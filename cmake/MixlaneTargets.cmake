@@ -2,8 +2,10 @@
 
 add_library(mixlane_options INTERFACE)
 target_compile_features(mixlane_options INTERFACE cxx_std_20)
-# Contraction of a*b+c would make results depend on the instruction set; bitwise equality is a promise.
-target_compile_options(mixlane_options INTERFACE -Wall -Wextra -Wshadow -ffp-contract=off $<$<BOOL:${MIXLANE_WERROR}>:-Werror>)
+# Contraction of a*b+c would make results depend on the instruction set; bitwise equality is a promise. Nobody reads the
+# floating-point exception flags, and keeping them exact would keep conditionals from becoming vector code.
+target_compile_options(mixlane_options INTERFACE -Wall -Wextra -Wshadow -ffp-contract=off -fno-trapping-math
+                                                 $<$<BOOL:${MIXLANE_WERROR}>:-Werror>)
 # g++ 12 sees overlapping copies in plain assignments of string literals (GCC bug 105329).
 target_compile_options(mixlane_options INTERFACE $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict>)
 if(MIXLANE_SANITIZE)
