@@ -4,7 +4,6 @@
 #include <nlohmann/json.hpp>
 
 #include "comm/memory_budget.hpp"
-#include "command.hpp"
 #include "core/error.hpp"
 #include "doctor/environment.hpp"
 #include "doctor/peaks.hpp"
@@ -256,9 +255,7 @@ void Sweep::finish() {
       console_.say(fmt::format("      {} (https://ui.perfetto.dev opens it)",
                                (trace_folder(options_, file) / "merged.json").string()));
   }
-  const std::filesystem::path report = options_.out / "report";
-  if (write_report(options_.out, report) == kExitOk)
-    console_.report(fmt::format("report {}", (report / "REPORT.md").string()));
+  console_.report(fmt::format("report {}", write_report(options_.out).string()));
   if (options_.json == "-")
     for (const ResultFile& file : files_) fmt::print("{}", to_text(file));
 }

@@ -73,7 +73,7 @@ TEST_F(ProgramTest, WritesARecordPerCellWithWhatHappened) {
       check_stages(record, 3);
     }
   }
-  EXPECT_TRUE(std::filesystem::exists(runs() / "report" / "REPORT.md"));
+  EXPECT_TRUE(std::filesystem::exists(folder_ / "report" / "REPORT.md"));
 }
 
 TEST_F(ProgramTest, TracesLineUpAtTheGate) {
