@@ -9,9 +9,11 @@
 #include <cmath>
 #include <random>
 
+#include "core/numeric.hpp"
 #include "core/parallel.hpp"
 #include "doctor/best_rate.hpp"
 #include "doctor/probes.hpp"
+#include "ops/experts/matmul_library.hpp"
 
 namespace mixlane::bench {
 namespace {
@@ -43,6 +45,29 @@ class Product {
   std::vector<std::vector<float>> results_;
 };
 
+class Bf16Product : public Product {
+ public:
+  explicit Bf16Product(const Context& context) : Product(context.num_threads()), library_(context.env()) {
+    if (!missing().empty()) return;
+    library_.prepare(context.num_threads());
+    for (const auto& [bits, seed] : {std::pair{&a_, 1u}, std::pair{&b_, 2u}})
+      for (const float value : operand(seed)) bits->push_back(f32_to_bf16(value));
+  }
+  const std::string& missing() const { return library_.missing(); }
+  const char* run(int thread) override {
+    MatmulArgs args;
+    args.a = a_.data();
+    args.b = b_.data();
+    args.c = result(thread);
+    args.m = args.n = args.k = args.lda = args.ldb = args.ldc = kSize;
+    return library_.of_thread(thread).run(args);
+  }
+
+ private:
+  MatmulLibrary library_;
+  std::vector<uint16_t> a_, b_;
+};
+
 // The experts never multiply in f32; oneDNN's C function tells what the processor could do.
 class F32Product : public Product {
  public:
@@ -68,10 +93,7 @@ std::unique_ptr<Product> make_product(const Context& context, DType dtype, std::
     problem = product->missing();
     return product;
   };
-  if (dtype == DType::bf16) {
-    problem = "no bf16 product in this build";
-    return nullptr;
-  }
+  if (dtype == DType::bf16) return checked(std::make_unique<Bf16Product>(context));
   return checked(std::make_unique<F32Product>(context));
 }
 
