@@ -167,21 +167,26 @@ void WindowProtocol::wait_for_all(LineKind line, uint64_t expected, Status& stat
     look_around(wait, status);
     if (wait.pending != 0 && Clock::now() >= wait.deadline) on_deadline(wait, status);
   }
-  // A rank that the others have given up must not return rows that they do not know of.
-  require_not_masked(wait);
+  // A rank that the others have given up must not return as if nothing had happened.
+  require_trusted(wait);
 }
 
-void WindowProtocol::require_not_masked(const Wait& wait) {
+// Neither left out by a peer nor, where one failure ends all, behind a peer's failure.
+void WindowProtocol::require_trusted(const Wait& wait) {
   for_each_rank(others_ & ~masked_, [&](int peer) {
-    if ((load(control(peer).state.masked) & bit(rank_)) == 0) return;
-    end(ErrorCode::rank_masked,
-        describe({.code = ErrorCode::rank_masked, .rank = rank_, .peer = peer, .waited_us = wait.waited_us()}));
+    PeerState& state = control(peer).state;
+    if ((load(state.masked) & bit(rank_)) != 0)
+      end(ErrorCode::rank_masked,
+          describe({.code = ErrorCode::rank_masked, .rank = rank_, .peer = peer, .waited_us = wait.waited_us()}));
+    const uint64_t ended = load(state.ended);
+    if (on_timeout_ == OnPeerTimeout::fail && static_cast<Ended>(ended & 0xff) == Ended::failed)
+      end(static_cast<ErrorCode>(ended >> 8), fmt::format("rank {}: rank {} gave up: {}", rank_, peer, text_of(peer)));
   });
 }
 
 void WindowProtocol::look_around(Wait& wait, Status& status) {
   wait.publish();
-  require_not_masked(wait);
+  require_trusted(wait);
   for_each_rank(others_ & ~masked_, [&](int peer) {
     if (!masked(peer)) look_at(peer, wait, status);
   });
@@ -202,7 +207,6 @@ void WindowProtocol::look_at(int peer, Wait& wait, Status& status) {
                .call) == call_;
   // Only now: a peer that sent its line and then ended or refused a later call is as good as any.
   const bool missing = (wait.pending & bit(peer)) != 0 && !arrived(rank_, wait.line, peer, wait.expected);
-  const bool failed = static_cast<Ended>(ended & 0xff) == Ended::failed;
   if (missing && refused) {
     fail(static_cast<ErrorCode>(load(state.refused_code)), "rank {}: rank {} refused {} {}: {}", rank_, peer, name(stage_),
          epoch_, text_of(peer));
@@ -212,13 +216,11 @@ void WindowProtocol::look_at(int peer, Wait& wait, Status& status) {
         fmt::format("rank {}: rank {} made another call than {} {}; all ranks must make the same calls", rank_, peer,
                     name(stage_), epoch_));
   }
-  if (on_timeout_ == OnPeerTimeout::mask) {
-    if (missing && ended != 0) give_up(peer, wait, status);
-  } else if (failed) {
-    end(static_cast<ErrorCode>(ended >> 8), fmt::format("rank {}: rank {} gave up: {}", rank_, peer, text_of(peer)));
-  } else if (missing && ended != 0) {
+  if (!missing || ended == 0) return;
+  if (on_timeout_ == OnPeerTimeout::mask)
+    give_up(peer, wait, status);
+  else
     end(ErrorCode::peer_timeout, fmt::format("rank {}: rank {} left before {} {}", rank_, peer, name(stage_), epoch_));
-  }
 }
 
 // The rank that keeps `peer` from sending its line: itself, or whoever it waits for in turn. -1: it is too early to say.

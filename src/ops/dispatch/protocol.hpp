@@ -49,7 +49,7 @@ class WindowProtocol {
   void look_at(int peer, Wait& wait, Status& status);
   void on_deadline(Wait& wait, Status& status);
   int who_holds_up(int peer, const Wait& wait) const;
-  void require_not_masked(const Wait& wait);
+  void require_trusted(const Wait& wait);
 
   void give_up(int peer, Wait& wait, Status& status);
   [[noreturn]] void end(ErrorCode code, const std::string& text);

@@ -28,7 +28,7 @@ void expect_refused(const std::vector<std::string>& mentions, const std::functio
 
 TEST(DispatcherConfig, RefusalsNameTheField) {
   expect_refused({"hidden is 0", "1.."}, [](auto& c) { c.hidden = 0; });
-  expect_refused({"hidden is 33", "66 bytes", "16 bytes"}, [](auto& c) { c.hidden = 33; });
+  expect_refused({"hidden is 33", "66 bf16 bytes", "16 bytes"}, [](auto& c) { c.hidden = 33; });
   expect_refused({"hidden is 24", "24 fp8_e4m3 bytes"}, [](auto& c) {
     c.hidden = 24;
     c.wire = WireFormat::fp8_row;
