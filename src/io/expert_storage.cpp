@@ -18,6 +18,17 @@ HostTensor make_scales(std::string_view what, QuantFormat format, int64_t num_ex
 
 }  // namespace
 
+void validate(const WeightsRequest& request) {
+  const Model& model = request.model;
+  if (!model.missing.empty())
+    fail(ErrorCode::invalid_argument, "model {}: {} unknown; give a model file with the values", model.name,
+         fmt::join(model.missing, ", "));
+  for (const int expert : request.experts)
+    if (expert < 0 || expert >= model.routing.num_experts)
+      fail(ErrorCode::invalid_argument, "expert {} of model {}; it has 0..{}", expert, model.name,
+           model.routing.num_experts - 1);
+}
+
 DType value_dtype(QuantFormat format) {
   switch (format) {
     case QuantFormat::none: return DType::bf16;

@@ -40,16 +40,9 @@ std::string stacked_name(const Source& source, std::string_view matrix) {
   return source.layer.tensor(fmt::format("{}{}", source.layer.family->experts, matrix));
 }
 
-void validate(const Source& source, const WeightsRequest& request) {
+void validate(const Source& source) {
   const Model& model = source.model;
   const Family& family = *source.layer.family;
-  if (!model.missing.empty())
-    fail(ErrorCode::invalid_argument, "model {}: {} unknown; give a model file with the values", model.name,
-         fmt::join(model.missing, ", "));
-  for (const int expert : request.experts)
-    if (expert < 0 || expert >= model.routing.num_experts)
-      fail(ErrorCode::invalid_argument, "expert {} of model {}; it has 0..{}", expert, model.name,
-           model.routing.num_experts - 1);
   require_agreement(source, "correction_bias", model.correction_bias, family.correction_bias);
   require_agreement(source, "router_bias", model.router_bias, family.router_bias);
   require_agreement(source, "shared_gate", model.shared_gate, family.shared_gate);
@@ -177,9 +170,10 @@ HostTensor load_shared_gate(const Source& source) {
 
 LayerWeights load_layer(Context& context, const WeightsRequest& request, Checkpoint& checkpoint, int layer) {
   const Model& model = request.model;
+  validate(request);
   const Source source{checkpoint, find_layer(checkpoint, layer), model};
   const Family& family = *source.layer.family;
-  validate(source, request);
+  validate(source);
 
   const MlpSources experts = expert_sources(source, request.experts);
   MlpSources shared;

@@ -33,17 +33,6 @@ struct Generator {
   uint64_t key(int64_t expert, TensorId tensor) const { return stream_key(seed, expert, tensor); }
 };
 
-void validate(const WeightsRequest& request) {
-  const Model& model = request.model;
-  if (!model.missing.empty())
-    fail(ErrorCode::invalid_argument, "model {}: {} unknown; give a model file with the values", model.name,
-         fmt::join(model.missing, ", "));
-  for (const int expert : request.experts)
-    if (expert < 0 || expert >= model.routing.num_experts)
-      fail(ErrorCode::invalid_argument, "expert {} of model {}; it has 0..{}", expert, model.name,
-           model.routing.num_experts - 1);
-}
-
 int64_t bytes_of_matrix(QuantFormat format, int64_t rows, int64_t cols) {
   const int64_t values = size_bytes(value_dtype(format), rows * cols);
   switch (format) {
