@@ -55,8 +55,7 @@ LayerWork layer_work(const WorkRequest& request) {
   LayerWork work;
   const auto stage = [&work](Stage which) -> StageWork& { return work.stages[static_cast<int>(which)]; };
   // Logits in, ids and weights out.
-  stage(Stage::routing).bytes =
-      num_tokens * ((routing.num_experts + routing.num_zero_experts) * int64_t{4} + num_topk * 8);
+  stage(Stage::routing).bytes = num_tokens * ((routing.num_experts + routing.num_zero_experts) * int64_t{4} + num_topk * 8);
   stage(Stage::dispatch) = from_cost(dispatch_cost(request.dispatch, rows, request.rank, num_tokens, DType::bf16));
   // Received ids in; the slot of each pair and the pair of each slot out, counts and offsets.
   stage(Stage::align).bytes = received * num_topk * 8 + pairs * 4 + static_cast<int64_t>(of_expert.size()) * 8;

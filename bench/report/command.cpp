@@ -2,23 +2,28 @@
 
 #include <fmt/format.h>
 
+#include "core/error.hpp"
 #include "report/report.hpp"
 #include "results/collect.hpp"
 #include "results/files.hpp"
 
 namespace mixlane::bench {
 
-int write_report(const std::filesystem::path& runs, const std::filesystem::path& out) {
+std::filesystem::path write_report(const std::filesystem::path& runs, const std::filesystem::path& out) {
   const Collection found = collect_results(runs);
   for (const std::string& warning : found.warnings) fmt::print(stderr, "mixlane: {}\n", warning);
-  if (found.files.empty()) {
-    fmt::print(stderr, "mixlane: no result below {}; mixlane bench --out {} makes some\n", runs.string(), runs.string());
-    return kExitFailed;
-  }
+  if (found.files.empty())
+    fail(ErrorCode::io_error, "no result below {0}; mixlane bench --out {0} makes some", runs.string());
   const Report report = make_report(found.files, found.warnings);
   write_text_file(out / "summary.csv", report.csv);
   write_text_file(out / "REPORT.md", report.markdown);
-  return kExitOk;
+  return out / "REPORT.md";
+}
+
+std::filesystem::path write_report(const std::filesystem::path& runs) {
+  // A trailing slash would make the folder its own parent.
+  const std::filesystem::path folder = runs.has_filename() ? runs : runs.parent_path();
+  return write_report(runs, folder.parent_path() / "report");
 }
 
 void add_report(CLI::App& app, Action& action) {
@@ -32,9 +37,8 @@ void add_report(CLI::App& app, Action& action) {
   command->footer("Files that can't be read are skipped with a warning. Exit code 1 if none can. Columns: docs/report.md.");
   command->callback([options, &action] {
     action = [options] {
-      const int code = write_report(options->runs, options->out);
-      if (code == kExitOk) fmt::print("wrote {0}/REPORT.md and {0}/summary.csv\n", options->out);
-      return code;
+      fmt::print("wrote {} and summary.csv beside it\n", write_report(options->runs, options->out).string());
+      return kExitOk;
     };
   });
 }

@@ -9,7 +9,7 @@ namespace mixlane::bench {
 
 std::string format_us(double us) {
   if (!(us > 0)) return "-";
-  return fmt::format("{:.{}f}", us, us < 9.995 ? 2 : us < 99.95 ? 1 : 0);
+  return fmt::format("{:.{}f}", us, us < 9.995 ? 2 : us < 999.95 ? 1 : 0);
 }
 
 std::string format_percent(double share) {
@@ -17,7 +17,7 @@ std::string format_percent(double share) {
 }
 
 std::string format_bytes(double bytes) {
-  for (const auto& [unit, size] : {std::pair{"GB", 1e9}, std::pair{"MB", 1e6}, std::pair{"kB", 1e3}})
+  for (const auto& [unit, size] : {std::pair{"TB", 1e12}, std::pair{"GB", 1e9}, std::pair{"MB", 1e6}, std::pair{"kB", 1e3}})
     if (bytes >= size) return fmt::format("{:.2f} {}", bytes / size, unit);
   return fmt::format("{:.0f} B", bytes);
 }

@@ -6,7 +6,7 @@
 
 namespace mixlane::bench {
 
-// Microseconds with three or four significant digits: "4.10", "31.2", "1234".
+// Microseconds with three to four significant digits: "4.10", "31.2", "1234".
 std::string format_us(double us);
 // "64" for 0.64; "-" for 0, which stands for "not known".
 std::string format_percent(double share);

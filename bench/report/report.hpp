@@ -21,8 +21,10 @@ Report make_report(const std::vector<ResultFile>& files, const std::vector<std::
 std::string summary_csv(const Cells& cells);
 std::vector<std::string> report_warnings(const Cells& cells, const std::vector<std::string>& skipped);
 
-// Reads everything below `runs` and writes REPORT.md and summary.csv into `out`. Warnings go to stderr. Returns the exit
-// code: failed if nothing could be read. Throws io_error as collect_results and write_text_file do.
-int write_report(const std::filesystem::path& runs, const std::filesystem::path& out);
+// Reads everything below `runs`, writes REPORT.md and summary.csv into `out`, and returns the path of the former. Files that
+// can't be read get a warning on stderr and one in the report. Throws io_error if none can, or as write_text_file does.
+std::filesystem::path write_report(const std::filesystem::path& runs, const std::filesystem::path& out);
+// Into the folder `report` beside `runs`.
+std::filesystem::path write_report(const std::filesystem::path& runs);
 
 }  // namespace mixlane::bench

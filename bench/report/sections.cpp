@@ -100,14 +100,14 @@ void add_stage_rows(Table& table, const CellKey& key, const Record& record) {
     const double us = stage.time.median_us;
     if (&stage != layer) sum_us += us;
     table.add({tokens_of(key), key.workload, stage.stage, stage.variant.empty() ? "-" : stage.variant, format_us(us),
-               interval(stage.time), format_percent(layer_us > 0 ? us / layer_us : 0), format_percent(stage.sol_share),
-               stage.bound.empty() ? "none" : stage.bound, format_bytes(static_cast<double>(stage.bytes)),
-               format_bytes(static_cast<double>(stage.logical_bytes)), format_bytes(static_cast<double>(stage.remote_bytes)),
-               slowest_rank(stage.rank_median_us)});
+               interval(stage.time), format_percent(layer_us > 0 ? us / layer_us : 0), format_us(stage.wait_us),
+               format_percent(stage.sol_share), stage.bound.empty() ? "none" : stage.bound,
+               format_bytes(static_cast<double>(stage.bytes)), format_bytes(static_cast<double>(stage.logical_bytes)),
+               format_bytes(static_cast<double>(stage.remote_bytes)), slowest_rank(stage.rank_median_us)});
   }
   if (record.stages.size() > 2 && layer)
     table.add({tokens_of(key), key.workload, "sum of stages", "-", format_us(sum_us), "",
-               format_percent(layer_us > 0 ? sum_us / layer_us : 0), "", "", "", "", "", ""});
+               format_percent(layer_us > 0 ? sum_us / layer_us : 0), "", "", "", "", "", "", ""});
 }
 
 }  // namespace
@@ -121,6 +121,7 @@ std::string rules_section() {
   the reference.
 - Speed of light (SOL) = max(bytes / memory rate, remote bytes / exchange rate, flops / matrix rate) of the rank with most work,
   by the peaks measured in the same run; SOL % is its share of the median, "bound" the term that decides.
+- Wait is the part of a stage's time that passed before the last rank began it: the skew of the stage before.
 - Logical bytes are all rows received, a rank's own included; remote bytes are those that came from other ranks. The two never
   share a column.
 - The layer is timed as a whole: the sum of its stages exceeds it where stages overlap.
@@ -158,7 +159,7 @@ std::string layer_table(const Cells& cells) {
 }
 
 std::string stage_table(const Cells& cells) {
-  Table table({"tokens", "workload", "stage", "variant", "us", "+-", "% of layer", "SOL %", "bound", "bytes",
+  Table table({"tokens", "workload", "stage", "variant", "us", "+-", "% of layer", "wait us", "SOL %", "bound", "bytes",
                "logical bytes", "remote bytes", "slowest / median rank"});
   for (const auto& [key, runs] : cells) add_stage_rows(table, key, *runs.front().record);
   return table.empty() ? "" : table.markdown();

@@ -96,6 +96,10 @@ void declare_measuring(CLI::App& command, BenchArguments& a) {
       ->check(CLI::Range(0.0001, 1.0))
       ->group(group)
       ->capture_default_str();
+  command.add_option("--peak-time", a.peak_time_s, "seconds of measuring the machine's peaks; 0 = no speed of light")
+      ->check(CLI::Range(0.0, 600.0))
+      ->group(group)
+      ->capture_default_str();
   command.add_option("--cache", a.cache, "hot, or cold: caches are flushed before each sample")
       ->group(group)
       ->capture_default_str();

@@ -35,6 +35,7 @@ struct BenchArguments {
   double min_time_s = SamplePlan{}.min_time_s;
   double max_time_s = SamplePlan{}.max_time_s;
   double target = SamplePlan{}.target;
+  double peak_time_s = 1.2;
   std::string cache = "hot";
   std::filesystem::path checkpoint;
   int checkpoint_layer = 0;

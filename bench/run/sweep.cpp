@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
-#include "command.hpp"
 #include "comm/memory_budget.hpp"
 #include "core/error.hpp"
 #include "doctor/environment.hpp"
@@ -202,7 +201,8 @@ void Sweep::load(Rig& rig) {
 
 // The peaks of the run that made the first records of a file are the file's.
 void Sweep::measure_peaks_once(ResultFile& file) {
-  if (peaks_.measured_at.empty()) peaks_ = measure_peaks(*comm_, context_);
+  if (options_.peak_time_s > 0 && peaks_.measured_at.empty())
+    peaks_ = measure_peaks(*comm_, context_, {.seconds = options_.peak_time_s});
   if (file.records.empty()) file.peaks = peaks_;
   for (const std::string& skipped : file.peaks.skipped) console_.say(fmt::format("note: not measured: {}", skipped));
   console_.say(table_legend(file) + "\n");
@@ -255,9 +255,7 @@ void Sweep::finish() {
       console_.say(fmt::format("      {} (https://ui.perfetto.dev opens it)",
                                (trace_folder(options_, file) / "merged.json").string()));
   }
-  const std::filesystem::path report = options_.out / "report";
-  if (write_report(options_.out, report) == kExitOk)
-    console_.report(fmt::format("report {}", (report / "REPORT.md").string()));
+  console_.report(fmt::format("report {}", write_report(options_.out).string()));
   if (options_.json == "-")
     for (const ResultFile& file : files_) fmt::print("{}", to_text(file));
 }

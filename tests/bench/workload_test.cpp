@@ -66,7 +66,8 @@ TEST(Workload, ParsesEveryNameAndRefusesTheRest) {
   for (const char* name : {"balanced", "zipf:1.2", "hot_expert", "hot_rank", "ragged"})
     EXPECT_EQ(to_string(parse_workload(name)), name);
   EXPECT_EQ(parse_workload("zipf:1.2").exponent, 1.2);
-  for (const char* bad : {"", "zipf", "zipf:", "zipf:x", "zipf:-1", "zipf:1.2x", "zipf:nan", "balanced:1", "Balanced", "hot"})
+  for (const char* bad :
+       {"", "zipf", "zipf:", "zipf:x", "zipf:-1", "zipf:1.2x", "zipf:nan", "balanced:1", "Balanced", "hot"})
     mixlane::test::expect_error(ErrorCode::invalid_argument, {bad, "zipf:1.2", "hot_rank"}, [&] { parse_workload(bad); });
 }
 
