@@ -1,13 +1,13 @@
 #include "ops/experts/operands.hpp"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 
 #include "core/numeric.hpp"
 #include "core/simd.hpp"
 #include "ops/experts/decode.hpp"
 #include "ops/experts/op.hpp"
+#include "ops/quant/runs.hpp"
 
 namespace mixlane {
 namespace {
@@ -36,12 +36,19 @@ MIXLANE_CPU_LEVELS void narrow_bf16(const float* in, uint16_t* out, int64_t coun
   for (int64_t i = 0; i < count; ++i) out[i] = f32_to_bf16(in[i]);
 }
 
-// One scale for `count` values: max(amax, 1e-10) / 448. The quantised values are returned as bf16, which holds them all.
-MIXLANE_CPU_LEVELS float quantise_e4m3(const float* in, uint16_t* out, int64_t count) {
-  float amax = 1e-10f;
-  for (int64_t i = 0; i < count; ++i) amax = std::max(amax, std::fabs(in[i]));
-  const float scale = amax / kE4m3Max;
-  for (int64_t i = 0; i < count; ++i) out[i] = f32_to_bf16(e4m3_to_f32(f32_to_e4m3(in[i] / scale)));
+// One scale for all `count` values, as quantize() defines it. The quantised values are returned as
+// bf16, which holds them all.
+float quantise_e4m3(const float* in, uint16_t* out, int64_t count) {
+  constexpr int64_t kRun = 1024;
+  const float scale = std::max(quant::magnitude(in, count).largest, 1e-10f) / kE4m3Max;
+  float scaled[kRun];
+  uint8_t codes[kRun];
+  for (int64_t begin = 0; begin < count; begin += kRun) {
+    const int64_t run = std::min(kRun, count - begin);
+    quant::divide(in + begin, run, scale, scaled);
+    quant::encode(scaled, run, DType::fp8_e4m3, codes);
+    decode_e4m3(codes, out + begin, run);
+  }
   return scale;
 }
 

@@ -1,0 +1,28 @@
+// `mixlane report`: every result of a folder on one page and in one table for programs.
+#pragma once
+
+#include <filesystem>
+
+#include "results/cells.hpp"
+
+namespace mixlane::bench {
+
+using Cells = std::map<CellKey, std::vector<Measured>>;
+
+struct Report {
+  std::string markdown;
+  std::string csv;
+};
+
+// Pure. `skipped`: one line per file that could not be read.
+Report make_report(const std::vector<ResultFile>& files, const std::vector<std::string>& skipped);
+
+// The parts of it.
+std::string summary_csv(const Cells& cells);
+std::vector<std::string> report_warnings(const Cells& cells, const std::vector<std::string>& skipped);
+
+// Reads everything below `runs` and writes REPORT.md and summary.csv into `out`. Warnings go to stderr. Returns the exit
+// code: failed if nothing could be read. Throws io_error as collect_results and write_text_file do.
+int write_report(const std::filesystem::path& runs, const std::filesystem::path& out);
+
+}  // namespace mixlane::bench
