@@ -5,66 +5,10 @@
 
 #include "core/numeric.hpp"
 #include "core/simd.hpp"
+#include "ops/experts/lanes.hpp"
 
 namespace mixlane {
 namespace {
-
-// Sixteen lanes; the compiler splits them where registers are shorter. Passed by reference: by value, their calling
-// convention depends on the instruction set.
-constexpr int64_t kLanes = 16;
-using F32x16 [[gnu::vector_size(64)]] = float;
-using U32x16 [[gnu::vector_size(64)]] = uint32_t;
-using U16x16 [[gnu::vector_size(32)]] = uint16_t;
-using U8x16 [[gnu::vector_size(16)]] = uint8_t;
-
-[[gnu::always_inline]] static inline void select(const U32x16& mask, const U32x16& yes, const U32x16& no, F32x16& out) {
-  out = reinterpret_cast<F32x16>((yes & mask) | (no & ~mask));
-}
-
-// Decoders. A step is 16 bytes or more of weights: kStep values, as kStep / 16 vectors.
-struct Bf16Decoder {
-  static constexpr int64_t kStep = 16, kBytes = 32;
-  [[gnu::always_inline]] static inline void load(const uint8_t* from, F32x16* out) {
-    U16x16 bits;
-    std::memcpy(&bits, from, sizeof(bits));
-    out[0] = reinterpret_cast<F32x16>(__builtin_convertvector(bits, U32x16) << 16);
-  }
-};
-
-struct E4m3Decoder {
-  static constexpr int64_t kStep = 16, kBytes = 16;
-  // As e4m3_to_f32.
-  [[gnu::always_inline]] static inline void load(const uint8_t* from, F32x16* out) {
-    U8x16 bytes;
-    std::memcpy(&bytes, from, sizeof(bytes));
-    const U32x16 bits = __builtin_convertvector(bytes, U32x16);
-    const U32x16 magnitude = bits & 0x7fu;
-    const F32x16 shifted = reinterpret_cast<F32x16>(magnitude + 0x46800000u) - 0x1p14f;
-    const U32x16 normal = (magnitude << 20) + (120u << 23);
-    const U32x16 nan = reinterpret_cast<U32x16>(magnitude == 0x7fu) & 0x7fc00000u;
-    const U32x16 sign = (bits & 0x80u) << 24;
-    select(reinterpret_cast<U32x16>(magnitude < 8u), reinterpret_cast<U32x16>(shifted) | sign, normal | nan | sign, out[0]);
-  }
-};
-
-// Even values in the first vector, odd ones in the second.
-struct E2m1Decoder {
-  static constexpr int64_t kStep = 32, kBytes = 16;
-  [[gnu::always_inline]] static inline void load(const uint8_t* from, F32x16* out) {
-    U8x16 bytes;
-    std::memcpy(&bytes, from, sizeof(bytes));
-    const U32x16 bits = __builtin_convertvector(bytes, U32x16);
-    decode(bits & 15u, out[0]);
-    decode(bits >> 4, out[1]);
-  }
-  // As e2m1_to_f32.
-  [[gnu::always_inline]] static inline void decode(const U32x16& nibble, F32x16& out) {
-    const U32x16 magnitude = nibble & 7u;
-    const U32x16 sign = (nibble & 8u) << 28;
-    select(reinterpret_cast<U32x16>(magnitude < 2u), magnitude * 0x3f000000u | sign,
-           ((magnitude << 22) + (126u << 23)) | sign, out);
-  }
-};
 
 struct Call {
   const MatrixView& matrix;
@@ -173,8 +117,8 @@ template <class Decoder>
 [[gnu::always_inline]] static inline void any_rows(const Call& call) {
   if (call.rows == 1) return all_columns<Decoder, 1>(call);
   if (call.rows == 2) return all_columns<Decoder, 2>(call);
-  if (call.rows <= 4) return all_columns<Decoder, 4>(call);
-  all_columns<Decoder, 8>(call);
+  static_assert(kFewRows == 4);
+  all_columns<Decoder, 4>(call);
 }
 
 MIXLANE_CPU_LEVELS void product_bf16(const Call& call) { any_rows<Bf16Decoder>(call); }
