@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <sched.h>
 
+#include <array>
 #include <charconv>
 #include <fstream>
 #include <iterator>
@@ -72,22 +73,25 @@ int usable_cores() {
   return static_cast<int>(std::thread::hardware_concurrency());  // more cores than the set has room for
 }
 
+OneDnn open_onednn() {
+  constexpr std::array kLibraries = {"libdnnl.so.3", "libdnnl.so.2"};
+  for (const char* library : kLibraries)
+    if (void* handle = ::dlopen(library, RTLD_LAZY | RTLD_NOLOAD)) return {handle, true};
+  for (const char* library : kLibraries)
+    if (void* handle = ::dlopen(library, RTLD_LAZY | RTLD_LOCAL)) return {handle, false};
+  return {};
+}
+
 std::string onednn_version() {
   struct Version {  // the first members of dnnl_version_t, the same in 2.x and 3.x
     int major, minor, patch;
   };
-  for (const char* library : {"libdnnl.so.3", "libdnnl.so.2"}) {
-    void* loaded = ::dlopen(library, RTLD_LAZY | RTLD_NOLOAD);
-    void* handle = loaded ? loaded : ::dlopen(library, RTLD_LAZY | RTLD_LOCAL);
-    if (!handle) continue;
-    std::string text;
-    if (const auto version = reinterpret_cast<const Version* (*)()>(::dlsym(handle, "dnnl_version")))
-      text = fmt::format("{}.{}.{} ({})", version()->major, version()->minor, version()->patch,
-                         loaded ? "loaded" : "installed, not loaded");
-    ::dlclose(handle);
-    if (!text.empty()) return text;
-  }
-  return "";
+  const OneDnn library = open_onednn();
+  if (!library.handle) return "";
+  const auto version = reinterpret_cast<const Version* (*)()>(::dlsym(library.handle, "dnnl_version"));
+  if (!version) return "";
+  return fmt::format("{}.{}.{} ({})", version()->major, version()->minor, version()->patch,
+                     library.was_loaded ? "loaded" : "installed, not loaded");
 }
 
 std::string mpirun_path() {

@@ -24,6 +24,12 @@ double meminfo_bytes(std::string_view meminfo, std::string_view key);
 double cgroup_cores(std::string_view cpu_max);
 int usable_cores();
 
+// oneDNN as this process has it or, if it has none yet, as the system has it. Stays open: oneDNN keeps thread-local memory.
+struct OneDnn {
+  void* handle = nullptr;  // of dlopen; nullptr if it is not installed
+  bool was_loaded = false;
+};
+OneDnn open_onednn();
 // "2.6.3 (loaded)", "2.6.3 (installed, not loaded)", or "" where the library is not installed.
 std::string onednn_version();
 // The path of mpirun in the usual places.

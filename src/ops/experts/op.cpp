@@ -9,7 +9,12 @@
 namespace mixlane {
 namespace {
 
-constexpr std::array<Variant<ExpertsArgs>, 1> kVariants{{
+constexpr std::string_view kOnednn = "experts.onednn";
+
+constexpr std::array<Variant<ExpertsArgs>, 2> kVariants{{
+    {{kOnednn, "matrix products by oneDNN, own weight streaming for few rows; needs oneDNN and AVX-512 or better"},
+     [](const Context& context, const ExpertsArgs&) { return onednn_missing(context); },
+     launch_experts_onednn},
     {{"experts.reference", "plain loops in f32, the oracle; needs no library"}, nullptr, launch_experts_reference},
 }};
 
@@ -173,6 +178,9 @@ Cost experts_cost(const ExpertsArgs& args, int64_t num_touched_experts, int64_t 
 std::vector<VariantInfo> experts_variants() { return infos(std::span<const Variant<ExpertsArgs>>(kVariants)); }
 
 const Variant<ExpertsArgs>& select_experts(const Context& context, const ExpertsArgs& args) {
+  if (args.variant == kOnednn && context.device().type == DeviceType::cpu)
+    if (const std::string missing = onednn_missing(context); !missing.empty())
+      fail(ErrorCode::missing_component, "{}: {}", kOnednn, missing);
   return select(std::span<const Variant<ExpertsArgs>>(kVariants), args.variant, context, args);
 }
 

@@ -35,7 +35,7 @@ const Variant<ExpertsArgs>& select_experts(const Context& context, const Experts
 void launch_experts_reference(Context& context, const ExpertsArgs& args, Stream stream);
 void launch_experts_onednn(Context& context, const ExpertsArgs& args, Stream stream);
 
-// Why experts.onednn can't run here: which library is missing and how to install it. Empty if it can.
+// Why experts.onednn can't run here: what is missing and how to get it. Empty if it can; loads it at the first call.
 std::string onednn_missing(const Context& context);
 
 }  // namespace mixlane
