@@ -10,6 +10,7 @@ namespace mixlane::bench {
 struct LocalLaunch {
   int num_ranks = 0;
   std::vector<std::string> arguments;    // this program's command line, argv[0] included: every rank gets the same
+  std::string if_interrupted;            // said on SIGINT and SIGTERM
   bool survivors_go_on = false;          // the death of a rank other than 0 does not end the others
   std::chrono::milliseconds deadline{};  // how long the ranks wait for each other
 };

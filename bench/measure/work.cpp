@@ -23,12 +23,6 @@ StageWork experts_work(const ExpertWeights& weights, const MoeLayerConfig& confi
   return from_cost(experts_cost(args, num_touched, num_pairs));
 }
 
-int64_t sum(const ConstTensorView& counts) {
-  int64_t total = 0;
-  for (int64_t i = 0; i < counts.num_values(); ++i) total += counts.as<int32_t>()[i];
-  return total;
-}
-
 }  // namespace
 
 StageWork& StageWork::operator+=(const StageWork& other) {

@@ -245,10 +245,8 @@ void Cell::add_exchange(const SampleSet& set, Record& record) const {
   record.stages.back().rank_median_us = rank_medians(set);
 }
 
-// "auto" takes the first variant of a stage's list that accepts the arguments.
 std::string Cell::resolved_id(Stage stage) const {
-  const std::string stage_name(stage == Stage::shared_experts ? "experts" : name(stage));
-  return resolved_variant(rig_.context(), rig_.config(), stage_name);
+  return resolved_variant(rig_.context(), rig_.config(), rig_.weights().weights, stage);
 }
 
 }  // namespace

@@ -1,3 +1,5 @@
+#include <CLI/CLI.hpp>
+
 #include "run/options.hpp"
 
 namespace mixlane::bench {

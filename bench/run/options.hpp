@@ -1,7 +1,6 @@
 // What `mixlane bench` was asked to do: the command line, checked.
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <cstdint>
 #include <filesystem>
 #include <map>
@@ -13,6 +12,10 @@
 #include "mixlane/layer.hpp"
 #include "mixlane/model.hpp"
 #include "workload/workload.hpp"
+
+namespace CLI {
+class App;
+}
 
 namespace mixlane::bench {
 

@@ -61,12 +61,17 @@ class Sweep {
   SamplePlan plan_;
 };
 
+std::shared_ptr<Communicator> join_group(const BenchOptions& options) {
+  auto comm = make_process_group(options.deadline);
+  comm->set_deadline(options.deadline);
+  return comm;
+}
+
 Sweep::Sweep(const BenchOptions& options)
     : options_(options),
-      comm_(make_process_group(options.deadline)),
+      comm_(join_group(options)),
       context_({.device = {}, .num_threads = options.threads_per_rank}),
-      gate_((comm_->set_deadline(options.deadline), comm_), cell_mailbox_bytes(options.shape),
-            options.mask ? OnPeerTimeout::mask : OnPeerTimeout::fail),
+      gate_(comm_, cell_mailbox_bytes(options.shape), options.mask ? OnPeerTimeout::mask : OnPeerTimeout::fail),
       console_({.speaks = comm_->rank() == 0, .quiet = options.quiet, .text_on_stderr = options.json == "-"}),
       plan_(options.sample_plan()) {}
 
@@ -243,7 +248,7 @@ void Sweep::run_one(Rig& rig, ResultFile& file, TraceWriter& traces, int tokens,
   if (options_.no_trace) return;
   TraceCell cell{workload_name, tokens, {}};
   for (int s = 0; s < kNumStages; ++s)
-    cell.variants.push_back(resolved_variant(context_, rig.config(), name(static_cast<Stage>(s))));
+    cell.variants.push_back(resolved_variant(context_, rig.config(), rig.weights().weights, static_cast<Stage>(s)));
   traces.add(cell, result.samples);
   traces.write(trace_folder(options_, file));
 }

@@ -14,7 +14,6 @@ const std::string& chosen_variant(const MoeLayerConfig& config, std::string_view
   if (stage == "routing") return config.routing_variant;
   if (stage == "dispatch") return config.dispatch_variant;
   if (stage == "align") return config.align_variant;
-  if (stage == "experts") return config.experts_variant;
   return config.combine_variant;
 }
 
@@ -51,17 +50,21 @@ std::map<std::string, std::string> parse_variants(const std::vector<std::string>
   return chosen;
 }
 
-std::string resolved_variant(const Context& context, const MoeLayerConfig& config, std::string_view stage) {
-  const std::string& chosen = chosen_variant(config, stage);
-  if (chosen != "auto") return chosen;
-  for (const StageVariants& each : all_variants()) {
-    if (each.stage != stage) continue;
-    for (const VariantInfo& variant : each.variants) {
-      if (variant.device != context.device().type) continue;
-      if (variant.id == "experts.onednn" && !onednn_missing(context).empty()) continue;
-      return std::string(variant.id);
-    }
+std::string resolved_variant(const Context& context, const MoeLayerConfig& config, const MoeLayerWeights& weights,
+                             Stage stage) {
+  if (stage == Stage::experts || stage == Stage::shared_experts) {
+    ExpertsArgs args;
+    args.weights = stage == Stage::experts ? weights.experts : weights.shared;
+    args.activation = config.activation;
+    args.variant = config.experts_variant;
+    return std::string(select_experts(context, args).info.id);
   }
+  const std::string& chosen = chosen_variant(config, name(stage));
+  if (chosen != "auto") return chosen;
+  for (const StageVariants& each : all_variants())
+    if (each.stage == name(stage))
+      for (const VariantInfo& variant : each.variants)
+        if (variant.device == context.device().type) return std::string(variant.id);
   return "";
 }
 

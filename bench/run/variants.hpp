@@ -22,7 +22,8 @@ std::vector<StageVariants> all_variants();
 std::map<std::string, std::string> parse_variants(const std::vector<std::string>& settings);
 
 // The id that runs for `stage` under this configuration: the chosen one, or what "auto" takes.
-std::string resolved_variant(const Context& context, const MoeLayerConfig& config, std::string_view stage);
+std::string resolved_variant(const Context& context, const MoeLayerConfig& config, const MoeLayerWeights& weights,
+                             Stage stage);
 
 // What --list-variants prints.
 std::string variants_text();

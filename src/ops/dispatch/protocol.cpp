@@ -86,7 +86,7 @@ WindowProtocol::WindowProtocol(std::shared_ptr<Communicator> comm, const WindowL
     : comm_(std::move(comm)),
       layout_(layout),
       on_timeout_(on_timeout),
-      memory_(comm_->allocate(layout.total_bytes, "the dispatch and combine windows")),
+      memory_(comm_->allocate(layout.total_bytes, "window memory of dispatch and combine")),
       rank_(comm_->rank()),
       others_((layout.num_ranks == 64 ? ~uint64_t{0} : bit(layout.num_ranks) - 1) & ~bit(rank_)) {}
 

@@ -36,7 +36,7 @@ TEST(Onednn, IsTheFirstChoice) {
   EXPECT_EQ(select_experts(context, test.args()).info.id, "experts.onednn");
 }
 
-// Streaming up to 8 rows, products in units of 16, tiles of 256; both sides of each, with the reference as the measure.
+// Streaming up to 4 rows, products in units of 16, tiles of 256; both sides of each, with the reference as the measure.
 TEST(Onednn, AgreesWithTheReferenceAroundEveryBorder) {
   Context context({{}, 2});
   if (!onednn_missing(context).empty()) GTEST_SKIP() << onednn_missing(context);

@@ -46,7 +46,8 @@ uint8_t nearest(double x, int max_code, int sign_bit, Value value) {
   int best = 0;
   for (int code = 1; code <= max_code; ++code) {
     const double d = std::fabs(value(code) - std::fabs(x)), b = std::fabs(value(best) - std::fabs(x));
-    if (d < b || (d == b && code % 2 == 0)) best = code;
+    if (d > b) break;  // values ascend
+    if (d < b || code % 2 == 0) best = code;
   }
   if (std::isinf(x)) best = max_code;
   return static_cast<uint8_t>(best | (std::signbit(x) ? sign_bit : 0));
