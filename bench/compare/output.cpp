@@ -1,5 +1,7 @@
 #include <fmt/format.h>
 
+#include <nlohmann/json.hpp>
+
 #include "compare/compare.hpp"
 #include "report/format.hpp"
 

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <nlohmann/json.hpp>
+
 #include "core/env.hpp"
 #include "models/models.hpp"
 #include "results/files.hpp"

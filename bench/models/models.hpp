@@ -1,7 +1,7 @@
 // `mixlane models`: the shape catalogue.
 #pragma once
 
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 
 #include "mixlane/model.hpp"
 

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -26,7 +26,7 @@ struct StageRecord {
   std::string stage;    // "routing", "dispatch", "align", "experts", "shared_experts", "combine" or "layer"
   std::string variant;  // resolved id: "align.cpu"; empty for the layer
   Statistic time;
-  double wait_us = 0;         // dispatch, combine: median of the slowest rank's time until the last rank began the stage
+  double wait_us = 0;  // dispatch, combine: median of the slowest rank's time until the last rank began the stage
   std::vector<double> rank_median_us;  // per rank
   std::vector<double> samples_us;      // the samples themselves, in order: what `compare` works on
   // Worst rank's work, from the stage's formula in src/ops/<stage>/op.hpp.

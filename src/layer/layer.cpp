@@ -272,6 +272,7 @@ void MoeLayer::Impl::forward(const MoeLayerArgs& args, Stream stream) {
                         stream);
   });
   last = {routed.ids, routed.weights, received, aligned.expert_counts};
+  if (!status.ok() && status.rank < 0) status.rank = dispatcher->rank();  // routing and align don't know theirs
   deliver(status, args.status);
 }
 

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <nlohmann/json.hpp>
+
 #include "command.hpp"
 #include "results/files.hpp"
 #include "sample_results.hpp"

@@ -1,7 +1,7 @@
 #include "ops/experts/few_rows.hpp"
 
 #include <algorithm>
-#include <cstring>
+#include <type_traits>
 
 #include "core/numeric.hpp"
 #include "core/simd.hpp"
@@ -21,79 +21,72 @@ struct Call {
   int64_t ldc;
 };
 
-// Sums of kStep products each, for R rows and N weight rows: sums[n][r] += w[n] * x[r] over `steps` steps.
+// One step of N matrix rows and R rows of x: sums[n][r] += w[n] * x[r].
 template <class Decoder, int R, int N>
-[[gnu::always_inline]] static inline void accumulate(const uint8_t* const (&weights)[N], const float* x, int64_t x_stride,
-                                                     int64_t steps, F32x16 (&sums)[N][R]) {
-  constexpr int kVectors = Decoder::kStep / kLanes;
-  for (int64_t s = 0; s < steps; ++s) {
-    F32x16 w[N][kVectors];
-    for (int n = 0; n < N; ++n) Decoder::load(weights[n] + s * Decoder::kBytes, w[n]);
-    for (int r = 0; r < R; ++r)
-      for (int v = 0; v < kVectors; ++v) {
-        F32x16 value;
-        std::memcpy(&value, x + r * x_stride + s * Decoder::kStep + v * kLanes, sizeof(value));
-        for (int n = 0; n < N; ++n) sums[n][r] += w[n][v] * value;
-      }
+[[gnu::always_inline]] static inline void multiply_step(const U32x16 (&words)[N], const float* x, int64_t x_stride,
+                                                        F32x16 (&sums)[N][R]) {
+  for (int v = 0; v < Decoder::kVectors; ++v) {
+    F32x16 w[N];
+    for (int n = 0; n < N; ++n) Decoder::decode(words[n], v, w[n]);
+    for (int r = 0; r < R; ++r) {
+      F32x16 value;
+      std::memcpy(&value, x + r * x_stride + v * kLanes, sizeof(value));
+      for (int n = 0; n < N; ++n) sums[n][r] += w[n] * value;
+    }
   }
 }
 
-// The factor of scale group g of matrix row n and row r: what the group's sum is multiplied with.
-[[gnu::always_inline]] static inline float group_factor(const Call& call, int64_t n, int64_t r, int64_t g, int64_t groups) {
-  return call.scales[r * groups + g] * weight_scale(call.matrix, n, g);
+[[gnu::always_inline]] static inline float sum_of(const F32x16& lanes) {
+  float sum = 0;
+  for (int l = 0; l < kLanes; ++l) sum += lanes[l];
+  return sum;
 }
 
-// N matrix rows from n on, with one scale per group of the reduction and per row.
+// N matrix rows from n on: a scale per group of the reduction, applied to the group's sums.
 template <class Decoder, int R, int N>
-[[gnu::always_inline]] static inline void grouped_columns(const Call& call, int64_t n) {
+[[gnu::always_inline]] static inline void scaled_columns(const Call& call, int64_t n) {
   const MatrixView& m = call.matrix;
   const int64_t group = group_size(m.format, m.cols), groups = num_groups(m.format, m.cols);
-  float totals[N][R] = {};
+  F32x16 totals[N][R] = {};
   for (int64_t g = 0; g < groups; ++g) {
-    const int64_t begin = g * group, steps = std::min(group, m.cols - begin) / Decoder::kStep;
-    const uint8_t* weights[N];
-    for (int i = 0; i < N; ++i) weights[i] = m.row(n + i) + begin / Decoder::kStep * Decoder::kBytes;
     F32x16 sums[N][R] = {};
-    accumulate<Decoder, R, N>(weights, call.x + begin, call.x_stride, steps, sums);
+    const int64_t end = std::min(m.cols, (g + 1) * group);
+    for (int64_t k = g * group; k < end; k += Decoder::kStep) {
+      U32x16 words[N];
+      const int64_t bytes = std::min(Decoder::kStep, end - k) * kStepBytes / Decoder::kStep;
+      for (int i = 0; i < N; ++i) load_words(m.row(n + i) + k * kStepBytes / Decoder::kStep, bytes, words[i]);
+      multiply_step<Decoder, R, N>(words, call.x + k, call.x_stride, sums);
+    }
     for (int i = 0; i < N; ++i)
-      for (int r = 0; r < std::min<int64_t>(R, call.rows); ++r) {
-        float sum = 0;
-        for (int l = 0; l < kLanes; ++l) sum += sums[i][r][l];
-        totals[i][r] += sum * group_factor(call, n + i, r, g, groups);
-      }
+      for (int r = 0; r < std::min<int64_t>(R, call.rows); ++r)
+        totals[i][r] += sums[i][r] * (call.scales[r * groups + g] * weight_scale(m, n + i, g));
   }
   for (int i = 0; i < N; ++i)
-    for (int r = 0; r < std::min<int64_t>(R, call.rows); ++r) call.c[r * call.ldc + n + i - call.first] = totals[i][r];
+    for (int r = 0; r < std::min<int64_t>(R, call.rows); ++r)
+      call.c[r * call.ldc + n + i - call.first] = sum_of(totals[i][r]);
 }
 
-// The same for mxfp4: every step of 32 values has its own power of two.
+// The same for mxfp4: four words of a step share a power of two.
 template <int R, int N>
 [[gnu::always_inline]] static inline void mx_columns(const Call& call, int64_t n) {
+  using Decoder = E2m1Decoder;
   const MatrixView& m = call.matrix;
   F32x16 totals[N][R] = {};
-  for (int64_t begin = 0; begin < m.cols; begin += kMxGroup) {
-    uint8_t tail[N][16] = {};
-    const uint8_t* weights[N];
-    for (int i = 0; i < N; ++i) {
-      weights[i] = m.row(n + i) + begin / 2;
-      if (begin + kMxGroup > m.cols) {
-        std::memcpy(tail[i], weights[i], static_cast<size_t>(m.cols - begin) / 2);
-        weights[i] = tail[i];
-      }
-    }
+  for (int64_t k = 0; k < m.cols; k += Decoder::kStep) {
+    const int64_t step = std::min(Decoder::kStep, m.cols - k);
+    U32x16 words[N];
     F32x16 sums[N][R] = {};
-    accumulate<E2m1Decoder, R, N>(weights, call.x + begin, call.x_stride, 1, sums);
+    for (int i = 0; i < N; ++i) load_words(m.row(n + i) + k / 2, step / 2, words[i]);
+    multiply_step<Decoder, R, N>(words, call.x + k, call.x_stride, sums);
     for (int i = 0; i < N; ++i) {
-      const float scale = e8m0_to_f32(m.mx_scales(n + i)[begin / kMxGroup]);
-      for (int r = 0; r < R; ++r) totals[i][r] += sums[i][r] * scale;
+      F32x16 factors;
+      Decoder::load_factors(m.mx_scales(n + i) + k / kMxGroup, ceil_div(step, kMxGroup), factors);
+      for (int r = 0; r < R; ++r) totals[i][r] += sums[i][r] * factors;
     }
   }
   for (int i = 0; i < N; ++i)
-    for (int r = 0; r < std::min<int64_t>(R, call.rows); ++r) {
-      float sum = 0;
-      for (int l = 0; l < kLanes; ++l) sum += totals[i][r][l];
-      call.c[r * call.ldc + n + i - call.first] = sum;
-    }
+    for (int r = 0; r < std::min<int64_t>(R, call.rows); ++r)
+      call.c[r * call.ldc + n + i - call.first] = sum_of(totals[i][r]);
 }
 
 template <class Decoder, int R, int N>
@@ -101,7 +94,7 @@ template <class Decoder, int R, int N>
   if constexpr (std::is_same_v<Decoder, E2m1Decoder>)
     mx_columns<R, N>(call, n);
   else
-    grouped_columns<Decoder, R, N>(call, n);
+    scaled_columns<Decoder, R, N>(call, n);
 }
 
 template <class Decoder, int R>
@@ -125,21 +118,15 @@ MIXLANE_CPU_LEVELS void product_bf16(const Call& call) { any_rows<Bf16Decoder>(c
 MIXLANE_CPU_LEVELS void product_e4m3(const Call& call) { any_rows<E4m3Decoder>(call); }
 MIXLANE_CPU_LEVELS void product_mxfp4(const Call& call) { any_rows<E2m1Decoder>(call); }
 
-int64_t padded(int64_t cols) { return ceil_div(cols, kMxGroup) * kMxGroup; }
+int64_t padded(int64_t cols) { return ceil_div(cols, kMaxStep) * kMaxStep; }
 
-// x in f32, in the order in which the decoder delivers weights; zeros behind the end and for rows that are not there.
-void widen(const MatrixView& matrix, const OperandRows& a, float* x) {
+// x in f32, in the decoder's order; zeros behind the end and for rows that are not there.
+template <class Decoder>
+void widen(const OperandRows& a, float* x) {
   const int64_t stride = padded(a.cols);
   std::fill_n(x, kFewRows * stride, 0.0f);
-  for (int64_t r = 0; r < a.rows; ++r) {
-    const uint16_t* from = a.values + r * a.cols;
-    float* to = x + r * stride;
-    if (matrix.format != QuantFormat::mxfp4) {
-      for (int64_t i = 0; i < a.cols; ++i) to[i] = bf16_to_f32(from[i]);
-    } else {
-      for (int64_t i = 0; i < a.cols; ++i) to[i / 32 * 32 + i % 2 * kLanes + i % 32 / 2] = bf16_to_f32(from[i]);
-    }
-  }
+  for (int64_t r = 0; r < a.rows; ++r)
+    for (int64_t i = 0; i < a.cols; ++i) x[r * stride + lane_position<Decoder>(i)] = bf16_to_f32(a.values[r * a.cols + i]);
 }
 
 }  // namespace
@@ -148,13 +135,12 @@ int64_t few_rows_scratch(int64_t cols) { return kFewRows * padded(cols); }
 
 void few_rows_product(const MatrixView& matrix, int64_t first, int64_t count, const OperandRows& a, float* c, int64_t ldc,
                       float* scratch) {
-  widen(matrix, a, scratch);
   const Call call{matrix, first, count, scratch, padded(a.cols), a.scales, a.rows, c, ldc};
   switch (matrix.format) {
-    case QuantFormat::none: return product_bf16(call);
+    case QuantFormat::none: widen<Bf16Decoder>(a, scratch); return product_bf16(call);
     case QuantFormat::fp8_block:
-    case QuantFormat::fp8_channel: return product_e4m3(call);
-    case QuantFormat::mxfp4: return product_mxfp4(call);
+    case QuantFormat::fp8_channel: widen<E4m3Decoder>(a, scratch); return product_e4m3(call);
+    case QuantFormat::mxfp4: widen<E2m1Decoder>(a, scratch); return product_mxfp4(call);
   }
 }
 

@@ -3,7 +3,6 @@
 #include <sys/resource.h>
 
 #include <cstdlib>
-#include <filesystem>
 
 #include "core/error.hpp"
 #include "ops/dispatch/exchange.hpp"
@@ -86,18 +85,13 @@ std::vector<Ended> run(int num_ranks, const Script& script) {
   return test::run_ranks(num_ranks, [&](int rank) { play(rank, num_ranks, script); });
 }
 
-int64_t files_in_shm() {
-  const std::filesystem::directory_iterator all("/dev/shm");
-  return std::distance(begin(all), end(all));
-}
-
 TEST(RankProcesses, Exchange) {
   for (const int num_ranks : {1, 3, 4})
     for (const Ended& rank : run(num_ranks, {})) EXPECT_EQ(rank.exit_code, 0) << rank.error;
 }
 
 TEST(RankProcesses, AKilledRankIsNamedByTheOthersInTime) {
-  const int64_t before = files_in_shm();
+  const int64_t before = test::files_in_shared_memory();
   for (const char* fault : {"kill:dispatch:1:3", "kill:combine:2:2", "kill:dispatch:0:1"}) {
     const int gone = fault[fault[5] == 'd' ? 14 : 13] - '0';
     const auto start = std::chrono::steady_clock::now();
@@ -113,7 +107,7 @@ TEST(RankProcesses, AKilledRankIsNamedByTheOthersInTime) {
       EXPECT_NE(all[r].error.find("no answer from rank " + std::to_string(gone)), std::string::npos) << all[r].error;
     }
   }
-  EXPECT_EQ(files_in_shm(), before);
+  EXPECT_EQ(test::files_in_shared_memory(), before);
 }
 
 TEST(RankProcesses, WithMaskingTheOthersGoOnWithoutAKilledRank) {
