@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
-#include "comm/memory_budget.hpp"
 #include "core/error.hpp"
+#include "core/memory_budget.hpp"
 #include "doctor/environment.hpp"
 #include "doctor/peaks.hpp"
 #include "measure/clock.hpp"
