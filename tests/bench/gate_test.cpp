@@ -86,7 +86,10 @@ TEST(Sampler, ASampleIsTheSlowestRanksTime) {
       std::this_thread::sleep_for(comm->rank() == 0 ? 1ms : 3ms);
       stamps.stage_end_us[static_cast<int>(Stage::dispatch)] = 900;
     });
-    if (comm->rank() != 0) return EXPECT_EQ(set.num_samples(), 0);
+    if (comm->rank() != 0) {
+      EXPECT_EQ(set.num_samples(), 0);
+      return;
+    }
     EXPECT_GE(set.num_samples(), 12);
     EXPECT_FALSE(set.converged);
     for (const double us : layer_samples(set)) EXPECT_GE(us, 3000);
