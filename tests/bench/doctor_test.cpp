@@ -1,7 +1,7 @@
 #include <gtest/gtest.h>
 
-#include <fstream>
-#include <numeric>
+#include <cstring>
+#include <nlohmann/json.hpp>
 #include <thread>
 
 #include "doctor/best_rate.hpp"
