@@ -45,20 +45,52 @@ CompareRow not_comparable(const CellKey& cell, const std::string& stage, const s
   return row;
 }
 
-CompareRow compare_stage(const CellKey& cell, const StageRecord& a, const StageRecord& b, double threshold) {
-  if (a.samples_us.empty()) return not_comparable(cell, a.stage, "A stored no samples");
-  if (b.samples_us.empty()) return not_comparable(cell, a.stage, "B stored no samples");
+std::string commit(const ResultFile& file) {
+  const auto found = file.environment.find("commit");
+  return found == file.environment.end() ? "unknown" : found->second;
+}
+
+// The newest measurement of a cell and the earlier ones that repeat it.
+std::vector<Measured> repeats_of_newest(const std::vector<Measured>& newest_first) {
+  std::vector<Measured> repeats;
+  for (const Measured& each : newest_first)
+    if (commit(*each.file) == commit(*newest_first[0].file) && obstacle(newest_first[0], each).empty())
+      repeats.push_back(each);
+  return repeats;
+}
+
+// A stage's samples in each run that has them.
+Runs runs_of(const std::vector<Measured>& repeats, const std::string& stage) {
+  Runs runs;
+  for (const Measured& each : repeats)
+    if (const StageRecord* record = find_stage(*each.record, stage); record && !record->samples_us.empty())
+      runs.emplace_back(record->samples_us);
+  return runs;
+}
+
+double median_of(const Runs& runs) {
+  std::vector<double> medians;
+  for (const auto& samples : runs) medians.push_back(quantile(samples, 0.5));
+  return quantile(medians, 0.5);
+}
+
+CompareRow compare_stage(const CellKey& cell, const std::string& stage, const Runs& a, const Runs& b, double drift,
+                         double threshold) {
+  if (a.empty()) return not_comparable(cell, stage, "A stored no samples");
+  if (b.empty()) return not_comparable(cell, stage, "B stored no samples");
   CompareRow row;
   row.cell = cell;
-  row.stage = a.stage;
-  row.a_us = quantile(a.samples_us, 0.5);
-  row.b_us = quantile(b.samples_us, 0.5);
-  row.comparison = compare_samples(a.samples_us, b.samples_us, threshold);
+  row.stage = stage;
+  row.a_us = median_of(a);
+  row.b_us = median_of(b);
+  row.comparison = compare_runs(a, b, drift, threshold);
   if (row.comparison.verdict == Verdict::not_comparable) row.reason = "a median is 0";
   return row;
 }
 
-void compare_cell(const CellKey& cell, const Measured& a, const Measured& b, CompareResult& result) {
+void compare_cell(const CellKey& cell, const std::vector<Measured>& all_a, const std::vector<Measured>& all_b,
+                  CompareResult& result) {
+  const Measured &a = all_a[0], &b = all_b[0];
   if (const std::string reason = obstacle(a, b); !reason.empty()) {
     CompareRow row = not_comparable(cell, "*", reason);
     row.newly_wrong = a.record->correctness.passed && !b.record->correctness.passed;
@@ -68,10 +100,13 @@ void compare_cell(const CellKey& cell, const Measured& a, const Measured& b, Com
   for (const std::string& warning : run_warnings(*a.file, *b.file))
     if (std::find(result.warnings.begin(), result.warnings.end(), warning) == result.warnings.end())
       result.warnings.push_back(warning);
-  for (const StageRecord& stage : a.record->stages) {
-    const StageRecord* other = find_stage(*b.record, stage.stage);
-    result.rows.push_back(other ? compare_stage(cell, stage, *other, result.threshold)
-                                : not_comparable(cell, stage.stage, "only in A"));
+  const std::vector<Measured> repeats_a = repeats_of_newest(all_a), repeats_b = repeats_of_newest(all_b);
+  const double drift = machine_drift(*a.file, *b.file);
+  for (const StageRecord& record : a.record->stages) {
+    const std::string& stage = record.stage;
+    result.rows.push_back(find_stage(*b.record, stage) ? compare_stage(cell, stage, runs_of(repeats_a, stage),
+                                                                       runs_of(repeats_b, stage), drift, result.threshold)
+                                                       : not_comparable(cell, stage, "only in A"));
   }
   for (const StageRecord& stage : b.record->stages)
     if (!find_stage(*a.record, stage.stage)) result.rows.push_back(not_comparable(cell, stage.stage, "only in B"));
@@ -98,7 +133,7 @@ CompareResult compare_results(const std::vector<ResultFile>& a, const std::vecto
     } else if (in_a == cells_a.end()) {
       result.rows.push_back(not_comparable(key, "*", "only in B"));
     } else {
-      compare_cell(key, in_a->second.front(), in_b->second.front(), result);
+      compare_cell(key, in_a->second, in_b->second, result);
     }
   }
   return result;

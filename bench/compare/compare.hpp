@@ -22,7 +22,8 @@ struct CompareResult {
   int count(Verdict verdict) const;
 };
 
-// The newest measurement of each cell on either side. Rows are comparable if both sides have them with samples, passed the
+// On either side the newest measurement of each cell, and with it the earlier ones of the same commit under the same
+// conditions: several runs tell how much runs differ. Rows are comparable if both sides have them with samples, passed the
 // correctness check, and agree on device, processor, ranks, mode and cache.
 CompareResult compare_results(const std::vector<ResultFile>& a, const std::vector<ResultFile>& b, double threshold);
 
@@ -30,6 +31,9 @@ CompareResult compare_results(const std::vector<ResultFile>& a, const std::vecto
 // that: a machine that was busy, and peaks that differ by more than kPeakTolerance.
 inline constexpr double kPeakTolerance = 0.10;
 std::vector<std::string> run_warnings(const ResultFile& a, const ResultFile& b);
+// The largest factor between the two runs' peaks, minus 1: a program's times can't be told apart more finely than the
+// machine's own speed.
+double machine_drift(const ResultFile& a, const ResultFile& b);
 
 enum class FailOn { none, slow, ambiguous };  // ambiguous: or slow
 

@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
-#include <cmath>
+#include <algorithm>
+#include <array>
 #include <cstdlib>
 
 #include "compare/compare.hpp"
@@ -22,21 +23,35 @@ void warn_of_load(const char* side, const ResultFile& file, std::vector<std::str
                     file.stamp, load, cores));
 }
 
+struct PeakPair {
+  const char* name;
+  double a, b;
+  bool known() const { return a > 0 && b > 0; }
+  double factor() const { return std::max(a / b, b / a); }
+};
+
+std::array<PeakPair, 4> peak_pairs(const Peaks& a, const Peaks& b) {
+  return {{{"memory copy", a.copy_gbs, b.copy_gbs},
+           {"memory read", a.read_gbs, b.read_gbs},
+           {"exchange", a.exchange_gbs, b.exchange_gbs},
+           {"bf16 matrix", a.bf16_tflops, b.bf16_tflops}}};
+}
+
 }  // namespace
+
+double machine_drift(const ResultFile& a, const ResultFile& b) {
+  double factor = 1;
+  for (const PeakPair& peak : peak_pairs(a.peaks, b.peaks))
+    if (peak.known()) factor = std::max(factor, peak.factor());
+  return factor - 1;
+}
 
 std::vector<std::string> run_warnings(const ResultFile& a, const ResultFile& b) {
   std::vector<std::string> warnings;
   warn_of_load("A", a, warnings);
   warn_of_load("B", b, warnings);
-  struct Row {
-    const char* name;
-    double a, b;
-  };
-  for (const Row& peak :
-       {Row{"memory copy", a.peaks.copy_gbs, b.peaks.copy_gbs}, Row{"memory read", a.peaks.read_gbs, b.peaks.read_gbs},
-        Row{"exchange", a.peaks.exchange_gbs, b.peaks.exchange_gbs},
-        Row{"bf16 matrix", a.peaks.bf16_tflops, b.peaks.bf16_tflops}})
-    if (peak.a > 0 && peak.b > 0 && std::abs(std::log(peak.b / peak.a)) > std::log1p(kPeakTolerance))
+  for (const PeakPair& peak : peak_pairs(a.peaks, b.peaks))
+    if (peak.known() && peak.factor() > 1 + kPeakTolerance)
       warnings.push_back(fmt::format("the machine itself differed between {} and {}: {} peak {:+.0f} %", a.stamp, b.stamp,
                                      peak.name, (peak.b / peak.a - 1) * 100));
   return warnings;

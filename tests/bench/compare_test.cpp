@@ -112,8 +112,27 @@ TEST(Compare, AWrongResultIsARegressionHoweverFast) {
 TEST(Compare, TheNewestRunOfACellCounts) {
   ResultFile old = file_of(80, 200, 3), recent = file_of(40, 100, 1);
   recent.stamp = "2027-01-01T00-00-00";
+  recent.environment["commit"] = "another";
   const auto result = compare_results({recent, old}, {file_of(40, 100, 2)}, 0.02);
   EXPECT_EQ(verdicts(result), (std::vector<Verdict>{Verdict::same, Verdict::same}));
+}
+
+TEST(Compare, RepeatsOfOneCommitTellHowMuchRunsDiffer) {
+  // Steady runs, each at a speed of its own: 20 % apart, while B's only run lies 15 % above A's mean.
+  const std::vector<ResultFile> a = {file_of(40, 100, 1), file_of(48, 120, 2), file_of(44, 110, 3)};
+  const auto result = compare_results(a, {file_of(50.6, 126.5, 4)}, 0.02);
+  EXPECT_EQ(verdicts(result), (std::vector<Verdict>{Verdict::ambiguous, Verdict::ambiguous}));
+  EXPECT_NEAR(result.rows[1].a_us, 110, 1);
+  EXPECT_EQ(verdicts(compare_results({a[2]}, {file_of(50.6, 126.5, 4)}, 0.02)),
+            (std::vector<Verdict>{Verdict::slow, Verdict::slow}));
+}
+
+TEST(Compare, NothingIsToldApartMoreFinelyThanTheMachinesOwnSpeed) {
+  ResultFile a = file_of(40, 100, 1), b = file_of(44, 110, 2), slower = file_of(80, 200, 3);
+  b.peaks.read_gbs = slower.peaks.read_gbs = a.peaks.read_gbs / 1.25;
+  EXPECT_NEAR(machine_drift(a, b), 0.25, 1e-9);
+  EXPECT_EQ(verdicts(compare_results({a}, {b}, 0.02)), (std::vector<Verdict>{Verdict::ambiguous, Verdict::ambiguous}));
+  EXPECT_EQ(verdicts(compare_results({a}, {slower}, 0.02)), (std::vector<Verdict>{Verdict::slow, Verdict::slow}));
 }
 
 TEST(Compare, WarnsOfWhatMovesAWholeRun) {

@@ -165,5 +165,31 @@ TEST(CompareSamples, TwoRunsOfTheSameCodeAreRarelyCalledDifferent) {
   EXPECT_LT(wrong, 0.08 * runs);
 }
 
+TEST(CompareRuns, RunsThatDifferByThemselvesAreRarelyCalledDifferent) {
+  Rng rng(16);
+  std::normal_distribution<double> speed(0, 0.1);  // of a whole run, in logarithms
+  for (const int per_side : {2, 3, 5}) {
+    int wrong = 0, trials = 1000;
+    for (int trial = 0; trial < trials; ++trial) {
+      std::vector<std::vector<double>> samples;
+      for (int run = 0; run < 2 * per_side; ++run)
+        samples.push_back(noisy_samples(rng, 40, 100 * std::exp(speed(rng)), 0.02));
+      const Runs a(samples.begin(), samples.begin() + per_side), b(samples.begin() + per_side, samples.end());
+      const Verdict verdict = compare_runs(a, b, 0, 0).verdict;
+      wrong += verdict == Verdict::fast || verdict == Verdict::slow;
+    }
+    EXPECT_LT(wrong, 0.07 * trials) << per_side << " runs a side";
+  }
+}
+
+TEST(CompareRuns, DriftOfTheMachineWidensTheIntervalOfSingleRuns) {
+  const std::vector<double> a(10, 100.0), b(10, 110.0);
+  const Comparison steady = compare_runs({a}, {b}, 0, 0.02), drifting = compare_runs({a}, {b}, 0.25, 0.02);
+  EXPECT_EQ(steady.verdict, Verdict::slow);
+  EXPECT_EQ(drifting.verdict, Verdict::ambiguous);
+  EXPECT_NEAR(drifting.interval.low, 1.1 / 1.25, 1e-12);
+  EXPECT_NEAR(drifting.interval.high, 1.1 * 1.25, 1e-12);
+}
+
 }  // namespace
 }  // namespace mixlane::bench
