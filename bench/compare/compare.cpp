@@ -65,6 +65,9 @@ void compare_cell(const CellKey& cell, const Measured& a, const Measured& b, Com
     result.rows.push_back(row);
     return;
   }
+  for (const std::string& warning : run_warnings(*a.file, *b.file))
+    if (std::find(result.warnings.begin(), result.warnings.end(), warning) == result.warnings.end())
+      result.warnings.push_back(warning);
   for (const StageRecord& stage : a.record->stages) {
     const StageRecord* other = find_stage(*b.record, stage.stage);
     result.rows.push_back(other ? compare_stage(cell, stage, *other, result.threshold)

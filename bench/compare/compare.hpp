@@ -17,13 +17,19 @@ struct CompareRow {
 
 struct CompareResult {
   double threshold = 0;
-  std::vector<CompareRow> rows;  // by cell, stages in the order of A
+  std::vector<CompareRow> rows;       // by cell, stages in the order of A
+  std::vector<std::string> warnings;  // what may have moved all rows of a run: see run_warnings
   int count(Verdict verdict) const;
 };
 
 // The newest measurement of each cell on either side. Rows are comparable if both sides have them with samples, passed the
 // correctness check, and agree on device, processor, ranks, mode and cache.
 CompareResult compare_results(const std::vector<ResultFile>& a, const std::vector<ResultFile>& b, double threshold);
+
+// The samples of one run know the noise inside it, not what slowed or sped up the whole run. Names what the files tell of
+// that: a machine that was busy, and peaks that differ by more than kPeakTolerance.
+inline constexpr double kPeakTolerance = 0.10;
+std::vector<std::string> run_warnings(const ResultFile& a, const ResultFile& b);
 
 enum class FailOn { none, slow, ambiguous };  // ambiguous: or slow
 

@@ -31,6 +31,7 @@ std::string to_text(const CompareResult& result) {
   Table table({"model", "quant", "tokens", "workload", "stage", "us A -> B", "change", "95 % interval", "verdict"});
   for (const CompareRow& row : result.rows) table.add(cells_of(row));
   std::string text = table.empty() ? " nothing to compare\n" : table.plain();
+  for (const std::string& warning : result.warnings) text += " warning: " + warning + "\n";
   std::string counts;
   for (const Verdict verdict : {Verdict::fast, Verdict::same, Verdict::slow, Verdict::ambiguous, Verdict::not_comparable})
     if (const int count = result.count(verdict)) counts += fmt::format("{} {} ", count, name(verdict));
@@ -42,6 +43,7 @@ nlohmann::ordered_json to_json(const CompareResult& result) {
   json["threshold"] = result.threshold;
   for (const Verdict verdict : {Verdict::fast, Verdict::same, Verdict::slow, Verdict::ambiguous, Verdict::not_comparable})
     json["counts"][std::string(name(verdict))] = result.count(verdict);
+  json["warnings"] = result.warnings;
   json["rows"] = nlohmann::ordered_json::array();
   for (const CompareRow& row : result.rows) {
     const Comparison& c = row.comparison;

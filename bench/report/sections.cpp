@@ -92,13 +92,16 @@ std::string differences(const std::vector<const ResultFile*>& files) {
   return text.empty() ? "" : "\n" + text;
 }
 
+// "dispatch+combine" times two stages again, back to back.
+bool part_of_layer(const StageRecord& stage) { return stage.stage != "layer" && stage.stage.find('+') == std::string::npos; }
+
 void add_stage_rows(Table& table, const CellKey& key, const Record& record) {
   const StageRecord* layer = find_stage(record, "layer");
   const double layer_us = layer ? layer->time.median_us : 0;
   double sum_us = 0;
   for (const StageRecord& stage : record.stages) {
     const double us = stage.time.median_us;
-    if (&stage != layer) sum_us += us;
+    if (part_of_layer(stage)) sum_us += us;
     table.add({tokens_of(key), key.workload, stage.stage, stage.variant.empty() ? "-" : stage.variant, format_us(us),
                interval(stage.time), format_percent(layer_us > 0 ? us / layer_us : 0), format_us(stage.wait_us),
                format_percent(stage.sol_share), stage.bound.empty() ? "none" : stage.bound,

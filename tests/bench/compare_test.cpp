@@ -116,6 +116,23 @@ TEST(Compare, TheNewestRunOfACellCounts) {
   EXPECT_EQ(verdicts(result), (std::vector<Verdict>{Verdict::same, Verdict::same}));
 }
 
+TEST(Compare, WarnsOfWhatMovesAWholeRun) {
+  ResultFile a = file_of(40, 100, 1), b = file_of(40, 100, 2);
+  EXPECT_TRUE(compare_results({a}, {b}, 0.02).warnings.empty());
+  a.environment["load"] = "2.10";
+  a.environment["cores"] = b.environment["cores"] = "2";
+  b.environment["load"] = "1.90";
+  b.peaks.copy_gbs = a.peaks.copy_gbs * 1.25;
+  b.peaks.read_gbs = a.peaks.read_gbs * 0.92;  // within 10 %
+  b.peaks.bf16_tflops = 0;                     // not measured
+  const auto result = compare_results({a}, {b}, 0.02);
+  ASSERT_EQ(result.warnings.size(), 2u);
+  EXPECT_NE(result.warnings[0].find("A (2026-09-30T10-12-33) began on a busy machine: load 2.1 on 2 cores"),
+            std::string::npos);
+  EXPECT_NE(result.warnings[1].find("memory copy peak +25 %"), std::string::npos);
+  EXPECT_NE(to_text(result).find(" warning: A ("), std::string::npos);
+}
+
 TEST(Compare, JsonHoldsEveryRow) {
   ResultFile b = file_of(44, 100, 2);
   b.records[0].stages.push_back(test::sample_stage("extra", "", {1, 2}));

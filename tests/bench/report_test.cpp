@@ -171,6 +171,14 @@ TEST(Markdown, ShowsHistoryAndDifferingMachines) {
   expect_text(text, {"## History", "1.000", "1.250", "def5678", "- 2026-09-30T10-12-33 differs: commit abc1234"});
 }
 
+TEST(Markdown, SumsTheStagesOnce) {
+  ResultFile file = sample_file();
+  std::vector<StageRecord>& stages = file.records[0].stages;
+  stages.insert(stages.begin(), test::sample_stage("routing", "routing.cpu", {}));
+  stages.insert(stages.end() - 1, test::sample_stage("dispatch+combine", "", {}));
+  expect_text(make_report({file}, {}).markdown, {"| sum of stages    | -            | 201.0 |"});
+}
+
 TEST(Markdown, NothingIsNoCrash) {
   const Report report = make_report({}, {"skipped: a.json"});
   expect_text(report.markdown, {"0 cells", "skipped: a.json"});
