@@ -20,8 +20,9 @@ namespace mixlane::bench {
 namespace {
 
 std::string size_text(int64_t bytes) {
-  const double mib = static_cast<double>(bytes) / (1 << 20);
-  return mib < 1024 ? fmt::format("{:.1f} MiB", mib) : fmt::format("{:.2f} GiB", mib / 1024);
+  const double kib = static_cast<double>(bytes) / (1 << 10);
+  if (kib < 1024) return fmt::format("{:.0f} KiB", kib);
+  return kib < 1 << 20 ? fmt::format("{:.1f} MiB", kib / (1 << 10)) : fmt::format("{:.2f} GiB", kib / (1 << 20));
 }
 
 double seconds_since(int64_t begin_ns) { return static_cast<double>(now_ns() - begin_ns) * 1e-9; }

@@ -10,6 +10,9 @@ namespace {
 // Three significant digits or more: 3.41, 34.1, 341, 3412.
 std::string microseconds(double value) { return fmt::format("{:.{}f}", value, value < 10 ? 2 : value < 100 ? 1 : 0); }
 
+// Of speed of light: nothing if there is no peak to compare with.
+std::string limit_text(double us) { return us > 0 ? microseconds(us) : "-"; }
+
 std::string percent(double share) { return share > 0 ? fmt::format("{:.0f} %", share * 100) : "-"; }
 
 const StageRecord* find_layer(const Record& record) {
@@ -28,13 +31,17 @@ size_t longest_variant(const Record& record) {
 
 std::string table_legend(const ResultFile& file) {
   const Peaks& peaks = file.peaks;
-  return fmt::format(
+  std::string text =
       "us: median over samples of the slowest rank's time, p10 .. p90 and n beside it. wait: part of it spent until the "
       "last\n"
-      "rank began the stage. SOL us: what the stage's bytes and flops, summed over the ranks, take at this machine's "
-      "peaks,\n"
-      "which the ranks share: copy {:.1f} GB/s, exchange {:.1f} GB/s, bf16 {:.2f} TFLOP/s, f32 {:.2f} TFLOP/s.",
-      peaks.copy_gbs, peaks.exchange_gbs, peaks.bf16_tflops, peaks.f32_tflops);
+      "rank began the stage. dispatch+combine: both alone, without experts between them.";
+  if (peaks.measured_at.empty()) return text;
+  return text +
+         fmt::format(
+             " SOL us: what the stage's bytes and flops,\n"
+             "summed over the ranks, take at the peaks of this machine, which they share: memory {:.1f} GB/s, exchange "
+             "{:.1f} GB/s,\nbf16 {:.2f} TFLOP/s, f32 {:.2f} TFLOP/s. Data that stays in caches can be faster than that.",
+             std::max(peaks.copy_gbs, peaks.read_gbs), peaks.exchange_gbs, peaks.bf16_tflops, peaks.f32_tflops);
 }
 
 std::string stage_table(const ResultFile& file, const Record& record) {
@@ -51,7 +58,7 @@ std::string stage_table(const ResultFile& file, const Record& record) {
     text += fmt::format(" {:<16} {:<{}} {:>9}  {:>8} .. {:<8} {:>5} {:>7} {:>6} {:>9} {:>6}  {}\n", stage.stage,
                         stage.variant, width, microseconds(stage.time.median_us), microseconds(stage.time.p10_us),
                         microseconds(stage.time.p90_us), stage.time.n, percent(stage.time.median_us / layer->time.median_us),
-                        percent(stage.wait_us / stage.time.median_us), microseconds(stage.sol_us), percent(stage.sol_share),
+                        percent(stage.wait_us / stage.time.median_us), limit_text(stage.sol_us), percent(stage.sol_share),
                         stage.bound);
   return text;
 }

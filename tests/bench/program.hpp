@@ -9,6 +9,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <functional>
@@ -25,12 +26,12 @@ using Variables = std::vector<std::pair<std::string, std::string>>;
 class Program {
  public:
   explicit Program(std::vector<std::string> command, const Variables& variables = {}) {
-    int out[2], err[2];
-    if (pipe2(out, O_CLOEXEC) != 0 || pipe2(err, O_CLOEXEC) != 0) abort();
+    int out_ends[2], err_ends[2];
+    if (pipe2(out_ends, O_CLOEXEC) != 0 || pipe2(err_ends, O_CLOEXEC) != 0) abort();
     pid_ = fork();
     if (pid_ == 0) {
-      dup2(out[1], STDOUT_FILENO);
-      dup2(err[1], STDERR_FILENO);
+      dup2(out_ends[1], STDOUT_FILENO);
+      dup2(err_ends[1], STDERR_FILENO);
       for (const auto& [name, value] : variables) setenv(name.c_str(), value.c_str(), 1);
       std::vector<char*> words;
       for (std::string& word : command) words.push_back(word.data());
@@ -38,10 +39,10 @@ class Program {
       execvp(words[0], words.data());
       _exit(127);
     }
-    close(out[1]);
-    close(err[1]);
-    out_fd_ = out[0];
-    err_fd_ = err[0];
+    close(out_ends[1]);
+    close(err_ends[1]);
+    out_fd_ = out_ends[0];
+    err_fd_ = err_ends[0];
   }
   Program(const Program&) = delete;
   Program& operator=(const Program&) = delete;

@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <numeric>
 
@@ -65,7 +67,9 @@ TEST_F(ProgramTest, WritesARecordPerCellWithWhatHappened) {
       EXPECT_EQ(record.correctness.checked_tokens, tokens);
       EXPECT_EQ(std::accumulate(record.expert_pairs.begin(), record.expert_pairs.end(), int64_t{0}), 2 * tokens);
       const int64_t hottest = *std::max_element(record.expert_pairs.begin(), record.expert_pairs.end());
-      if (record.workload == "hot_expert") EXPECT_EQ(hottest, tokens);
+      if (record.workload == "hot_expert") {
+        EXPECT_EQ(hottest, tokens);
+      }
       const int64_t rows = std::accumulate(record.rank_rows.begin(), record.rank_rows.end(), int64_t{0});
       EXPECT_GE(rows, tokens);
       EXPECT_LE(rows, 2 * tokens);
