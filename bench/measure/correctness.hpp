@@ -26,6 +26,6 @@ Correctness check_layer(Context& context, Gate& gate, const CheckRequest& reques
 int64_t check_mailbox_bytes(int hidden);
 
 // The error allowed: the relative Frobenius norm that roundings explain.
-double tolerance(const MoeLayerConfig& config, QuantFormat format);
+double tolerance(QuantFormat format);
 
 }  // namespace mixlane::bench

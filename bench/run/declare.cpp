@@ -66,7 +66,7 @@ void declare_layer(CLI::App& command, BenchArguments& a) {
       ->group(group)
       ->capture_default_str();
   command.add_option("--device", a.device, "cpu")->group(group)->capture_default_str();
-  command.add_option("--wire", a.wire, "dispatch carries auto, bf16, fp8_1x128 or fp8_row")
+  command.add_option("--wire", a.wire, "dispatch carries auto, bf16, fp8_1x128 (quant fp8) or fp8_row (quant fp8_channel)")
       ->group(group)
       ->capture_default_str();
   command.add_option("--combine-wire", a.combine_wire, "combine carries bf16, f32 or f64")

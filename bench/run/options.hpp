@@ -74,7 +74,8 @@ struct BenchOptions : BenchArguments {
 // Throws invalid_argument, naming the valid values, for whatever does not exist or contradicts itself or the launcher.
 BenchOptions resolve(const BenchArguments& arguments, const std::vector<std::string>& command_line);
 
-// The dispatch wire of one arithmetic: what --wire says, or the one that carries the experts' input without loss.
+// The dispatch wire of one arithmetic: what --wire says, or the one that carries just what the experts take. Throws
+// invalid_argument if the experts can't take it.
 WireFormat wire_format(const BenchOptions& options, QuantFormat format);
 CombineWire combine_wire(const BenchOptions& options);
 

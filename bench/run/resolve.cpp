@@ -107,9 +107,16 @@ BenchOptions resolve(const BenchArguments& arguments, const std::vector<std::str
 
 WireFormat wire_format(const BenchOptions& options, QuantFormat format) {
   const int wire = index_of("--wire", options.wire, {"bf16", "fp8_1x128", "fp8_row", "auto"});
-  if (wire < 3) return static_cast<WireFormat>(wire);
-  if (format == QuantFormat::fp8_block) return WireFormat::fp8_1x128;
-  return format == QuantFormat::fp8_channel ? WireFormat::fp8_row : WireFormat::bf16;
+  const WireFormat lossless = format == QuantFormat::fp8_block     ? WireFormat::fp8_1x128
+                              : format == QuantFormat::fp8_channel ? WireFormat::fp8_row
+                                                                   : WireFormat::bf16;
+  const auto wanted = wire == 3 ? lossless : static_cast<WireFormat>(wire);
+  if (wanted != WireFormat::bf16 && wanted != lossless)
+    fail(ErrorCode::invalid_argument,
+         "--wire {} does not feed experts of quant {}: fp8 takes bf16 or fp8_1x128, fp8_channel "
+         "takes bf16 or fp8_row, none and mxfp4 take bf16",
+         options.wire, name(format));
+  return wanted;
 }
 
 CombineWire combine_wire(const BenchOptions& options) {

@@ -74,7 +74,7 @@ TEST_F(LaunchTest, RanksEndWithALauncherThatIsKilled) {
 }
 
 TEST_F(LaunchTest, TheSameCommandGoesOnWithAnInterruptedSweep) {
-  const Strings arguments = command({"--ranks", "2", "--tokens", "1,2,3,4", "--min-time", "0.3", "--max-time", "0.4"});
+  const Strings arguments = command({"--ranks", "2", "--tokens", "1,2,3,4", "--min-time", "0.15", "--max-time", "0.15"});
   {
     Program program(arguments);
     ASSERT_TRUE(first_record_is_there());

@@ -124,8 +124,8 @@ TEST_F(ProgramTest, OneRankNeedsNoLaunch) {
 }
 
 TEST_F(ProgramTest, ColdCachesAndOtherWires) {
-  Program program(
-      command({"--ranks", "2", "--tokens", "3", "--cache", "cold", "--wire", "fp8_row", "--combine-wire", "f64"}));
+  Program program(command({"--ranks", "2", "--tokens", "3", "--quant", "fp8_channel", "--cache", "cold", "--wire", "bf16",
+                           "--combine-wire", "f64"}));
   program.wait();
   ASSERT_EQ(program.exit_code, 0) << program.err;
   const ResultFile file = read_result_file(results().at(0));
@@ -134,12 +134,16 @@ TEST_F(ProgramTest, ColdCachesAndOtherWires) {
 }
 
 TEST_F(ProgramTest, UnknownNamesListTheValidOnes) {
-  expect_usage_error({"--model", "no-such-model"}, {"no-such-model", "qwen3-30b-a3b", "deepseek-v3"});
+  Program model({MIXLANE_PROGRAM, "bench", "--model", "no-such-model", "--out", runs().string()});
+  model.wait();
+  EXPECT_EQ(model.exit_code, 2);
+  expect_mentions(model.err, {"no-such-model", "qwen3-30b-a3b", "deepseek-v3"});
   expect_usage_error({"--quant", "int3"}, {"int3", "none", "fp8_channel", "mxfp4"});
   expect_usage_error({"--workload", "even"}, {"even", "balanced", "zipf:1.2", "hot_rank"});
   expect_usage_error({"--variant", "router=x"}, {"router", "routing", "combine"});
   expect_usage_error({"--variant", "align=align.gpu"}, {"align.gpu", "auto, align.cpu"});
   expect_usage_error({"--wire", "int8"}, {"int8", "bf16", "fp8_1x128"});
+  expect_usage_error({"--wire", "fp8_row"}, {"--wire fp8_row", "quant none"});
   expect_usage_error({"--combine-wire", "fp8"}, {"fp8", "f64"});
   expect_usage_error({"--device", "tpu"}, {"tpu", "cpu"});
   expect_usage_error({"--cache", "warm"}, {"warm", "hot", "cold"});
