@@ -3,7 +3,14 @@
 add_library(mixlane_options INTERFACE)
 target_compile_features(mixlane_options INTERFACE cxx_std_20)
 # Contraction of a*b+c would make results depend on the instruction set; bitwise equality is a promise.
-target_compile_options(mixlane_options INTERFACE -Wall -Wextra -Wshadow -ffp-contract=off $<$<BOOL:${MIXLANE_WERROR}>:-Werror>)
+set(mixlane_warnings -Wall -Wextra -Wshadow $<$<BOOL:${MIXLANE_WERROR}>:-Werror>)
+target_compile_options(
+  mixlane_options
+  INTERFACE $<$<COMPILE_LANGUAGE:CXX,HIP>:${mixlane_warnings};-ffp-contract=off>
+            $<$<COMPILE_LANGUAGE:CUDA>:--fmad=false;--expt-relaxed-constexpr;-lineinfo;-Xcompiler=-Wall,-Wextra>)
+if(MIXLANE_HIP)
+  target_compile_definitions(mixlane_options INTERFACE MIXLANE_HIP)
+endif()
 if(MIXLANE_SANITIZE)
   target_compile_options(mixlane_options INTERFACE -fsanitize=${MIXLANE_SANITIZE} -fno-omit-frame-pointer
                                                    -fno-sanitize-recover=all)
