@@ -19,7 +19,8 @@ int64_t integer(const char* name, int64_t fallback, int64_t low, int64_t high) {
   int64_t value = 0;
   const auto [end, error] = std::from_chars(text->data(), text->data() + text->size(), value);
   if (error != std::errc() || end != text->data() + text->size() || value < low || value > high)
-    fail(ErrorCode::invalid_argument, "{}='{}': set it to a whole number from {} to {}, or unset it", name, *text, low, high);
+    fail(ErrorCode::invalid_argument, "{}='{}': set it to a whole number from {} to {}, or unset it", name, *text, low,
+         high);
   return value;
 }
 
@@ -58,6 +59,8 @@ Env Env::read() {
   launch.pmi_rank = variable("PMI_RANK");
   launch.pmi_size = variable("PMI_SIZE");
   launch.pmi_id = variable("PMI_ID");
+  launch.mpi_localrankid = variable("MPI_LOCALRANKID");
+  launch.mpi_localnranks = variable("MPI_LOCALNRANKS");
   return env;
 }
 

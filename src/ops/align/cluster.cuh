@@ -95,7 +95,6 @@ __global__ void __launch_bounds__(Tile::kThreads) align_cluster(const __grid_con
   __syncthreads();
 
   write_tile(args, tile, first_pair, tile.facts->flag, threadIdx.x, Tile::kThreads);
-  fill_absent_slots(args, num_counted, first, step);
   fill_zeros(args, first, step);
   gpu::ptx::cluster_wait();
 }

@@ -41,9 +41,9 @@ struct PairSource {
 
 struct Outputs {
   int32_t* sorted_pairs = nullptr;
-  int32_t* block_experts = nullptr;
   int32_t* num_padded = nullptr;
   // The rest may be null.
+  int32_t* block_experts = nullptr;
   int32_t* expert_counts = nullptr;
   int32_t* expert_offsets = nullptr;
   int32_t* pair_slots = nullptr;
@@ -56,7 +56,8 @@ struct Outputs {
   const float* weights = nullptr;
   int64_t weight_stride = 0;
   int64_t zero_bytes = 0;
-  uint32_t num_blocks = 0;  // entries of block_experts
+  uint32_t num_blocks = 0;  // entries of block_experts, 0 without it
+  uint32_t num_slots = 0;   // of sorted_pairs, in the worst case
   int32_t pad_value = 0;
   bool has_extras = false;  // any of sorted_weights, sorted_rows, sorted_packed
 };

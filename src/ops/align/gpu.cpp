@@ -1,10 +1,10 @@
-#include "ops/align/gpu.hpp"
-
+// The align variants that run on GPUs: arguments resolved for the kernels, and the registry lines.
 #include <algorithm>
 
 #include "core/arena.hpp"
 #include "gpu/runtime.hpp"
 #include "ops/align/launchers.hpp"
+#include "ops/align/op.hpp"
 
 namespace mixlane {
 namespace align_gpu {
@@ -64,7 +64,8 @@ Outputs make_outputs(const AlignArgs& args) {
     out.zero_fill = args.zero_fill.as<std::byte>();
     out.zero_bytes = size_bytes(args.zero_fill.dtype, args.zero_fill.num_values());
   }
-  out.num_blocks = static_cast<uint32_t>(args.block_experts.num_values());
+  if (args.block_experts.given()) out.num_blocks = static_cast<uint32_t>(args.block_experts.num_values());
+  out.num_slots = static_cast<uint32_t>(args.sorted_pairs.num_values());
   out.pad_value = args.pad_value == -1 ? static_cast<int32_t>(num_pairs(args)) : args.pad_value;
   out.has_extras = out.sorted_weights || out.sorted_rows || out.sorted_packed;
   return out;

@@ -264,7 +264,6 @@ __global__ void __launch_bounds__(Tile::kThreads, 1024 / Tile::kThreads)
     write_summary(args, tile);
     report_all_faults(args, tile, matrix);
   }
-  fill_absent_slots(args, num_counted, first, step);
   fill_zeros(args, first, step);
   sort_chunk<Tile, kPlain>(args, tile, chunk, cache, cached, slots);
 }

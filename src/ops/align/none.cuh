@@ -57,7 +57,7 @@ __device__ inline uint32_t place_pairs(const KernelArgs& args, uint32_t code, ui
     const uint32_t slot = first_block * block + rank;
     placed.slots[pair] = slot;
     placed.ends[pair] = rank + 1 == total ? (first_block + block_in_group + 1) * block : 0;
-    if (opens && blockIdx.x == 0)
+    if (opens && blockIdx.x == 0 && args.out.block_experts)
       args.out.block_experts[first_block + block_in_group] = static_cast<int32_t>(code) - (args.source.bucket ? 1 : 0);
   }
   return num_blocks;
@@ -107,7 +107,6 @@ __global__ void __launch_bounds__(kMaxNonePairs) align_none(const __grid_constan
     }
     write_none_summary(args, placed, num_counted);
   }
-  fill_absent_slots(args, num_counted, first, step);
   fill_zeros(args, first, step);
 }
 

@@ -44,7 +44,6 @@ __global__ void __launch_bounds__(Tile::kThreads) align_oneshot(const __grid_con
   __syncthreads();
 
   write_tile(args, tile, 0, tile.facts->num_kept, first, step);
-  fill_absent_slots(args, num_counted, first, step);
   fill_zeros(args, first, step);
 }
 

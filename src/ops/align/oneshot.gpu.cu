@@ -11,8 +11,7 @@ using OneshotTile = Tile<1024, 8, gpu::kHardwareWave>;
 
 // Blocks that share the stores: about 4 KB of the worst-case output each, at most a quarter of a large GPU.
 uint32_t pick_num_blocks(const KernelArgs& args) {
-  const uint64_t num_slots = uint64_t{args.out.num_blocks} * args.by_block.divisor;
-  const uint64_t for_slots = std::min<uint64_t>(num_slots / 1024 + 1, 32);
+  const uint64_t for_slots = std::min<uint64_t>(args.out.num_slots / 1024 + 1, 32);
   const uint64_t for_zeros = std::min<uint64_t>(static_cast<uint64_t>(args.out.zero_bytes) / (64 * 1024), 128);
   return static_cast<uint32_t>(std::max(for_slots, for_zeros));
 }

@@ -93,13 +93,6 @@ __device__ inline void report_faults(const KernelArgs& args, uint32_t count, uin
   }
 }
 
-// pair_slots of pairs whose rows do not count; the others' are written where their slot is known.
-__device__ inline void fill_absent_slots(const KernelArgs& args, uint32_t num_counted, uint32_t first, uint32_t step) {
-  if (!args.out.pair_slots) return;
-  for (uint64_t pair = uint64_t{num_counted} + first; pair < args.source.num_pairs; pair += step)
-    args.out.pair_slots[pair] = -1;
-}
-
 __device__ inline void fill_zeros(const KernelArgs& args, uint32_t first, uint32_t step) {
   if (!args.out.zero_fill) return;
   std::byte* const begin = args.out.zero_fill;
