@@ -85,13 +85,13 @@ struct Wave {
     return value;
   }
 
-  // Lanes that hold the same value; of `value` only the lowest num_bits may differ between lanes.
-  __device__ static Mask match_any(uint32_t value, int num_bits) {
-#if !defined(MIXLANE_HIP)
-    if constexpr (kSize == kHardwareWave) return __match_any_sync(~0u, value);
-#endif
+  // Lanes whose values have the same lowest kBits bits. Ballots, also where there is a match instruction: Hopper's takes
+  // several times as long, a step per distinct value.
+  template <int kBits>
+  __device__ static Mask match_any(uint32_t value) {
     Mask peers = kAll;
-    for (int bit = 0; bit < num_bits; ++bit) {
+#pragma unroll
+    for (int bit = 0; bit < kBits; ++bit) {
       const bool set = (value >> bit & 1u) != 0;
       const Mask having = ballot(set);
       peers &= set ? having : ~having;

@@ -30,7 +30,10 @@ Geometry pick_geometry(const void* kernel, const KernelArgs& args, Device device
     per_multiprocessor = 1;
     share = available;
   }
-  const uint32_t num_blocks = std::clamp(num_pairs / kMinPairsPerBlock, 1u, num_multiprocessors * per_multiprocessor);
+  // Few pairs still want a wave per column.
+  const uint32_t for_columns = (args.num_codes + PhaseTile::kWaves - 1) / PhaseTile::kWaves;
+  const uint32_t num_blocks =
+      std::min(std::max(num_pairs / kMinPairsPerBlock, for_columns), num_multiprocessors * per_multiprocessor);
   // Two or four bytes too many per thread and tile are what rounding costs.
   const int64_t bytes_per_pair = args.num_codes > 256 ? 2 : 1;
   const int64_t wanted = (num_pairs / num_blocks + PhaseTile::kPairs) * bytes_per_pair;

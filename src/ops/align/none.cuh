@@ -10,15 +10,19 @@ inline constexpr int kMaxNonePairs = 128;
 
 // A pair's place, as all blocks know it.
 struct PlacedPairs {
-  uint32_t codes[kMaxNonePairs];
-  uint32_t openers[kMaxNonePairs];  // the code of a pair that is the first of an output block, else kNoCode
+  uint4 codes[kMaxNonePairs / 4];    // kNoCode behind the last pair
+  uint4 openers[kMaxNonePairs / 4];  // the code of a pair that is the first of an output block, else kNoCode
   uint32_t slots[kMaxNonePairs];
   uint32_t ends[kMaxNonePairs];  // of the pads behind a pair; at most slot + 1 if there are none
 };
 
-__device__ inline uint32_t count_below(const uint32_t* codes, uint32_t num_pairs, uint32_t code) {
+__device__ inline uint32_t count_below(const uint4* codes, uint32_t num_pairs, uint32_t code) {
   uint32_t count = 0;
-  for (uint32_t q = 0; q < num_pairs; ++q) count += codes[q] < code;
+#pragma unroll 4
+  for (uint32_t q = 0; q < (num_pairs + 3) / 4; ++q) {
+    const uint4 four = codes[q];
+    count += (four.x < code) + (four.y < code) + (four.z < code) + (four.w < code);
+  }
   return count;
 }
 
@@ -39,20 +43,25 @@ __device__ inline void write_none_summary(const KernelArgs& args, const PlacedPa
 __device__ inline uint32_t place_pairs(const KernelArgs& args, uint32_t code, uint32_t num_pairs, PlacedPairs& placed) {
   const uint32_t pair = threadIdx.x;
   const uint32_t block = args.by_block.divisor;
-  if (pair < num_pairs) placed.codes[pair] = code;
+  reinterpret_cast<uint32_t*>(placed.codes)[pair] = code;
   __syncthreads();
   uint32_t rank = 0;
   uint32_t total = 0;
-  for (uint32_t q = 0; q < num_pairs; ++q) {
-    const uint32_t same = placed.codes[q] == code;
-    total += same;
-    rank += q < pair ? same : 0;
+#pragma unroll 4
+  for (uint32_t q = 0; q < (num_pairs + 3) / 4; ++q) {
+    const uint4 four = placed.codes[q];
+    const uint32_t same[4] = {four.x == code, four.y == code, four.z == code, four.w == code};
+#pragma unroll
+    for (uint32_t j = 0; j < 4; ++j) {
+      total += same[j];
+      rank += 4 * q + j < pair ? same[j] : 0;
+    }
   }
   const uint32_t block_in_group = divide(rank, args.by_block);
-  const bool opens = pair < num_pairs && code != kNoCode && rank == block_in_group * block;
-  if (pair < num_pairs) placed.openers[pair] = opens ? code : kNoCode;
+  const bool opens = code != kNoCode && rank == block_in_group * block;
+  reinterpret_cast<uint32_t*>(placed.openers)[pair] = opens ? code : kNoCode;
   const auto num_blocks = static_cast<uint32_t>(__syncthreads_count(opens));
-  if (pair < num_pairs && code != kNoCode) {
+  if (code != kNoCode) {
     const uint32_t first_block = count_below(placed.openers, num_pairs, code);
     const uint32_t slot = first_block * block + rank;
     placed.slots[pair] = slot;
@@ -89,7 +98,7 @@ __global__ void __launch_bounds__(kMaxNonePairs) align_none(const __grid_constan
   const uint32_t first = blockIdx.x * kMaxNonePairs + threadIdx.x;
   const uint32_t step = gridDim.x * kMaxNonePairs;
   for (uint32_t pair = first / kWave; pair < num_counted; pair += step / kWave) {
-    if (placed.codes[pair] == kNoCode) continue;
+    if (reinterpret_cast<const uint32_t*>(placed.codes)[pair] == kNoCode) continue;
     for (uint32_t slot = placed.slots[pair] + 1 + threadIdx.x % kWave; slot < placed.ends[pair]; slot += kWave)
       write_pad(args, slot);
   }
@@ -98,7 +107,7 @@ __global__ void __launch_bounds__(kMaxNonePairs) align_none(const __grid_constan
     if (threadIdx.x < num_counted) {
       if (code != kNoCode) write_slot(args, placed.slots[threadIdx.x], threadIdx.x);
       if (args.out.pair_slots)
-        args.out.pair_slots[threadIdx.x] = code != kNoCode ? static_cast<int32_t>(placed.slots[threadIdx.x]) : -1;
+        write_pair_slot(args, threadIdx.x, code != kNoCode, code != kNoCode ? placed.slots[threadIdx.x] : 0);
     }
     if (threadIdx.x == 0) {
       args.out.num_padded[0] = static_cast<int32_t>(num_blocks * args.by_block.divisor);

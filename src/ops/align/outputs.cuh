@@ -126,8 +126,8 @@ __device__ void write_pair_slots(const KernelArgs& args, const Tile& tile, const
     const uint32_t pair = first_pair + Tile::pair_of(items, i);
     if (i >= static_cast<int>(items) || pair >= num_counted) break;
     const uint32_t code = ranked[i] & 0xffffu;
-    args.out.pair_slots[pair] =
-        code == kNoCode ? -1 : static_cast<int32_t>(tile.shift[code] + positions[code] + (ranked[i] >> 16));
+    const bool placed = code != kNoCode;
+    write_pair_slot(args, pair, placed, placed ? tile.shift[code] + positions[code] + (ranked[i] >> 16) : 0);
   }
 }
 

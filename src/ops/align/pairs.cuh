@@ -26,10 +26,23 @@ __device__ inline uint32_t count_pairs(const PairSource& source) {
   return static_cast<uint32_t>(rows) * source.num_topk;
 }
 
+// Whether the pair's row counts, where there are several segments.
+__device__ inline bool in_counted_row(const PairSource& source, uint32_t pair) {
+  const uint32_t row = divide(pair, source.by_topk);
+  const uint32_t segment = divide(row, source.by_segment);
+  return static_cast<int32_t>(row - segment * source.by_segment.divisor) < source.segment_rows[segment];
+}
+
 __device__ inline int64_t read_wide_id(const PairSource& source, uint32_t pair) {
   const uint32_t row = divide(pair, source.by_topk);
   const int64_t at = static_cast<int64_t>(row) * source.row_stride + (pair - row * source.num_topk);
   return source.wide_ids ? static_cast<const int64_t*>(source.ids)[at] : static_cast<const int32_t*>(source.ids)[at];
+}
+
+// Writes a pair's slot, or -1; pairs of rows that do not count are left alone.
+__device__ inline void write_pair_slot(const KernelArgs& args, uint32_t pair, bool placed, uint32_t slot) {
+  if (!placed && args.source.num_segments > 1 && !in_counted_row(args.source, pair)) return;
+  args.out.pair_slots[pair] = placed ? static_cast<int32_t>(slot) : -1;
 }
 
 // kPlain: contiguous i32 ids, no expert map, at most one segment.
@@ -39,12 +52,7 @@ __device__ int32_t load_id(const PairSource& source, uint32_t pair, uint32_t num
   if constexpr (kPlain) {
     return max(gpu::load_streaming(static_cast<const int32_t*>(source.ids) + pair), kAbsent + 1);
   } else {
-    if (source.num_segments > 1) {
-      const uint32_t row = divide(pair, source.by_topk);
-      const uint32_t segment = divide(row, source.by_segment);
-      const auto in_segment = static_cast<int32_t>(row - segment * source.by_segment.divisor);
-      if (in_segment >= source.segment_rows[segment]) return kAbsent;
-    }
+    if (source.num_segments > 1 && !in_counted_row(source, pair)) return kAbsent;
     const int64_t id = read_wide_id(source, pair);
     return static_cast<int32_t>(min(max(id, static_cast<int64_t>(kAbsent) + 1), static_cast<int64_t>(0x7fffffff)));
   }

@@ -90,14 +90,24 @@ struct Tile {
     Wave::sync();
   }
 
-  // codes[i] becomes code | rank << 16; kNoCode stays.
+  // codes[i] becomes code | rank << 16; kNoCode stays. `code_bits` tell all codes and kNoCode apart.
   __device__ void rank(uint32_t (&codes)[kItems], uint32_t items, uint32_t code_bits) const {
+    if (code_bits <= 6)
+      rank_bits<6>(codes, items);
+    else if (code_bits <= 9)
+      rank_bits<9>(codes, items);
+    else
+      rank_bits<11>(codes, items);
+  }
+
+  template <int kBits>
+  __device__ void rank_bits(uint32_t (&codes)[kItems], uint32_t items) const {
     uint16_t* const counters = row();
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
       if (i >= static_cast<int>(items)) break;
       const uint32_t code = codes[i];
-      const auto peers = Wave::match_any(code, static_cast<int>(code_bits));
+      const auto peers = Wave::template match_any<kBits>(code);
       const uint32_t below = Wave::count(peers & Wave::lanes_below());
       const uint32_t before = code == kNoCode ? 0 : counters[code];
       Wave::sync();

@@ -189,7 +189,7 @@ inline testing::Message describe(const Problem& p) {
                             << p.wide_ids << " bucket " << (p.invalid_ids == InvalidIds::bucket);
 }
 
-inline std::vector<int64_t> random_ids(Rng& rng, int64_t count, int64_t low, int64_t high) {
+inline std::vector<int64_t> any_ids(Rng& rng, int64_t count, int64_t low, int64_t high) {
   std::vector<int64_t> ids(count);
   for (int64_t& id : ids) id = std::uniform_int_distribution<int64_t>(low, high)(rng);
   return ids;
@@ -197,7 +197,7 @@ inline std::vector<int64_t> random_ids(Rng& rng, int64_t count, int64_t low, int
 
 inline Problem simple(Rng& rng, int64_t rows, int num_topk, int num_experts, int block) {
   Problem p{.rows = rows, .num_topk = num_topk, .num_experts = num_experts, .block = block};
-  p.ids = random_ids(rng, rows * num_topk, 0, num_experts - 1);
+  p.ids = any_ids(rng, rows * num_topk, 0, num_experts - 1);
   return p;
 }
 
@@ -219,7 +219,7 @@ inline Problem random_problem(Rng& rng) {
   p.invalid_ids = rng() % 2 ? InvalidIds::bucket : InvalidIds::drop;
   p.pad_value = pick(-1, 0, 12345);
   const int64_t low = pick(0, -1, -3), high = p.num_experts - 1 + pick(0, 0, 3);
-  p.ids = random_ids(rng, p.rows * p.num_topk, low, high);
+  p.ids = any_ids(rng, p.rows * p.num_topk, low, high);
   if (rng() % 2) {
     p.segment_rows.emplace();
     for (int64_t s = 0; s < segments; ++s) p.segment_rows->push_back(static_cast<int32_t>(rng() % (p.rows / segments + 1)));
