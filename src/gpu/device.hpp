@@ -92,6 +92,24 @@ struct Wave {
     Mask peers = kAll;
 #pragma unroll
     for (int bit = 0; bit < kBits; ++bit) {
+#if !defined(MIXLANE_HIP)
+      if constexpr (kSize == kHardwareWave) {
+        // Four instructions a bit; from C++ the compiler makes seven.
+        asm volatile(
+            "{\n"
+            ".reg .pred set;\n"
+            ".reg .b32 having;\n"
+            "and.b32 having, %1, %2;\n"
+            "setp.ne.u32 set, having, 0;\n"
+            "vote.sync.ballot.b32 having, set, 0xffffffff;\n"
+            "@!set not.b32 having, having;\n"
+            "and.b32 %0, %0, having;\n"
+            "}"
+            : "+r"(peers)
+            : "r"(value), "r"(1u << bit));
+        continue;
+      }
+#endif
       const bool set = (value >> bit & 1u) != 0;
       const Mask having = ballot(set);
       peers &= set ? having : ~having;

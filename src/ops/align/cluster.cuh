@@ -54,13 +54,17 @@ __global__ void __launch_bounds__(Tile::kThreads) align_cluster(const __grid_con
   gpu::wait_for_previous_kernel();
   gpu::allow_next_kernel();
   const uint32_t num_counted = count_pairs(args.source);
-  const uint32_t items = (num_counted + gridDim.x * Tile::kThreads - 1) / (gridDim.x * Tile::kThreads);
-  const uint32_t first_pair = blockIdx.x * Tile::kThreads * items;
+  const uint32_t share = even_share(num_counted, gridDim.x);
+  const uint32_t first_pair = min(blockIdx.x * share, num_counted);
+  const uint32_t end = min(first_pair + share, num_counted);
 
   uint32_t codes[Tile::kItems];
   Faults faults;
-  load_codes<Tile, kPlain>(args.source, first_pair, items, num_counted, codes, faults);
-  tile.rank(codes, items, args.code_bits);
+  if (first_pair < end)
+    load_codes<Tile, kPlain>(args.source, first_pair, end, codes, faults);
+  else
+    clear_codes(codes);
+  tile.rank(codes, args.code_bits);
   __syncthreads();
 
   tile.add_faults(faults);
@@ -87,11 +91,11 @@ __global__ void __launch_bounds__(Tile::kThreads) align_cluster(const __grid_con
 
   const uint32_t first = blockIdx.x * Tile::kThreads + threadIdx.x;
   const uint32_t step = gridDim.x * Tile::kThreads;
-  tile.stage(codes, items);
+  tile.stage(codes);
   write_pads(args, tile, first / Tile::kWave, step / Tile::kWave);
   write_block_experts(args, tile, first, step);
   if (blockIdx.x == gridDim.x - 1) write_summary(args, tile);
-  if (args.out.pair_slots) write_pair_slots(args, tile, codes, items, first_pair, num_counted);
+  if (args.out.pair_slots) write_pair_slots(args, tile, codes, first_pair, end);
   __syncthreads();
 
   write_tile(args, tile, first_pair, tile.facts->flag, threadIdx.x, Tile::kThreads);

@@ -30,11 +30,8 @@ struct Matrix {
 template <class Tile>
 class CodeCache {
  public:
-  __device__ CodeCache(std::byte* memory, uint32_t bytes, uint32_t num_codes, uint32_t items)
-      : memory_(memory),
-        wide_(num_codes > 256),
-        groups_((items + 3) / 4),
-        num_tiles_(bytes / (groups_ * Tile::kThreads * (wide_ ? 8u : 4u))) {}
+  __device__ CodeCache(std::byte* memory, uint32_t bytes, uint32_t num_codes)
+      : memory_(memory), wide_(num_codes > 256), num_tiles_(bytes / (Tile::kPairs * (wide_ ? 2u : 1u))) {}
 
   // 256 codes leave no byte for kNoCode: a chunk that has one is not kept.
   __device__ static bool holds(uint32_t num_codes, bool has_none) { return num_codes != 256 || !has_none; }
@@ -42,9 +39,8 @@ class CodeCache {
 
   __device__ void store(uint32_t tile, const uint32_t (&codes)[Tile::kItems]) const {
 #pragma unroll
-    for (uint32_t g = 0; g < Tile::kItems / 4; ++g) {
-      if (g >= groups_) break;
-      const uint32_t entry = (tile * groups_ + g) * Tile::kThreads + threadIdx.x;
+    for (uint32_t g = 0; g < kGroups; ++g) {
+      const uint32_t entry = (tile * kGroups + g) * Tile::kThreads + threadIdx.x;
       const uint32_t low = codes[4 * g] & 0xffffu;
       if (wide_) {
         reinterpret_cast<uint2*>(memory_)[entry] =
@@ -58,9 +54,8 @@ class CodeCache {
 
   __device__ void load(uint32_t tile, bool byte_none, uint32_t (&codes)[Tile::kItems]) const {
 #pragma unroll
-    for (uint32_t g = 0; g < Tile::kItems / 4; ++g) {
-      if (g >= groups_) break;
-      const uint32_t entry = (tile * groups_ + g) * Tile::kThreads + threadIdx.x;
+    for (uint32_t g = 0; g < kGroups; ++g) {
+      const uint32_t entry = (tile * kGroups + g) * Tile::kThreads + threadIdx.x;
       if (wide_) {
         const uint2 packed = reinterpret_cast<const uint2*>(memory_)[entry];
         codes[4 * g] = packed.x & 0xffffu;
@@ -79,9 +74,9 @@ class CodeCache {
   }
 
  private:
+  static constexpr uint32_t kGroups = Tile::kItems / 4;
   std::byte* memory_;
   bool wide_;
-  uint32_t groups_;
   uint32_t num_tiles_;
 };
 
@@ -89,19 +84,11 @@ class CodeCache {
 struct Chunk {
   uint32_t begin;
   uint32_t end;
-  uint32_t items;  // per thread and tile
-  uint32_t tile_pairs;
 
-  template <class Tile>
-  __device__ static Chunk of_block(uint32_t num_counted) {
-    const uint32_t per_block = (num_counted + gridDim.x - 1) / gridDim.x;
-    const uint32_t size = (per_block + Tile::kThreads - 1) / Tile::kThreads * Tile::kThreads;
-    Chunk chunk;
-    chunk.begin = static_cast<uint32_t>(min(uint64_t{size} * blockIdx.x, uint64_t{num_counted}));
-    chunk.end = static_cast<uint32_t>(min(uint64_t{chunk.begin} + size, uint64_t{num_counted}));
-    chunk.items = min(size / Tile::kThreads, static_cast<uint32_t>(Tile::kItems));
-    chunk.tile_pairs = chunk.items * Tile::kThreads;
-    return chunk;
+  __device__ explicit Chunk(uint32_t num_counted) {
+    const uint32_t share = even_share(num_counted, gridDim.x);
+    begin = static_cast<uint32_t>(min(uint64_t{share} * blockIdx.x, uint64_t{num_counted}));
+    end = static_cast<uint32_t>(min(uint64_t{begin} + share, uint64_t{num_counted}));
   }
 };
 
@@ -125,6 +112,7 @@ __device__ void sum_columns(const Matrix& matrix, uint32_t num_codes) {
 #pragma unroll
       for (int i = 0; i < kBatch; ++i) {
         const uint32_t block = base + i * Tile::kWave;
+        if (block - Wave::lane() >= num_blocks) break;
         const uint32_t inclusive = Wave::inclusive_sum(counts[i]);
         if (block < num_blocks) gpu::store_relaxed<gpu::Scope::device>(column + block, below + inclusive - counts[i]);
         below += Wave::shuffle(inclusive, Tile::kWave - 1);
@@ -143,15 +131,14 @@ __device__ void count_chunk(const KernelArgs& args, const Tile& tile, const Chun
   Faults faults;
   bool has_none = false;
   uint32_t index = 0;
-  for (uint32_t first = chunk.begin; first < chunk.end; first += chunk.tile_pairs, ++index) {
+  for (uint32_t first = chunk.begin; first < chunk.end; first += Tile::kPairs, ++index) {
     uint32_t codes[Tile::kItems];
-    load_codes<Tile, kPlain>(args.source, first, chunk.items, chunk.end, codes, faults);
+    load_codes<Tile, kPlain>(args.source, first, chunk.end, codes, faults);
 #pragma unroll
     for (int i = 0; i < Tile::kItems; ++i) {
-      if (i >= static_cast<int>(chunk.items)) break;
       if (codes[i] != kNoCode) atomicAdd(tile.totals + codes[i], 1u);
-      // Behind the chunk's end there is nothing to tell apart: those pairs are cut off again when the tile is sorted.
-      else if (first + Tile::pair_of(chunk.items, i) < chunk.end)
+      // Behind the chunk's end nothing needs telling apart: those pairs are cut off again when the tile is sorted.
+      else if (first + Tile::pair_of(i) < chunk.end)
         has_none = true;
     }
     if (index < cache.num_tiles()) cache.store(index, codes);
@@ -184,26 +171,34 @@ __device__ void report_all_faults(const KernelArgs& args, const Tile& tile, cons
   if (threadIdx.x == 0) report_faults(args, tile.facts->fault_count, tile.facts->fault_first);
 }
 
+// The codes of a tile whose chunk is kept.
+template <class Tile>
+__device__ void load_cached(const CodeCache<Tile>& cache, uint32_t index, bool byte_none, uint32_t first, uint32_t end,
+                            uint32_t (&codes)[Tile::kItems]) {
+  cache.load(index, byte_none, codes);
+  if (end - first >= Tile::kPairs) return;
+#pragma unroll
+  for (int i = 0; i < Tile::kItems; ++i)
+    if (first + Tile::pair_of(i) >= end) codes[i] = kNoCode;
+}
+
 // Sorts the chunk tile by tile; `slots` = where the next pair of each of this thread's codes goes.
 template <class Tile, bool kPlain>
 __device__ void sort_chunk(const KernelArgs& args, const Tile& tile, const Chunk& chunk, const CodeCache<Tile>& cache,
-                           bool cached, Quad slots) {
+                           bool has_none, Quad slots) {
+  const bool cached = CodeCache<Tile>::holds(args.num_codes, has_none);
   uint32_t index = 0;
-  for (uint32_t first = chunk.begin; first < chunk.end; first += chunk.tile_pairs, ++index) {
+  for (uint32_t first = chunk.begin; first < chunk.end; first += Tile::kPairs, ++index) {
     uint32_t codes[Tile::kItems];
     if (cached && index < cache.num_tiles()) {
-      cache.load(index, args.num_codes < 256, codes);
-      if (chunk.end - first < chunk.tile_pairs) {
-#pragma unroll
-        for (int i = 0; i < Tile::kItems; ++i)
-          if (first + Tile::pair_of(chunk.items, i) >= chunk.end) codes[i] = kNoCode;
-      }
+      load_cached(cache, index, args.num_codes < 256, first, chunk.end, codes);
     } else {
       Faults reported_before;
-      load_codes<Tile, kPlain>(args.source, first, chunk.items, chunk.end, codes, reported_before);
+      load_codes<Tile, kPlain>(args.source, first, chunk.end, codes, reported_before);
     }
     tile.clear_row();
-    tile.rank(codes, chunk.items, args.code_bits);
+    const bool full = !has_none && chunk.end - first >= Tile::kPairs;
+    tile.rank(codes, full ? args.full_code_bits : args.code_bits);
     __syncthreads();
 
     const Quad in_tile = tile.sum_rows();
@@ -214,8 +209,8 @@ __device__ void sort_chunk(const KernelArgs& args, const Tile& tile, const Chunk
     if (threadIdx.x == tile.stride / 4 - 1) tile.facts->flag = start + in_tile.sum();
     __syncthreads();
 
-    tile.stage(codes, chunk.items);
-    if (args.out.pair_slots) write_pair_slots(args, tile, codes, chunk.items, first, chunk.end);
+    tile.stage(codes);
+    if (args.out.pair_slots) write_pair_slots(args, tile, codes, first, chunk.end);
     const uint32_t num_staged = tile.facts->flag;
     __syncthreads();
 
@@ -229,12 +224,12 @@ __global__ void __launch_bounds__(Tile::kThreads, 1024 / Tile::kThreads)
   extern __shared__ __align__(16) std::byte shared[];
   const Tile tile(shared, args.num_codes);
   const uint32_t num_counted = count_pairs(args.source);
-  const Chunk chunk = Chunk::of_block<Tile>(num_counted);
-  const CodeCache<Tile> cache(tile.rest, cache_bytes, args.num_codes, max(chunk.items, 1u));
+  const Chunk chunk(num_counted);
+  const CodeCache<Tile> cache(tile.rest, cache_bytes, args.num_codes);
   const Matrix matrix(args.workspace, args.num_codes, gridDim.x);
 
   count_chunk<Tile, kPlain>(args, tile, chunk, cache);
-  const bool cached = CodeCache<Tile>::holds(args.num_codes, tile.facts->flag != 0);
+  const bool has_none = tile.facts->flag != 0;
   publish_counts(args, tile, matrix);
   gpu::grid_barrier(args.barrier);
   sum_columns<Tile>(matrix, args.num_codes);
@@ -265,7 +260,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1024 / Tile::kThreads)
     report_all_faults(args, tile, matrix);
   }
   fill_zeros(args, first, step);
-  sort_chunk<Tile, kPlain>(args, tile, chunk, cache, cached, slots);
+  sort_chunk<Tile, kPlain>(args, tile, chunk, cache, has_none, slots);
 }
 
 }  // namespace mixlane::align_gpu

@@ -85,8 +85,9 @@ __global__ void __launch_bounds__(kMaxNonePairs) align_none(const __grid_constan
   gpu::allow_next_kernel();
   const uint32_t num_counted = count_pairs(args.source);
   Faults faults;
-  const int32_t id = load_id<kPlain>(args.source, threadIdx.x, num_counted);
-  const uint32_t code = code_of<kPlain>(args.source, id, threadIdx.x, faults);
+  uint32_t code = kNoCode;
+  if (threadIdx.x < num_counted)
+    code = code_of<kPlain>(args.source, load_id<kPlain>(args.source, threadIdx.x), threadIdx.x, faults);
   const uint32_t num_blocks = place_pairs(args, code, num_counted, placed);
   if (faults.count != 0) {
     atomicAdd(&fault_count, 1u);

@@ -16,12 +16,14 @@ __global__ void __launch_bounds__(Tile::kThreads) align_oneshot(const __grid_con
   gpu::wait_for_previous_kernel();
   gpu::allow_next_kernel();
   const uint32_t num_counted = count_pairs(args.source);
-  const uint32_t items = (num_counted + Tile::kThreads - 1) / Tile::kThreads;
 
   uint32_t codes[Tile::kItems];
   Faults faults;
-  load_codes<Tile, kPlain>(args.source, 0, items, num_counted, codes, faults);
-  tile.rank(codes, items, args.code_bits);
+  if (num_counted > 0)
+    load_codes<Tile, kPlain>(args.source, 0, num_counted, codes, faults);
+  else
+    clear_codes(codes);
+  tile.rank(codes, args.code_bits);
   __syncthreads();
 
   tile.add_faults(faults);
@@ -33,12 +35,12 @@ __global__ void __launch_bounds__(Tile::kThreads) align_oneshot(const __grid_con
 
   const uint32_t first = blockIdx.x * Tile::kThreads + threadIdx.x;
   const uint32_t step = gridDim.x * Tile::kThreads;
-  tile.stage(codes, items);
+  tile.stage(codes);
   write_pads(args, tile, first / Tile::kWave, step / Tile::kWave);
   write_block_experts(args, tile, first, step);
   if (blockIdx.x == gridDim.x - 1) {
     write_summary(args, tile);
-    if (args.out.pair_slots) write_pair_slots(args, tile, codes, items, 0, num_counted);
+    if (args.out.pair_slots) write_pair_slots(args, tile, codes, 0, num_counted);
     if (threadIdx.x == 0) report_faults(args, tile.facts->fault_count, tile.facts->fault_first);
   }
   __syncthreads();

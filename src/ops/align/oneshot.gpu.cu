@@ -7,7 +7,8 @@
 namespace mixlane::align_gpu {
 namespace {
 
-using OneshotTile = Tile<1024, 8, gpu::kHardwareWave>;
+using SmallTile = Tile<1024, 1, gpu::kHardwareWave>;
+using LargeTile = Tile<1024, 8, gpu::kHardwareWave>;
 
 // Blocks that share the stores: about 4 KB of the worst-case output each, at most a quarter of a large GPU.
 uint32_t pick_num_blocks(const KernelArgs& args) {
@@ -16,19 +17,29 @@ uint32_t pick_num_blocks(const KernelArgs& args) {
   return static_cast<uint32_t>(std::max(for_slots, for_zeros));
 }
 
-}  // namespace
-
-int max_oneshot_pairs() { return OneshotTile::kPairs; }
-
-void launch_oneshot(const KernelArgs& args, bool plain, Stream stream) {
-  const auto kernel = plain ? align_oneshot<OneshotTile, true> : align_oneshot<OneshotTile, false>;
-  gpu::launch(kernel,
+template <class Tile, bool kPlain>
+void launch_tile(const KernelArgs& args, Stream stream) {
+  gpu::launch(align_oneshot<Tile, kPlain>,
               {.variant = "align.oneshot",
                .num_blocks = pick_num_blocks(args),
-               .num_threads = OneshotTile::kThreads,
-               .shared_bytes = OneshotTile::shared_bytes(args.num_codes),
+               .num_threads = Tile::kThreads,
+               .shared_bytes = Tile::shared_bytes(args.num_codes),
                .overlaps_previous = true},
               stream, args);
+}
+
+}  // namespace
+
+int max_oneshot_pairs() { return LargeTile::kPairs; }
+
+void launch_oneshot(const KernelArgs& args, bool plain, Stream stream) {
+  const bool small = args.source.num_pairs <= SmallTile::kPairs;
+  if (!plain)
+    launch_tile<LargeTile, false>(args, stream);
+  else if (small)
+    launch_tile<SmallTile, true>(args, stream);
+  else
+    launch_tile<LargeTile, true>(args, stream);
 }
 
 }  // namespace mixlane::align_gpu

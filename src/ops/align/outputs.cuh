@@ -110,21 +110,29 @@ __device__ inline void fill_zeros(const KernelArgs& args, uint32_t first, uint32
 template <class Tile>
 __device__ void write_tile(const KernelArgs& args, const Tile& tile, uint32_t first_pair, uint32_t num_staged,
                            uint32_t first, uint32_t step) {
-  for (uint32_t position = first; position < num_staged; position += step) {
-    const uint32_t entry = tile.staged[position];
-    write_slot(args, tile.shift[entry >> 16] + position, first_pair + (entry & 0xffffu));
+  constexpr int kBatch = 4;  // shared loads in flight
+  for (uint32_t position = first; position < num_staged; position += kBatch * step) {
+    uint32_t entries[kBatch];
+    uint32_t slots[kBatch];
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) entries[i] = tile.staged[min(position + i * step, num_staged - 1)];
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) slots[i] = tile.shift[entries[i] >> 16] + position + i * step;
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i)
+      if (position + i * step < num_staged) write_slot(args, slots[i], first_pair + (entries[i] & 0xffffu));
   }
 }
 
 // pair_slots of this thread's pairs, from ranked codes and positions.
 template <class Tile>
 __device__ void write_pair_slots(const KernelArgs& args, const Tile& tile, const uint32_t (&ranked)[Tile::kItems],
-                                 uint32_t items, uint32_t first_pair, uint32_t num_counted) {
+                                 uint32_t first_pair, uint32_t end) {
   const uint16_t* const positions = tile.row();
 #pragma unroll
   for (int i = 0; i < Tile::kItems; ++i) {
-    const uint32_t pair = first_pair + Tile::pair_of(items, i);
-    if (i >= static_cast<int>(items) || pair >= num_counted) break;
+    const uint32_t pair = first_pair + Tile::pair_of(i);
+    if (pair >= end) continue;
     const uint32_t code = ranked[i] & 0xffffu;
     const bool placed = code != kNoCode;
     write_pair_slot(args, pair, placed, placed ? tile.shift[code] + positions[code] + (ranked[i] >> 16) : 0);

@@ -7,7 +7,7 @@
 namespace mixlane::align_gpu {
 
 inline constexpr uint32_t kNoCode = 0xffff;          // the pair has no slot: dropped, or its row does not count
-inline constexpr int32_t kAbsent = -2147483647 - 1;  // id of a pair whose row does not count; such ids read as kAbsent + 1
+inline constexpr int32_t kAbsent = -2147483647 - 1;  // read for a pair whose row does not count (an id never is)
 
 // Reported pairs of one thread.
 struct Faults {
@@ -45,12 +45,12 @@ __device__ inline void write_pair_slot(const KernelArgs& args, uint32_t pair, bo
   args.out.pair_slots[pair] = placed ? static_cast<int32_t>(slot) : -1;
 }
 
-// kPlain: contiguous i32 ids, no expert map, at most one segment.
+// The id as it lies in memory, kAbsent if the row does not count. kPlain: contiguous i32 ids, no expert map, at most one
+// segment; then the caller knows how many pairs count, and loads without a branch so that many are in flight.
 template <bool kPlain>
-__device__ int32_t load_id(const PairSource& source, uint32_t pair, uint32_t num_counted) {
-  if (pair >= num_counted) return kAbsent;
+__device__ int32_t load_id(const PairSource& source, uint32_t pair) {
   if constexpr (kPlain) {
-    return max(gpu::load_streaming(static_cast<const int32_t*>(source.ids) + pair), kAbsent + 1);
+    return gpu::load_streaming(static_cast<const int32_t*>(source.ids) + pair);
   } else {
     if (source.num_segments > 1 && !in_counted_row(source, pair)) return kAbsent;
     const int64_t id = read_wide_id(source, pair);
@@ -66,7 +66,7 @@ __device__ uint32_t code_of(const PairSource& source, int32_t id, uint32_t pair,
     const auto local = static_cast<uint32_t>(source.expert_map[id]);
     if (local < source.num_groups) return local + first_code;
   } else {
-    if (id == kAbsent) return kNoCode;
+    if (!kPlain && id == kAbsent) return kNoCode;
     if (id != -1 && !source.bucket) {
       ++faults.count;
       faults.first = min(faults.first, pair);

@@ -75,9 +75,9 @@ struct Tile {
 
   __device__ uint16_t* row() const { return counts + Wave::index_in_block() * stride; }
 
-  // The lowest pair of this thread's wave, and the one of `item`, relative to the tile.
-  __device__ static uint32_t pair_of(uint32_t items, uint32_t item) {
-    return (Wave::index_in_block() * items + item) * kWave + Wave::lane();
+  // The pair of this thread's item, relative to the tile.
+  __device__ static uint32_t pair_of(uint32_t item) {
+    return (Wave::index_in_block() * kItems + item) * kWave + Wave::lane();
   }
 
   __device__ void clear_facts() const {
@@ -91,21 +91,20 @@ struct Tile {
   }
 
   // codes[i] becomes code | rank << 16; kNoCode stays. `code_bits` tell all codes and kNoCode apart.
-  __device__ void rank(uint32_t (&codes)[kItems], uint32_t items, uint32_t code_bits) const {
-    if (code_bits <= 6)
-      rank_bits<6>(codes, items);
+  __device__ void rank(uint32_t (&codes)[kItems], uint32_t code_bits) const {
+    if (code_bits <= 8)
+      rank_bits<8>(codes);
     else if (code_bits <= 9)
-      rank_bits<9>(codes, items);
+      rank_bits<9>(codes);
     else
-      rank_bits<11>(codes, items);
+      rank_bits<11>(codes);
   }
 
   template <int kBits>
-  __device__ void rank_bits(uint32_t (&codes)[kItems], uint32_t items) const {
+  __device__ void rank_bits(uint32_t (&codes)[kItems]) const {
     uint16_t* const counters = row();
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
-      if (i >= static_cast<int>(items)) break;
       const uint32_t code = codes[i];
       const auto peers = Wave::template match_any<kBits>(code);
       const uint32_t below = Wave::count(peers & Wave::lanes_below());
@@ -145,12 +144,18 @@ struct Tile {
     }
     uint2 position = pack_quad(starts);
     auto* quads = reinterpret_cast<uint2*>(counts) + threadIdx.x;
+    constexpr int kBatch = 8;  // loads in flight: the compiler can't move them over the stores
+#pragma unroll 1
+    for (int first = 0; first < kWaves; first += kBatch) {
+      uint2 in_row[kBatch];
 #pragma unroll
-    for (int w = 0; w < kWaves; ++w) {
-      const uint2 add = quads[w * (stride / 4)];
-      quads[w * (stride / 4)] = position;
-      position.x += add.x;
-      position.y += add.y;
+      for (int w = 0; w < kBatch; ++w) in_row[w] = quads[(first + w) * (stride / 4)];
+#pragma unroll
+      for (int w = 0; w < kBatch; ++w) {
+        quads[(first + w) * (stride / 4)] = position;
+        position.x += in_row[w].x;
+        position.y += in_row[w].y;
+      }
     }
   }
 
@@ -196,14 +201,12 @@ struct Tile {
   }
 
   // Ranked codes to positions, and the pairs to their places.
-  __device__ void stage(const uint32_t (&ranked)[kItems], uint32_t items) const {
+  __device__ void stage(const uint32_t (&ranked)[kItems]) const {
     const uint16_t* const positions = row();
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
-      if (i >= static_cast<int>(items)) break;
       const uint32_t code = ranked[i] & 0xffffu;
-      if (code == kNoCode) continue;
-      staged[positions[code] + (ranked[i] >> 16)] = pair_of(items, i) | code << 16;
+      if (code != kNoCode) staged[positions[code] + (ranked[i] >> 16)] = pair_of(i) | code << 16;
     }
   }
 
@@ -214,19 +217,38 @@ struct Tile {
   }
 };
 
-// The codes of this thread's pairs of the tile that starts at `first_pair`; pairs from `end` on have none.
+// The codes of this thread's pairs of the tile that starts at `first_pair`; pairs from `end` (> 0) on have none.
 template <class Tile, bool kPlain>
-__device__ void load_codes(const PairSource& source, uint32_t first_pair, uint32_t items, uint32_t end,
-                           uint32_t (&codes)[Tile::kItems], Faults& faults) {
+__device__ void load_codes(const PairSource& source, uint32_t first_pair, uint32_t end, uint32_t (&codes)[Tile::kItems],
+                           Faults& faults) {
+  const uint32_t first = first_pair + Tile::pair_of(0);
   int32_t ids[Tile::kItems];
 #pragma unroll
-  for (int i = 0; i < Tile::kItems; ++i) {
-    ids[i] = kAbsent;
-    if (i < static_cast<int>(items)) ids[i] = load_id<kPlain>(source, first_pair + Tile::pair_of(items, i), end);
-  }
+  for (int i = 0; i < Tile::kItems; ++i) ids[i] = load_id<kPlain>(source, min(first + i * Tile::kWave, end - 1));
+  // What nearly every pair is: an expert of this call.
+  bool usual = kPlain && first + (Tile::kItems - 1) * Tile::kWave < end;
 #pragma unroll
-  for (int i = 0; i < Tile::kItems; ++i)
-    codes[i] = code_of<kPlain>(source, ids[i], first_pair + Tile::pair_of(items, i), faults);
+  for (int i = 0; i < Tile::kItems; ++i) {
+    usual = usual && static_cast<uint32_t>(ids[i]) < source.num_experts;
+    codes[i] = static_cast<uint32_t>(ids[i]) + (source.bucket ? 1 : 0);
+  }
+  if (usual) return;
+#pragma unroll
+  for (int i = 0; i < Tile::kItems; ++i) {
+    const uint32_t pair = first + i * Tile::kWave;
+    codes[i] = pair < end ? code_of<kPlain>(source, ids[i], pair, faults) : kNoCode;
+  }
+}
+
+template <int kItems>
+__device__ void clear_codes(uint32_t (&codes)[kItems]) {
+#pragma unroll
+  for (int i = 0; i < kItems; ++i) codes[i] = kNoCode;
+}
+
+// Pairs per block when `num_pairs` are spread evenly, whole waves each.
+__device__ inline uint32_t even_share(uint32_t num_pairs, uint32_t num_blocks) {
+  return (num_pairs / num_blocks + (num_pairs % num_blocks != 0) + 31) / 32 * 32;
 }
 
 }  // namespace mixlane::align_gpu
