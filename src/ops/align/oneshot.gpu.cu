@@ -7,7 +7,8 @@
 namespace mixlane::align_gpu {
 namespace {
 
-using SmallTile = Tile<1024, 1, gpu::kHardwareWave>;
+using SmallTile = Tile<256, 4, gpu::kHardwareWave>;
+using MediumTile = Tile<512, 8, gpu::kHardwareWave>;
 using LargeTile = Tile<1024, 8, gpu::kHardwareWave>;
 
 // Blocks that share the stores: about 4 KB of the worst-case output each, at most a quarter of a large GPU.
@@ -33,13 +34,15 @@ void launch_tile(const KernelArgs& args, Stream stream) {
 int max_oneshot_pairs() { return LargeTile::kPairs; }
 
 void launch_oneshot(const KernelArgs& args, bool plain, Stream stream) {
-  const bool small = args.source.num_pairs <= SmallTile::kPairs;
-  if (!plain)
-    launch_tile<LargeTile, false>(args, stream);
-  else if (small)
+  // Few threads where they do: every instruction outside the ranking costs each wave the same.
+  if (plain && SmallTile::fits(args.source.num_pairs, args.num_codes))
     launch_tile<SmallTile, true>(args, stream);
-  else
+  else if (plain && MediumTile::fits(args.source.num_pairs, args.num_codes))
+    launch_tile<MediumTile, true>(args, stream);
+  else if (plain)
     launch_tile<LargeTile, true>(args, stream);
+  else
+    launch_tile<LargeTile, false>(args, stream);
 }
 
 }  // namespace mixlane::align_gpu

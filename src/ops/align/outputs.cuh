@@ -5,15 +5,18 @@
 
 namespace mixlane::align_gpu {
 
-__device__ inline void write_slot(const KernelArgs& args, uint32_t slot, uint32_t pair) {
+__device__ inline void write_slot_extras(const KernelArgs& args, uint32_t slot, uint32_t pair) {
   const Outputs& out = args.out;
-  out.sorted_pairs[slot] = static_cast<int32_t>(pair);
-  if (!out.has_extras) return;
   const uint32_t row = divide(pair, args.source.by_topk);
   const uint32_t k = pair - row * args.source.num_topk;
   if (out.sorted_rows) out.sorted_rows[slot] = static_cast<int32_t>(row);
   if (out.sorted_packed) out.sorted_packed[slot] = static_cast<int32_t>(row | k << 24);
   if (out.sorted_weights) out.sorted_weights[slot] = out.weights[static_cast<int64_t>(row) * out.weight_stride + k];
+}
+
+__device__ inline void write_slot(const KernelArgs& args, uint32_t slot, uint32_t pair) {
+  args.out.sorted_pairs[slot] = static_cast<int32_t>(pair);
+  if (args.out.has_extras) write_slot_extras(args, slot, pair);
 }
 
 __device__ inline void write_pad(const KernelArgs& args, uint32_t slot) {
@@ -120,7 +123,14 @@ __device__ void write_tile(const KernelArgs& args, const Tile& tile, uint32_t fi
     for (int i = 0; i < kBatch; ++i) slots[i] = tile.shift[entries[i] >> 16] + position + i * step;
 #pragma unroll
     for (int i = 0; i < kBatch; ++i)
-      if (position + i * step < num_staged) write_slot(args, slots[i], first_pair + (entries[i] & 0xffffu));
+      if (position + i * step < num_staged)
+        args.out.sorted_pairs[slots[i]] = static_cast<int32_t>(first_pair + (entries[i] & 0xffffu));
+    if (!args.out.has_extras) continue;
+#pragma unroll 1
+    for (int i = 0; i < kBatch && position + i * step < num_staged; ++i) {
+      const uint32_t entry = tile.staged[position + i * step];
+      write_slot_extras(args, tile.shift[entry >> 16] + position + i * step, first_pair + (entry & 0xffffu));
+    }
   }
 }
 

@@ -45,6 +45,11 @@ struct Tile {
   static constexpr int kPairs = kThreads * kItems;
   static_assert(kPairs <= 8192, "positions are kept in 13 bits");
 
+  // Whether a block takes so many pairs, four codes per thread.
+  static constexpr bool fits(uint32_t num_pairs, uint32_t num_codes) {
+    return num_pairs <= kPairs && num_quads(num_codes) <= kThreads;
+  }
+
   // The block's shared memory.
   uint64_t* wave_sums;  // [2][kWaves]: of sum_below() and of plan_slots()
   BlockFacts* facts;
@@ -164,14 +169,20 @@ struct Tile {
 
   template <class T>
   __device__ T sum_below(T value, T* sums) const {
-    const T inclusive = Wave::inclusive_sum(value);
-    if (Wave::lane() == kWave - 1) sums[Wave::index_in_block()] = inclusive;
+    T inclusive = 0;
+    if (wave_holds_codes()) {
+      inclusive = Wave::inclusive_sum(value);
+      if (Wave::lane() == kWave - 1) sums[Wave::index_in_block()] = inclusive;
+    }
     __syncthreads();
     T below = inclusive - value;
-    if (threadIdx.x < stride / 4)
+    if (wave_holds_codes())
       for (uint32_t w = 0; w < Wave::index_in_block(); ++w) below += sums[w];
     return below;
   }
+
+  // The first waves do the passes over codes; the others only meet them at the barriers.
+  __device__ bool wave_holds_codes() const { return Wave::index_in_block() * kWave < stride / 4; }
 
   // From the totals of this thread's codes over all pairs: offsets, totals, facts->num_kept (complete after the caller's
   // next __syncthreads()), and the first slots of its codes. Returns the pairs of all codes below this thread's first.
@@ -179,7 +190,7 @@ struct Tile {
     Quad padded;
     const uint32_t first = threadIdx.x * 4;
 #pragma unroll
-    for (int j = 0; j < 4; ++j) {
+    for (int j = 0; j < 4 && wave_holds_codes(); ++j) {
       const uint32_t blocks = divide(total.of[j] + args.by_block.divisor - 1, args.by_block);
       padded.of[j] = blocks * args.by_block.divisor;
     }
@@ -222,21 +233,22 @@ template <class Tile, bool kPlain>
 __device__ void load_codes(const PairSource& source, uint32_t first_pair, uint32_t end, uint32_t (&codes)[Tile::kItems],
                            Faults& faults) {
   const uint32_t first = first_pair + Tile::pair_of(0);
-  int32_t ids[Tile::kItems];
 #pragma unroll
-  for (int i = 0; i < Tile::kItems; ++i) ids[i] = load_id<kPlain>(source, min(first + i * Tile::kWave, end - 1));
+  for (int i = 0; i < Tile::kItems; ++i)
+    codes[i] = static_cast<uint32_t>(load_id<kPlain>(source, min(first + i * Tile::kWave, end - 1)));
   // What nearly every pair is: an expert of this call.
   bool usual = kPlain && first + (Tile::kItems - 1) * Tile::kWave < end;
 #pragma unroll
-  for (int i = 0; i < Tile::kItems; ++i) {
-    usual = usual && static_cast<uint32_t>(ids[i]) < source.num_experts;
-    codes[i] = static_cast<uint32_t>(ids[i]) + (source.bucket ? 1 : 0);
+  for (int i = 0; i < Tile::kItems; ++i) usual = usual && codes[i] < source.num_experts;
+  if (usual) {
+#pragma unroll
+    for (int i = 0; i < Tile::kItems; ++i) codes[i] += source.bucket ? 1 : 0;
+    return;
   }
-  if (usual) return;
 #pragma unroll
   for (int i = 0; i < Tile::kItems; ++i) {
     const uint32_t pair = first + i * Tile::kWave;
-    codes[i] = pair < end ? code_of<kPlain>(source, ids[i], pair, faults) : kNoCode;
+    codes[i] = pair < end ? code_of<kPlain>(source, static_cast<int32_t>(codes[i]), pair, faults) : kNoCode;
   }
 }
 
