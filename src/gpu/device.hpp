@@ -228,12 +228,10 @@ __device__ inline void grid_barrier(uint32_t* state) {
   if (threadIdx.x == 0) {
     constexpr uint32_t kTop = 0x80000000u;
     const uint32_t share = blockIdx.x == 0 ? kTop - (gridDim.x - 1) : 1u;
-    // The fence makes what the block's other threads wrote before __syncthreads visible too.
-    __threadfence();
+    // Release and acquire are cumulative: with the block's barriers they cover what its other threads wrote and read.
     const uint32_t before = fetch_add_release<Scope::device>(state, share);
     while (((before ^ load_acquire<Scope::device>(state)) & kTop) == 0) {
     }
-    __threadfence();
   }
   __syncthreads();
 }
@@ -256,6 +254,20 @@ __device__ inline uint64_t clock_ns() {
 __device__ inline void wait_for_previous_kernel() {
 #if !defined(MIXLANE_HIP) && __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+// Kernel parameters come through a cache of constants that is cold at the start: one miss after the other where they are
+// first used. Here the block's first waves fetch all lines at once, before anything has to be waited for.
+template <class Args>
+__device__ void prefetch_args(const Args& args) {
+#if !defined(MIXLANE_HIP)
+  constexpr uint32_t kLineWords = 16;
+  constexpr uint32_t kWords = sizeof(Args) / 4;
+  const auto* words = reinterpret_cast<const uint32_t*>(&args);
+  for (uint32_t word = threadIdx.x / kHardwareWave * kLineWords; word < kWords;
+       word += blockDim.x / kHardwareWave * kLineWords)
+    asm volatile("" ::"r"(words[word]));
 #endif
 }
 

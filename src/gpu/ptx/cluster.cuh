@@ -13,6 +13,8 @@ __device__ inline uint32_t cluster_rank() {
 
 // Split barrier of all threads of the cluster: arrive publishes what was written before, wait sees what others published.
 __device__ inline void cluster_arrive() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
+// Arrives without publishing anything: to keep the blocks together, not to hand over data.
+__device__ inline void cluster_arrive_relaxed() { asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory"); }
 __device__ inline void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
 
 // The address, in the cluster's window, of the same shared variable in block `rank`.
@@ -28,14 +30,6 @@ __device__ inline uint2 load_cluster_pair(uint32_t address) {
   uint2 pair;
   asm volatile("ld.shared::cluster.v2.u32 {%0, %1}, [%2];" : "=r"(pair.x), "=r"(pair.y) : "r"(address));
   return pair;
-}
-
-__device__ inline uint4 load_cluster_packet(uint32_t address) {
-  uint4 packet;
-  asm volatile("ld.shared::cluster.v4.u32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(packet.x), "=r"(packet.y), "=r"(packet.z), "=r"(packet.w)
-               : "r"(address));
-  return packet;
 }
 
 __device__ inline uint32_t load_cluster_word(uint32_t address) {

@@ -46,6 +46,7 @@ __device__ void report_cluster_faults(const KernelArgs& args, const Tile& tile) 
 template <class Tile, bool kPlain>
 __global__ void __launch_bounds__(Tile::kThreads) align_cluster(const __grid_constant__ KernelArgs args) {
   extern __shared__ __align__(16) std::byte shared[];
+  gpu::prefetch_args(args);
   const Tile tile(shared, args.num_codes);
   auto* const block_counts = reinterpret_cast<uint2*>(tile.rest);
   tile.clear_facts();
@@ -81,7 +82,7 @@ __global__ void __launch_bounds__(Tile::kThreads) align_cluster(const __grid_con
   sum_over_cluster(tile, block_counts, total, before);
   if (blockIdx.x == gridDim.x - 1 && threadIdx.x == Tile::kThreads - 1) report_cluster_faults(args, tile);
   __syncwarp();
-  gpu::ptx::cluster_arrive();  // nobody leaves while another still reads its counts
+  gpu::ptx::cluster_arrive_relaxed();  // nobody leaves while another still reads its counts
   Quad slots;
   tile.plan_slots(total, args, slots);
 #pragma unroll

@@ -8,7 +8,7 @@ namespace mixlane::align_gpu {
 namespace {
 
 using SmallTile = Tile<512, 4, gpu::kHardwareWave>;
-using LargeTile = Tile<512, 16, gpu::kHardwareWave>;
+using LargeTile = Tile<512, 12, gpu::kHardwareWave>;
 constexpr int kMaxBlocksPerMultiprocessor = 2;
 constexpr uint32_t kMinPairsPerBlock = 1024;
 // From so many pairs per multiprocessor on, a second block hides the first one's barriers.

@@ -77,6 +77,7 @@ __global__ void __launch_bounds__(kMaxNonePairs) align_none(const __grid_constan
   __shared__ PlacedPairs placed;
   __shared__ uint32_t fault_count;
   __shared__ uint32_t fault_first;
+  gpu::prefetch_args(args);
   if (threadIdx.x == 0) {
     fault_count = 0;
     fault_first = ~0u;
