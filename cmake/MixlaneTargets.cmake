@@ -6,10 +6,10 @@ target_compile_features(mixlane_options INTERFACE cxx_std_20)
 set(mixlane_warnings -Wall -Wextra -Wshadow $<$<BOOL:${MIXLANE_WERROR}>:-Werror>)
 target_compile_options(
   mixlane_options
-  INTERFACE $<$<COMPILE_LANGUAGE:CXX,HIP>:${mixlane_warnings};-ffp-contract=off>
+  INTERFACE $<$<COMPILE_LANGUAGE:CXX>:${mixlane_warnings};-ffp-contract=off>
             $<$<COMPILE_LANGUAGE:CUDA>:--fmad=false;--expt-relaxed-constexpr;-lineinfo;-Xcompiler=-Wall,-Wextra>)
 if(MIXLANE_HIP)
-  target_compile_definitions(mixlane_options INTERFACE MIXLANE_HIP)
+  target_compile_definitions(mixlane_options INTERFACE MIXLANE_HIP __HIP_PLATFORM_AMD__)
 endif()
 # g++ 12 sees overlapping copies in plain assignments of string literals (GCC bug 105329).
 target_compile_options(

@@ -10,6 +10,13 @@
 #include <cuda_runtime.h>
 #endif
 
+// Marks a kernel's parameter that is read in place, not copied to each thread.
+#if defined(MIXLANE_HIP)
+#define MIXLANE_GRID_CONSTANT
+#else
+#define MIXLANE_GRID_CONSTANT __grid_constant__
+#endif
+
 namespace mixlane::gpu {
 
 #if defined(MIXLANE_HIP)
@@ -239,7 +246,7 @@ __device__ inline void grid_barrier(uint32_t* state) {
 // Nanoseconds of a clock that all blocks share.
 __device__ inline uint64_t clock_ns() {
 #if defined(MIXLANE_HIP)
-  return wall_clock64() * 10;  // 100 MHz
+  return __builtin_amdgcn_s_memrealtime() * 10;  // 100 MHz
 #else
   uint64_t now;
   asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
@@ -260,7 +267,7 @@ __device__ inline void wait_for_previous_kernel() {
 // Kernel parameters come through a cache of constants that is cold at the start: one miss after the other where they are
 // first used. Here the block's first waves fetch all lines at once, before anything has to be waited for.
 template <class Args>
-__device__ void prefetch_args(const Args& args) {
+__device__ void prefetch_args([[maybe_unused]] const Args& args) {
 #if !defined(MIXLANE_HIP)
   constexpr uint32_t kLineWords = 16;
   constexpr uint32_t kWords = sizeof(Args) / 4;

@@ -44,7 +44,7 @@ __device__ void report_cluster_faults(const KernelArgs& args, const Tile& tile) 
 
 // The grid is one cluster, of a multiple of 8 blocks.
 template <class Tile, bool kPlain>
-__global__ void __launch_bounds__(Tile::kThreads) align_cluster(const __grid_constant__ KernelArgs args) {
+__global__ void __launch_bounds__(Tile::kThreads) align_cluster(const MIXLANE_GRID_CONSTANT KernelArgs args) {
   extern __shared__ __align__(16) std::byte shared[];
   gpu::prefetch_args(args);
   const Tile tile(shared, args.num_codes);

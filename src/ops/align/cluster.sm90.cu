@@ -6,10 +6,7 @@ namespace mixlane::align_gpu {
 namespace {
 
 constexpr uint32_t kNumBlocks = 16;
-using TinyTile = Tile<256, 1, 32>;
-using SmallTile = Tile<256, 4, 32>;
-using MediumTile = Tile<512, 8, 32>;
-using LargeTile = Tile<1024, 8, 32>;
+using LargestTile = Tile<1024, 8, 32>;
 
 template <class Tile, bool kPlain>
 void launch_tile(const KernelArgs& args, Stream stream) {
@@ -23,23 +20,29 @@ void launch_tile(const KernelArgs& args, Stream stream) {
               stream, args);
 }
 
+// The first of the tiles that takes the share of a block.
+template <class Tile, class... Larger>
+void launch_smallest(const KernelArgs& args, uint32_t share, Stream stream) {
+  if constexpr (sizeof...(Larger) == 0) {
+    launch_tile<Tile, true>(args, stream);
+  } else {
+    if (Tile::fits(share, args.num_codes))
+      launch_tile<Tile, true>(args, stream);
+    else
+      launch_smallest<Larger...>(args, share, stream);
+  }
+}
+
 }  // namespace
 
-int max_cluster_pairs() { return kNumBlocks * LargeTile::kPairs; }
+int max_cluster_pairs() { return kNumBlocks * LargestTile::kPairs; }
 bool has_cluster(Device device) { return gpu::compute_capability(device.index) == 90; }
 
 void launch_cluster(const KernelArgs& args, bool plain, Stream stream) {
-  const uint32_t share = (args.source.num_pairs / kNumBlocks + 32) / 32 * 32;
-  if (!plain)
-    launch_tile<LargeTile, false>(args, stream);
-  else if (TinyTile::fits(share, args.num_codes))
-    launch_tile<TinyTile, true>(args, stream);
-  else if (SmallTile::fits(share, args.num_codes))
-    launch_tile<SmallTile, true>(args, stream);
-  else if (MediumTile::fits(share, args.num_codes))
-    launch_tile<MediumTile, true>(args, stream);
-  else
-    launch_tile<LargeTile, true>(args, stream);
+  if (!plain) return launch_tile<LargestTile, false>(args, stream);
+  const uint32_t share = even_share(args.source.num_pairs, kNumBlocks);
+  launch_smallest<Tile<256, 1, 32>, Tile<256, 2, 32>, Tile<512, 2, 32>, Tile<512, 4, 32>, Tile<1024, 4, 32>, LargestTile>(
+      args, share, stream);
 }
 
 }  // namespace mixlane::align_gpu

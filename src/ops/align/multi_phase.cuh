@@ -220,7 +220,7 @@ __device__ void sort_chunk(const KernelArgs& args, const Tile& tile, const Chunk
 
 template <class Tile, bool kPlain>
 __global__ void __launch_bounds__(Tile::kThreads, 1024 / Tile::kThreads)
-    align_multi_phase(const __grid_constant__ KernelArgs args, uint32_t cache_bytes) {
+    align_multi_phase(const MIXLANE_GRID_CONSTANT KernelArgs args, uint32_t cache_bytes) {
   extern __shared__ __align__(16) std::byte shared[];
   const Tile tile(shared, args.num_codes);
   const uint32_t num_counted = count_pairs(args.source);

@@ -73,7 +73,7 @@ __device__ inline uint32_t place_pairs(const KernelArgs& args, uint32_t code, ui
 }
 
 template <int kWave, bool kPlain>
-__global__ void __launch_bounds__(kMaxNonePairs) align_none(const __grid_constant__ KernelArgs args) {
+__global__ void __launch_bounds__(kMaxNonePairs) align_none(const MIXLANE_GRID_CONSTANT KernelArgs args) {
   __shared__ PlacedPairs placed;
   __shared__ uint32_t fault_count;
   __shared__ uint32_t fault_first;

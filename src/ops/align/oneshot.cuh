@@ -7,7 +7,7 @@
 namespace mixlane::align_gpu {
 
 template <class Tile, bool kPlain>
-__global__ void __launch_bounds__(Tile::kThreads) align_oneshot(const __grid_constant__ KernelArgs args) {
+__global__ void __launch_bounds__(Tile::kThreads) align_oneshot(const MIXLANE_GRID_CONSTANT KernelArgs args) {
   extern __shared__ __align__(16) std::byte shared[];
   gpu::prefetch_args(args);
   const Tile tile(shared, args.num_codes);

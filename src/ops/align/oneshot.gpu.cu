@@ -8,7 +8,7 @@ namespace mixlane::align_gpu {
 namespace {
 
 using SmallTile = Tile<256, 4, gpu::kHardwareWave>;
-using MediumTile = Tile<512, 8, gpu::kHardwareWave>;
+using MediumTile = Tile<1024, 4, gpu::kHardwareWave>;
 using LargeTile = Tile<1024, 8, gpu::kHardwareWave>;
 
 // Blocks that share the stores: about 4 KB of the worst-case output each, at most a quarter of a large GPU.

@@ -259,7 +259,7 @@ __device__ void clear_codes(uint32_t (&codes)[kItems]) {
 }
 
 // Pairs per block when `num_pairs` are spread evenly, whole waves each.
-__device__ inline uint32_t even_share(uint32_t num_pairs, uint32_t num_blocks) {
+__host__ __device__ inline uint32_t even_share(uint32_t num_pairs, uint32_t num_blocks) {
   return (num_pairs / num_blocks + (num_pairs % num_blocks != 0) + 31) / 32 * 32;
 }
 

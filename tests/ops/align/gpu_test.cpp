@@ -77,7 +77,7 @@ class GpuCall {
 // The GPU variants that take these arguments.
 std::vector<std::string_view> variants_for(const Context& context, const AlignArgs& args) {
   std::vector<std::string_view> ids;
-  for (const auto& variant : align_gpu_variants())
+  for (const auto& variant : align_gpu_variants(0))
     if (variant.refuse(context, args).empty()) ids.push_back(variant.info.id);
   return ids;
 }
