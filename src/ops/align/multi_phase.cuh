@@ -74,6 +74,7 @@ class CodeCache {
   }
 
  private:
+  static_assert(Tile::kItems % 4 == 0);
   static constexpr uint32_t kGroups = Tile::kItems / 4;
   std::byte* memory_;
   bool wide_;

@@ -9,6 +9,7 @@ namespace {
 
 using SmallTile = Tile<512, 4, gpu::kHardwareWave>;
 using LargeTile = Tile<512, 12, gpu::kHardwareWave>;
+// Of 512 threads: what 64 registers each allow.
 constexpr int kMaxBlocksPerMultiprocessor = 2;
 constexpr uint32_t kMinPairsPerBlock = 1024;
 // From so many pairs per multiprocessor on, a second block hides the first one's barriers.
@@ -36,7 +37,7 @@ Geometry pick_geometry(const void* kernel, const KernelArgs& args, Device device
   const uint32_t for_columns = (args.num_codes + Tile::kWaves - 1) / Tile::kWaves;
   const uint32_t num_blocks =
       std::min(std::max(num_pairs / kMinPairsPerBlock, for_columns), num_multiprocessors * per_multiprocessor);
-  // Two or four bytes too many per thread and tile are what rounding costs.
+  // Up to one tile too many: the last one is kept whole.
   const int64_t bytes_per_pair = args.num_codes > 256 ? 2 : 1;
   const int64_t wanted = (num_pairs / num_blocks + Tile::kPairs) * bytes_per_pair;
   const int64_t cache_bytes = std::min(share - fixed_bytes, wanted) / 16 * 16;

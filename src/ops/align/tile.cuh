@@ -43,7 +43,7 @@ struct Tile {
   static constexpr int kWave = kWave_;
   static constexpr int kWaves = kThreads / kWave;
   static constexpr int kPairs = kThreads * kItems;
-  static_assert(kPairs <= 8192, "positions are kept in 13 bits");
+  static_assert(kPairs < 65536, "positions are kept in 16 bits");
 
   // Whether a block takes so many pairs, four codes per thread.
   static constexpr bool fits(uint32_t num_pairs, uint32_t num_codes) {
