@@ -6,5 +6,5 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 source scripts/setup.sh
 
 install_packages run
-build cpu mixlane
+build cpu mixlane_program
 exec build/cpu/bench/mixlane bench "$@"

@@ -2,11 +2,12 @@
 
 add_library(mixlane_options INTERFACE)
 target_compile_features(mixlane_options INTERFACE cxx_std_20)
-# Contraction of a*b+c would make results depend on the instruction set; bitwise equality is a promise.
+# Contraction of a*b+c would make results depend on the instruction set; bitwise equality is a promise. Nobody reads the
+# floating-point exception flags, and keeping them exact would keep conditionals from becoming vector code.
 set(mixlane_warnings -Wall -Wextra -Wshadow $<$<BOOL:${MIXLANE_WERROR}>:-Werror>)
 target_compile_options(
   mixlane_options
-  INTERFACE $<$<COMPILE_LANGUAGE:CXX>:${mixlane_warnings};-ffp-contract=off>
+  INTERFACE $<$<COMPILE_LANGUAGE:CXX>:${mixlane_warnings};-ffp-contract=off;-fno-trapping-math>
             $<$<COMPILE_LANGUAGE:CUDA>:--fmad=false;--expt-relaxed-constexpr;-lineinfo;-Xcompiler=-Wall,-Wextra>)
 if(MIXLANE_HIP)
   target_compile_definitions(mixlane_options INTERFACE MIXLANE_HIP __HIP_PLATFORM_AMD__)
@@ -30,6 +31,8 @@ endif()
 function(mixlane_test test_name)
   cmake_parse_arguments(PARSE_ARGV 1 arg "" "TIMEOUT" "SOURCES;LABELS;LIBRARIES")
   add_executable(${test_name} ${arg_SOURCES})
+  # Tests spend their time in the library; their own loops need no more.
+  target_compile_options(${test_name} PRIVATE -O1)
   target_link_libraries(${test_name} PRIVATE mixlane_internal mixlane_test_support GTest::gtest_main ${arg_LIBRARIES})
   if(NOT arg_TIMEOUT)
     set(arg_TIMEOUT 300)

@@ -29,6 +29,7 @@ void visit_fields(Visitor& visit, MaybeConst<StageRecord> auto& s) {
   visit("stage", s.stage);
   visit("variant", s.variant);
   visit("time", s.time);
+  visit("wait_us", s.wait_us);
   visit("bytes", s.bytes);
   visit("flops", s.flops);
   visit("logical_bytes", s.logical_bytes);

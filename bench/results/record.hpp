@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -26,6 +26,7 @@ struct StageRecord {
   std::string stage;    // "routing", "dispatch", "align", "experts", "shared_experts", "combine" or "layer"
   std::string variant;  // resolved id: "align.cpu"; empty for the layer
   Statistic time;
+  double wait_us = 0;  // dispatch, combine: median of the slowest rank's time until the last rank began the stage
   std::vector<double> rank_median_us;  // per rank
   std::vector<double> samples_us;      // the samples themselves, in order: what `compare` works on
   // Worst rank's work, from the stage's formula in src/ops/<stage>/op.hpp.
@@ -66,7 +67,7 @@ struct Peaks {
   double bf16_tflops = 0;
   double f32_tflops = 0;
   std::string measured_at;           // stamp
-  std::vector<std::string> skipped;  // what was not measured, and why
+  std::vector<std::string> skipped;  // what was not measured, and why: "exchange: one rank has no neighbour"
 };
 
 struct ResultFile {
@@ -85,6 +86,7 @@ struct ResultFile {
 };
 
 nlohmann::ordered_json to_json(const ResultFile& file);
+nlohmann::ordered_json to_json(const Peaks& peaks);
 // The text that write_result_file stores, byte for byte.
 std::string to_text(const ResultFile& file);
 // Both throw bad_format naming the file and the field, and accept every schema version up to kSchemaVersion.

@@ -36,10 +36,19 @@ struct Comparison {
   Verdict verdict = Verdict::ambiguous;
 };
 
-// The interval joins those of the two medians on the logarithmic scale (Zou and Donner's method of variance estimates
+// The samples of each run of one side, taken together or days apart.
+using Runs = std::vector<std::span<const double>>;
+
+// The ratio of two sides' medians. Each side's interval joins the noise inside its runs (median_interval) with the spread
+// between them (Student's t of the runs' log medians). One run on a side says nothing of that spread; `machine_drift`, the
+// factor minus 1 by which the machine's own peaks differed between the two sides, stands in for it and widens the interval
+// both ways. The two intervals are joined on the logarithmic scale (Zou and Donner's method of variance estimates
 // recovery): asymmetric noise keeps its shape, nothing is drawn at random. With t = threshold (relative, 0.02) and the
 // border 1/(1+t) .. 1+t: FAST or SLOW if the whole interval lies beyond it on one side, SAME if all of it is within, AMBG if
 // it straddles. Not comparable without positive medians.
+Comparison compare_runs(const Runs& a, const Runs& b, double machine_drift, double threshold);
+
+// One run a side on a steady machine.
 Comparison compare_samples(std::span<const double> a, std::span<const double> b, double threshold);
 
 }  // namespace mixlane::bench

@@ -185,6 +185,7 @@ struct ContextOptions {
 
 class Arena;  // src/core/arena.hpp
 struct Env;   // src/core/env.hpp
+class StageStates;  // src/core/stage_states.hpp
 
 // What one rank's calls share: device, CPU threads, workspace arena and a snapshot of the environment. A Context
 // belongs to one rank and is used by one thread at a time; ranks that are threads have one each. There is no global
@@ -200,6 +201,7 @@ class Context {
   int num_threads() const;
   Arena& arena();
   const Env& env() const;
+  StageStates& states() const;
 
  private:
   struct Impl;

@@ -48,6 +48,7 @@ class RoutingHandle {
 
  private:
   friend class Dispatcher;
+  friend struct RoutingAccess;  // src/ops/dispatch/op.hpp
   std::shared_ptr<const struct RoutingState> state_;
 };
 
@@ -109,8 +110,8 @@ class Dispatcher {
   ConstTensorView expert_map() const;
   // Ranks that timed out and are left out, ascending.
   std::vector<int> masked_ranks() const;
-  // Symmetric bytes of one rank: num_ranks * (2 * 64 + capacity * (row + partial row)) + control page, where row =
-  // payload + scales + 8 K rounded up to 64 and partial row = H * combine wire bytes rounded up to 64.
+  // Symmetric bytes of one rank: 4096 + num_ranks * (3 * 64 + capacity * (row + partial row)), where row = payload +
+  // scales + 8 K rounded up to 64 and partial row = H * combine wire bytes rounded up to 64.
   static int64_t window_bytes(const DispatcherConfig& config, int num_ranks);
 
  private:

@@ -7,7 +7,7 @@
 #include <cstring>
 
 #include "comm/launch.hpp"
-#include "comm/memory_budget.hpp"
+#include "core/memory_budget.hpp"
 #include "comm/ranks.hpp"
 #include "comm/rendezvous.hpp"
 #include "core/error.hpp"

@@ -5,7 +5,7 @@
 #include <cstring>
 #include <mutex>
 
-#include "comm/memory_budget.hpp"
+#include "core/memory_budget.hpp"
 #include "comm/ranks.hpp"
 #include "core/error.hpp"
 #include "mixlane/comm.hpp"

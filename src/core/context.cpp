@@ -3,6 +3,7 @@
 #include "core/arena.hpp"
 #include "core/env.hpp"
 #include "core/error.hpp"
+#include "core/stage_states.hpp"
 
 namespace mixlane {
 
@@ -11,6 +12,7 @@ struct Context::Impl {
   int num_threads;
   Env env;
   Arena arena;
+  StageStates states{};
 };
 
 namespace {
@@ -43,5 +45,6 @@ Device Context::device() const { return impl_->device; }
 int Context::num_threads() const { return impl_->num_threads; }
 Arena& Context::arena() { return impl_->arena; }
 const Env& Context::env() const { return impl_->env; }
+StageStates& Context::states() const { return impl_->states; }
 
 }  // namespace mixlane

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <fstream>
 #include <limits>
+#include <nlohmann/json.hpp>
 
 #include "results/collect.hpp"
 #include "results/files.hpp"
@@ -80,6 +81,7 @@ TEST(ResultJson, KeepsEveryField) {
   EXPECT_EQ(stage.time.n, 40);
   EXPECT_EQ(stage.time.rel_half_width, 0.008);
   EXPECT_TRUE(stage.time.converged);
+  EXPECT_EQ(stage.wait_us, 12.5);
   EXPECT_EQ(stage.rank_median_us, (std::vector<double>{95.5, 100.5}));
   EXPECT_EQ(stage.samples_us, (std::vector<double>{40, 41, 42}));
   EXPECT_EQ(stage.bytes, int64_t{1} << 40);

@@ -21,6 +21,7 @@ inline StageRecord sample_stage(const std::string& stage, const std::string& var
   record.stage = stage;
   record.variant = variant;
   record.time = {100.5, 90.25, 120.75, 88, 131, 40, 0.008, true};
+  record.wait_us = 12.5;
   record.rank_median_us = {95.5, 100.5};
   record.samples_us = std::move(samples);
   record.bytes = int64_t{1} << 40;

@@ -103,7 +103,7 @@ TEST(Summarise, FewSamplesNeverConverge) {
   EXPECT_EQ(summarise({}, 0.01).n, 0);
 }
 
-TEST(Compare, RatioAndIntervalOfConstants) {
+TEST(CompareSamples, RatioAndIntervalOfConstants) {
   const std::vector<double> a(10, 100.0), b(10, 150.0);
   const Comparison result = compare_samples(a, b, 0.02);
   EXPECT_NEAR(result.ratio, 1.5, 1e-12);
@@ -115,7 +115,7 @@ TEST(Compare, RatioAndIntervalOfConstants) {
   EXPECT_EQ(compare_samples(a, b, 0.6).verdict, Verdict::same);
 }
 
-TEST(Compare, JoinsTheIntervalsOnTheLogarithmicScale) {
+TEST(CompareSamples, JoinsTheIntervalsOnTheLogarithmicScale) {
   const std::vector<double> a = shuffled_ranks(100), b(10, 101.0);  // median 50.5 in 40 .. 61
   const Comparison result = compare_samples(a, b, 0.02);
   EXPECT_NEAR(result.ratio, 2, 1e-12);
@@ -123,7 +123,7 @@ TEST(Compare, JoinsTheIntervalsOnTheLogarithmicScale) {
   EXPECT_NEAR(result.interval.high, 101.0 / 40, 1e-12);
 }
 
-TEST(Compare, VerdictsKnowTheNoise) {
+TEST(CompareSamples, VerdictsKnowTheNoise) {
   Rng rng(13);
   const auto base = noisy_samples(rng, 200, 100, 0.02);
   EXPECT_EQ(compare_samples(base, noisy_samples(rng, 200, 100.2, 0.02), 0.02).verdict, Verdict::same);
@@ -134,14 +134,14 @@ TEST(Compare, VerdictsKnowTheNoise) {
             Verdict::ambiguous);
 }
 
-TEST(Compare, TooFewSamplesDecideNothing) {
+TEST(CompareSamples, TooFewSamplesDecideNothing) {
   const std::vector<double> a(kMinSamples - 1, 100.0), b(20, 200.0);
   EXPECT_EQ(compare_samples(a, b, 0.02).verdict, Verdict::ambiguous);
   EXPECT_EQ(compare_samples({}, b, 0.02).verdict, Verdict::not_comparable);
   EXPECT_EQ(compare_samples(std::vector<double>(10, 0.0), b, 0.02).verdict, Verdict::not_comparable);
 }
 
-TEST(Compare, IntervalHoldsTheTrueRatioNineteenTimesInTwenty) {
+TEST(CompareSamples, IntervalHoldsTheTrueRatioNineteenTimesInTwenty) {
   Rng rng(14);
   for (const int n : {8, 40, 200}) {
     int inside = 0, runs = 2000;
@@ -154,7 +154,7 @@ TEST(Compare, IntervalHoldsTheTrueRatioNineteenTimesInTwenty) {
   }
 }
 
-TEST(Compare, TwoRunsOfTheSameCodeAreRarelyCalledDifferent) {
+TEST(CompareSamples, TwoRunsOfTheSameCodeAreRarelyCalledDifferent) {
   Rng rng(15);
   int wrong = 0, runs = 1000;
   for (int run = 0; run < runs; ++run) {
@@ -163,6 +163,32 @@ TEST(Compare, TwoRunsOfTheSameCodeAreRarelyCalledDifferent) {
     wrong += verdict == Verdict::fast || verdict == Verdict::slow;
   }
   EXPECT_LT(wrong, 0.08 * runs);
+}
+
+TEST(CompareRuns, RunsThatDifferByThemselvesAreRarelyCalledDifferent) {
+  Rng rng(16);
+  std::normal_distribution<double> speed(0, 0.1);  // of a whole run, in logarithms
+  for (const int per_side : {2, 3, 5}) {
+    int wrong = 0, trials = 1000;
+    for (int trial = 0; trial < trials; ++trial) {
+      std::vector<std::vector<double>> samples;
+      for (int run = 0; run < 2 * per_side; ++run)
+        samples.push_back(noisy_samples(rng, 40, 100 * std::exp(speed(rng)), 0.02));
+      const Runs a(samples.begin(), samples.begin() + per_side), b(samples.begin() + per_side, samples.end());
+      const Verdict verdict = compare_runs(a, b, 0, 0).verdict;
+      wrong += verdict == Verdict::fast || verdict == Verdict::slow;
+    }
+    EXPECT_LT(wrong, 0.07 * trials) << per_side << " runs a side";
+  }
+}
+
+TEST(CompareRuns, DriftOfTheMachineWidensTheIntervalOfSingleRuns) {
+  const std::vector<double> a(10, 100.0), b(10, 110.0);
+  const Comparison steady = compare_runs({a}, {b}, 0, 0.02), drifting = compare_runs({a}, {b}, 0.25, 0.02);
+  EXPECT_EQ(steady.verdict, Verdict::slow);
+  EXPECT_EQ(drifting.verdict, Verdict::ambiguous);
+  EXPECT_NEAR(drifting.interval.low, 1.1 / 1.25, 1e-12);
+  EXPECT_NEAR(drifting.interval.high, 1.1 * 1.25, 1e-12);
 }
 
 }  // namespace

@@ -2,7 +2,6 @@
 #include <sys/resource.h>
 
 #include <cstring>
-#include <filesystem>
 #include <thread>
 
 #include "core/error.hpp"
@@ -166,14 +165,8 @@ TEST(ProcessGroup, SpanningHostsIsRefused) {
   expect_failed(all[0], ErrorCode::unsupported, {"4 of 8 ranks are on this host"});
 }
 
-int64_t files_in_shm() {
-  int64_t count = 0;
-  for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator("/dev/shm")) ++count;
-  return count;
-}
-
 TEST(ProcessGroup, NothingRemainsOfKilledRanks) {
-  const int64_t before = files_in_shm();
+  const int64_t before = test::files_in_shared_memory();
   const auto all = run_ranks(3, [](int) {
     const auto comm = join(10s);
     const auto memory = comm->allocate(1 << 20, "test");
@@ -182,7 +175,7 @@ TEST(ProcessGroup, NothingRemainsOfKilledRanks) {
     raise(SIGKILL);
   });
   for (const Ended& rank : all) EXPECT_EQ(rank.signal, SIGKILL);
-  EXPECT_EQ(files_in_shm(), before);
+  EXPECT_EQ(test::files_in_shared_memory(), before);
 }
 
 }  // namespace

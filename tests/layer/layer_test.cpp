@@ -325,7 +325,7 @@ TEST(Layer, RefusesATokenWithNanLogitsAndServesTheOthers) {
                      .output = TensorView(&output[begin * 64], DType::bf16, {3, 64})});
     };
     if (comm->rank() == 1) {
-      test::expect_error(ErrorCode::nan_logits, {"token 1", "nan_policy"}, forward);
+      test::expect_error(ErrorCode::nan_logits, {"rank 1", "token 1", "nan_policy"}, forward);
     } else {
       forward();
     }

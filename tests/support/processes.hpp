@@ -9,6 +9,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdlib>
+#include <filesystem>
 #include <functional>
 #include <string>
 #include <thread>
@@ -68,6 +69,14 @@ inline std::vector<Ended> run_ranks(int num_ranks, const std::function<void(int)
     close(errors[rank]);
   }
   return all;
+}
+
+// Files of this project's in the folder of named shared memory; other programs may use it at the same time.
+inline int64_t files_in_shared_memory() {
+  int64_t count = 0;
+  for (const auto& entry : std::filesystem::directory_iterator("/dev/shm"))
+    count += entry.path().filename().string().find("mixlane") != std::string::npos ? 1 : 0;
+  return count;
 }
 
 }  // namespace mixlane::test

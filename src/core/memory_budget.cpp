@@ -1,4 +1,4 @@
-#include "comm/memory_budget.hpp"
+#include "core/memory_budget.hpp"
 
 #include <fmt/format.h>
 

@@ -1,0 +1,129 @@
+#include <CLI/CLI.hpp>
+
+#include "run/options.hpp"
+
+namespace mixlane::bench {
+namespace {
+
+constexpr const char* kFooter =
+    R"(Every cell (quant x tokens x workload) is checked against the reference before it is timed. One sample: all ranks pass a
+gate together, the layer runs; the value is the slowest rank's time since the gate opened. Sampling ends when the 95 %
+interval of the median is narrow enough (--target) or the time is up ("not converged").
+
+Writes OUT/results_<stamp>/<model>__q<quant>.json, OUT/traces_<stamp>/<model>__q<quant>/*.json (open them in
+https://ui.perfetto.dev) and OUT/sweep_<stamp>.log. A sweep that was interrupted goes on when the same command is run again.
+
+Examples:
+  mixlane bench
+  mixlane bench --model deepseek-v3 --quant fp8 --tokens 1,16,64 --ranks 8
+  mixlane bench --workload balanced,zipf:1.2,hot_expert,hot_rank,ragged --tokens 64
+  mixlane bench --model my_model.json --variant experts=experts.reference
+  mixlane bench --model mixtral-8x7b --checkpoint ~/Mixtral-8x7B-v0.1 --layer 3
+  torchrun --no-python --nproc-per-node 4 mixlane bench --tokens 64)";
+
+void declare_sweep(CLI::App& command, BenchArguments& a) {
+  const char* group = "What";
+  command.add_option("--model", a.model, "catalogue name (see `mixlane models`) or a JSON file")
+      ->group(group)
+      ->capture_default_str();
+  command.add_option("--quant", a.quant, "none, fp8, fp8_channel, mxfp4")
+      ->delimiter(',')
+      ->group(group)
+      ->capture_default_str();
+  command.add_option("--tokens", a.tokens, "tokens per rank")
+      ->delimiter(',')
+      ->check(CLI::Range(1, 1 << 20))
+      ->group(group)
+      ->capture_default_str();
+  command
+      .add_option_function<std::vector<std::string>>(
+          "--workload",
+          [&a](const std::vector<std::string>& names) {
+            a.workload = names;
+            a.has_workload = true;
+          },
+          "routing skew: balanced, zipf:<exponent>, hot_expert, hot_rank, ragged [balanced]")
+      ->delimiter(',')
+      ->group(group);
+  command.add_option("--checkpoint", a.checkpoint, "folder of safetensors with the weights; random ones without")
+      ->group(group);
+  command.add_option("--layer", a.checkpoint_layer, "layer of the checkpoint")
+      ->check(CLI::NonNegativeNumber)
+      ->group(group)
+      ->capture_default_str();
+  command.add_option("--hidden", a.hidden, "recorded hidden rows, .npy [tokens, hidden]")->group(group);
+  command.add_option("--logits", a.logits, "recorded router logits, .npy [tokens, experts]")->group(group);
+  command.add_option("--seed", a.seed, "of weights, activations and routing")->group(group)->capture_default_str();
+}
+
+void declare_layer(CLI::App& command, BenchArguments& a) {
+  const char* group = "How";
+  command.add_option("--ranks", a.ranks, "ranks, started here; under torchrun, mpirun or srun theirs count [4]")
+      ->check(CLI::Range(1, 64))
+      ->group(group);
+  command.add_option("--threads", a.threads, "threads per rank; 0 = cores / ranks")
+      ->check(CLI::Range(0, 4096))
+      ->group(group)
+      ->capture_default_str();
+  command.add_option("--device", a.device, "cpu")->group(group)->capture_default_str();
+  command.add_option("--wire", a.wire, "dispatch carries auto, bf16, fp8_1x128 or fp8_row")
+      ->group(group)
+      ->capture_default_str();
+  command.add_option("--combine-wire", a.combine_wire, "combine carries bf16, f32 or f64")
+      ->group(group)
+      ->capture_default_str();
+  command.add_option("--capacity", a.capacity, "window rows per pair of ranks; 0 = the most tokens")
+      ->check(CLI::NonNegativeNumber)
+      ->group(group)
+      ->capture_default_str();
+  command.add_option("--variant", a.variants, "implementation of a stage, as stage=id; repeatable")->group(group);
+  command.add_flag("--list-variants", a.list_variants, "print the stages and their implementations")->group(group);
+  command.add_option("--deadline", a.deadline_s, "seconds to wait for a peer [30]")
+      ->check(CLI::Range(0.05, 3600.0))
+      ->group(group);
+  command.add_flag("--mask", a.mask, "leave a rank that does not answer out and go on")->group(group);
+}
+
+void declare_measuring(CLI::App& command, BenchArguments& a) {
+  const char* group = "Measuring";
+  command.add_option("--min-time", a.min_time_s, "least seconds of samples per cell")
+      ->check(CLI::NonNegativeNumber)
+      ->group(group)
+      ->capture_default_str();
+  command.add_option("--max-time", a.max_time_s, "most seconds of samples per cell")
+      ->check(CLI::NonNegativeNumber)
+      ->group(group)
+      ->capture_default_str();
+  command.add_option("--target", a.target, "half the 95 % interval of the median, relative, at which sampling ends")
+      ->check(CLI::Range(0.0001, 1.0))
+      ->group(group)
+      ->capture_default_str();
+  command.add_option("--peak-time", a.peak_time_s, "seconds of measuring the machine's peaks; 0 = no speed of light")
+      ->check(CLI::Range(0.0, 600.0))
+      ->group(group)
+      ->capture_default_str();
+  command.add_option("--cache", a.cache, "hot, or cold: caches are flushed before each sample")
+      ->group(group)
+      ->capture_default_str();
+}
+
+void declare_output(CLI::App& command, BenchArguments& a) {
+  const char* group = "Output";
+  command.add_option("--out", a.out, "folder of the results")->group(group)->capture_default_str();
+  command.add_option("--json", a.json, "- : print the result files on stdout, everything else on stderr")->group(group);
+  command.add_flag("--fresh", a.fresh, "start anew even if the same sweep was interrupted")->group(group);
+  command.add_flag("--quiet", a.quiet, "no progress and no tables, only where the results are")->group(group);
+  command.add_flag("--no-trace", a.no_trace, "write no timelines")->group(group);
+}
+
+}  // namespace
+
+void declare(CLI::App& command, BenchArguments& arguments) {
+  command.footer(kFooter);
+  declare_sweep(command, arguments);
+  declare_layer(command, arguments);
+  declare_measuring(command, arguments);
+  declare_output(command, arguments);
+}
+
+}  // namespace mixlane::bench

@@ -1,0 +1,81 @@
+// What `mixlane bench` was asked to do: the command line, checked.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "measure/sampler.hpp"
+#include "mixlane/layer.hpp"
+#include "mixlane/model.hpp"
+#include "workload/workload.hpp"
+
+namespace CLI {
+class App;
+}
+
+namespace mixlane::bench {
+
+// As typed.
+struct BenchArguments {
+  std::string model = "qwen3-30b-a3b";
+  std::vector<std::string> quant{"none"};
+  std::vector<int> tokens{1, 16, 64, 256};
+  std::vector<std::string> workload{"balanced"};
+  std::optional<int> ranks;
+  std::filesystem::path out = "runs";
+  uint64_t seed = 1;
+  int threads = 0;
+  std::optional<double> deadline_s;
+  bool mask = false;
+  int capacity = 0;
+  std::string wire = "auto";
+  std::string combine_wire = "bf16";
+  std::vector<std::string> variants;
+  double min_time_s = SamplePlan{}.min_time_s;
+  double max_time_s = SamplePlan{}.max_time_s;
+  double target = SamplePlan{}.target;
+  double peak_time_s = 1.2;
+  std::string cache = "hot";
+  std::filesystem::path checkpoint;
+  int checkpoint_layer = 0;
+  std::filesystem::path hidden, logits;
+  std::string device = "cpu";
+  std::string json;
+  bool fresh = false;
+  bool quiet = false;
+  bool no_trace = false;
+  bool list_variants = false;
+  bool has_workload = false;  // --workload was given
+};
+
+// Declares the options on `command`, bound to `arguments`, each with its default and meaning.
+void declare(CLI::App& command, BenchArguments& arguments);
+
+// The arguments with their meaning resolved.
+struct BenchOptions : BenchArguments {
+  Model shape;
+  std::vector<QuantFormat> formats;
+  std::vector<Workload> workloads;  // empty: recorded activations
+  int num_ranks = 0;
+  int threads_per_rank = 1;
+  std::chrono::milliseconds deadline{};
+  std::map<std::string, std::string> variant_of;  // stage -> id
+  std::string command;                            // the command line without --fresh: what a resumed run must repeat
+  bool recorded() const { return workloads.empty(); }
+  int max_tokens() const;
+  std::vector<std::string> workload_names() const;  // "recorded" if they are
+  SamplePlan sample_plan() const;
+};
+
+// Throws invalid_argument, naming the valid values, for whatever does not exist or contradicts itself or the launcher.
+BenchOptions resolve(const BenchArguments& arguments, const std::vector<std::string>& command_line);
+
+// The dispatch wire of one arithmetic: what --wire says, or the one that carries the experts' input without loss.
+WireFormat wire_format(const BenchOptions& options, QuantFormat format);
+CombineWire combine_wire(const BenchOptions& options);
+
+}  // namespace mixlane::bench

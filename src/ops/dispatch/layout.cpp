@@ -1,0 +1,86 @@
+#include "ops/dispatch/layout.hpp"
+
+#include <limits>
+
+#include "core/error.hpp"
+
+namespace mixlane {
+namespace {
+
+constexpr int kMaxRanks = 64;  // sets of ranks are words of 64 bits
+constexpr int kMaxTopk = 32;
+constexpr int64_t kLineBytes = 64;
+
+int64_t rounded_up(int64_t bytes) { return (bytes + kLineBytes - 1) / kLineBytes * kLineBytes; }
+
+void require_range(std::string_view field, int64_t value, int64_t low, int64_t high) {
+  if (value < low || value > high) fail(ErrorCode::invalid_argument, "{} is {}; it must be {}..{}", field, value, low, high);
+}
+
+std::vector<int> contiguous_owners(int num_experts, int num_ranks) {
+  std::vector<int> owners;
+  owners.reserve(static_cast<size_t>(num_experts));
+  for (int r = 0; r < num_ranks; ++r)
+    owners.insert(owners.end(), static_cast<size_t>(num_experts / num_ranks + (r < num_experts % num_ranks ? 1 : 0)), r);
+  return owners;
+}
+
+}  // namespace
+
+DType wire_dtype(WireFormat wire) { return wire == WireFormat::bf16 ? DType::bf16 : DType::fp8_e4m3; }
+
+DType wire_dtype(CombineWire wire) {
+  switch (wire) {
+    case CombineWire::bf16: return DType::bf16;
+    case CombineWire::f32: return DType::f32;
+    case CombineWire::f64: return DType::f64;
+  }
+  return DType::f32;
+}
+
+DispatcherConfig completed(const DispatcherConfig& config, int num_ranks) {
+  constexpr int64_t kMaxInt = std::numeric_limits<int32_t>::max();
+  require_range("num_ranks", num_ranks, 1, kMaxRanks);
+  require_range("hidden", config.hidden, 1, 1 << 24);
+  require_range("num_topk", config.num_topk, 1, kMaxTopk);
+  require_range("num_experts", config.num_experts, 1, 1 << 24);
+  require_range("max_tokens", config.max_tokens, 1, kMaxInt);
+  require_range("capacity", config.capacity, 0, kMaxInt);
+  const int64_t payload = size_bytes(wire_dtype(config.wire), config.hidden);
+  if (payload % 16 != 0)
+    fail(ErrorCode::invalid_argument, "hidden is {}: rows of {} {} bytes; make them a multiple of 16 bytes", config.hidden,
+         payload, name(wire_dtype(config.wire)));
+
+  DispatcherConfig result = config;
+  if (result.capacity == 0) result.capacity = config.max_tokens;
+  if (int64_t{result.capacity} * num_ranks * config.num_topk > kMaxInt)
+    fail(ErrorCode::invalid_argument, "capacity {} x {} ranks x {} experts per token exceeds {} pairs; lower the capacity",
+         result.capacity, num_ranks, config.num_topk, kMaxInt);
+  if (result.expert_rank.empty()) result.expert_rank = contiguous_owners(config.num_experts, num_ranks);
+  if (static_cast<int64_t>(result.expert_rank.size()) != config.num_experts)
+    fail(ErrorCode::invalid_argument, "expert_rank has {} entries for {} experts; give one per expert or none",
+         result.expert_rank.size(), config.num_experts);
+  for (int e = 0; e < config.num_experts; ++e)
+    if (result.expert_rank[e] < 0 || result.expert_rank[e] >= num_ranks)
+      fail(ErrorCode::invalid_argument, "expert_rank[{}] is {}; there are ranks 0..{}", e, result.expert_rank[e],
+           num_ranks - 1);
+  return result;
+}
+
+WindowLayout::WindowLayout(const DispatcherConfig& config, int num_ranks_)
+    : num_ranks(num_ranks_), capacity(config.capacity) {
+  payload_bytes = size_bytes(wire_dtype(config.wire), config.hidden);
+  if (config.wire == WireFormat::fp8_1x128) num_scales = (config.hidden + 127) / 128;
+  if (config.wire == WireFormat::fp8_row) num_scales = 1;
+  ids_at = payload_bytes + 4 * num_scales;
+  weights_at = ids_at + int64_t{4} * config.num_topk;
+  record_bytes = weights_at + int64_t{4} * config.num_topk;
+  record_stride = rounded_up(record_bytes);
+  partial_bytes = size_bytes(wire_dtype(config.combine_wire), config.hidden);
+  partial_stride = rounded_up(partial_bytes);
+  records_at = kControlBytes + int64_t{kNumLineKinds} * num_ranks * kLineBytes;
+  partials_at = records_at + num_ranks * capacity * record_stride;
+  total_bytes = partials_at + num_ranks * capacity * partial_stride;
+}
+
+}  // namespace mixlane

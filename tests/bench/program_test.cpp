@@ -1,0 +1,172 @@
+// `mixlane bench` from end to end: what it writes, what it refuses.
+#include "program.hpp"
+
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+#include <numeric>
+
+#include "results/files.hpp"
+#include "results/record.hpp"
+
+namespace mixlane::bench::test {
+namespace {
+
+using Strings = std::vector<std::string>;
+
+class ProgramTest : public BenchTest {
+ protected:
+  void expect_usage_error(const Strings& arguments, const Strings& mentions) {
+    Program program(command(arguments));
+    program.wait();
+    EXPECT_EQ(program.exit_code, 2) << program.err;
+    expect_mentions(program.err, mentions);
+    EXPECT_FALSE(std::filesystem::exists(runs()));
+  }
+};
+
+void check_stages(const Record& record, int num_ranks) {
+  Strings names;
+  for (const StageRecord& stage : record.stages) {
+    names.push_back(stage.stage);
+    EXPECT_GE(stage.time.n, 10) << stage.stage;
+    EXPECT_EQ(stage.samples_us.size(), static_cast<size_t>(stage.time.n)) << stage.stage;
+    EXPECT_EQ(stage.rank_median_us.size(), static_cast<size_t>(num_ranks)) << stage.stage;
+    EXPECT_GT(stage.time.median_us, 0) << stage.stage;
+    EXPECT_GE(stage.time.p90_us, stage.time.p10_us);
+    EXPECT_LE(stage.time.median_us, record.stages.back().time.max_us * (stage.stage == "dispatch+combine" ? 100 : 1));
+    EXPECT_GT(stage.bytes, 0) << stage.stage;
+  }
+  EXPECT_EQ(Strings(names.begin(), names.begin() + 5), (Strings{"routing", "dispatch", "align", "experts", "combine"}));
+  EXPECT_EQ(names.back(), "layer");
+  EXPECT_EQ(record.stages[0].variant, "routing.cpu");
+  EXPECT_EQ(record.stages[1].variant, "dispatch.shm");
+  EXPECT_EQ(record.stages[4].variant, "combine.shm");
+}
+
+TEST_F(ProgramTest, WritesARecordPerCellWithWhatHappened) {
+  Program program(command({"--ranks", "3", "--quant", "none,fp8,fp8_channel,mxfp4", "--tokens", "1,6", "--workload",
+                           "balanced,ragged,hot_expert"}));
+  program.wait();
+  ASSERT_EQ(program.exit_code, 0) << program.err;
+  expect_mentions(program.out, {"nobody has checked these fields of tiny: intermediate", "REPORT.md", "merged.json"});
+  ASSERT_EQ(results().size(), 4u);
+  for (const auto& path : results()) {
+    const ResultFile file = read_result_file(path);
+    EXPECT_TRUE(file.complete);
+    EXPECT_EQ(file.ranks, 3);
+    EXPECT_EQ(file.unverified, Strings{"intermediate"});
+    EXPECT_NE(file.command.find("--workload balanced,ragged,hot_expert"), std::string::npos);
+    ASSERT_EQ(file.records.size(), 6u);
+    for (const Record& record : file.records) {
+      EXPECT_TRUE(record.correctness.passed);
+      const int tokens = std::accumulate(record.rank_tokens.begin(), record.rank_tokens.end(), 0);
+      EXPECT_EQ(tokens, record.workload == "ragged" ? (record.tokens == 6 ? 9 : 2) : 3 * record.tokens);
+      EXPECT_EQ(record.correctness.checked_tokens, tokens);
+      EXPECT_EQ(std::accumulate(record.expert_pairs.begin(), record.expert_pairs.end(), int64_t{0}), 2 * tokens);
+      const int64_t hottest = *std::max_element(record.expert_pairs.begin(), record.expert_pairs.end());
+      if (record.workload == "hot_expert") EXPECT_EQ(hottest, tokens);
+      const int64_t rows = std::accumulate(record.rank_rows.begin(), record.rank_rows.end(), int64_t{0});
+      EXPECT_GE(rows, tokens);
+      EXPECT_LE(rows, 2 * tokens);
+      EXPECT_GT(record.weight_bytes, 0);
+      EXPECT_GT(record.window_bytes, 0);
+      check_stages(record, 3);
+    }
+  }
+  EXPECT_TRUE(std::filesystem::exists(folder_ / "report" / "REPORT.md"));
+}
+
+TEST_F(ProgramTest, TracesLineUpAtTheGate) {
+  Program program(command({"--ranks", "2", "--tokens", "4"}));
+  program.wait();
+  ASSERT_EQ(program.exit_code, 0) << program.err;
+  std::string stamp = results().at(0).parent_path().filename().string().substr(8);
+  const auto folder = runs() / ("traces_" + stamp) / "tiny__qnone";
+  const auto merged = nlohmann::json::parse(read_text_file(folder / "merged.json"));
+  std::map<int, std::vector<double>> gates;
+  std::map<std::string, int> slices;
+  for (const auto& event : merged.at("traceEvents")) {
+    if (event.at("ph") != "X") continue;
+    ++slices[event.at("name").get<std::string>()];
+    EXPECT_EQ(event.at("args").at("tokens"), 4);
+    EXPECT_EQ(event.at("args").at("workload"), "balanced");
+    EXPECT_GE(event.at("dur").get<double>(), 0);
+    if (event.at("cat") == "layer") gates[event.at("pid")].push_back(event.at("ts"));
+  }
+  EXPECT_EQ(gates.size(), 2u);
+  EXPECT_EQ(gates[0], gates[1]);
+  EXPECT_EQ(gates[0].size(), 3u);
+  EXPECT_EQ(slices["dispatch.shm"], 6);
+  EXPECT_EQ(slices["combine.shm"], 6);
+  const auto rank1 = nlohmann::json::parse(read_text_file(folder / "rank1.json"));
+  for (const auto& event : rank1.at("traceEvents")) EXPECT_EQ(event.at("pid"), 1);
+}
+
+TEST_F(ProgramTest, JsonOnStdoutIsTheSavedFile) {
+  Program program(command({"--ranks", "2", "--tokens", "3", "--json", "-", "--no-trace"}));
+  program.wait();
+  ASSERT_EQ(program.exit_code, 0) << program.err;
+  ASSERT_EQ(results().size(), 1u);
+  EXPECT_EQ(program.out, read_text_file(results()[0]));
+}
+
+TEST_F(ProgramTest, OneRankNeedsNoLaunch) {
+  Program program(command({"--ranks", "1", "--tokens", "3", "--quiet"}));
+  program.wait();
+  ASSERT_EQ(program.exit_code, 0) << program.err;
+  EXPECT_EQ(program.out.find("experts"), std::string::npos) << program.out;
+  expect_mentions(program.out, {"wrote ", "report "});
+}
+
+TEST_F(ProgramTest, ColdCachesAndOtherWires) {
+  Program program(
+      command({"--ranks", "2", "--tokens", "3", "--cache", "cold", "--wire", "fp8_row", "--combine-wire", "f64"}));
+  program.wait();
+  ASSERT_EQ(program.exit_code, 0) << program.err;
+  const ResultFile file = read_result_file(results().at(0));
+  EXPECT_EQ(file.cache, "cold");
+  EXPECT_EQ(file.environment.at("combine_wire"), "f64");
+}
+
+TEST_F(ProgramTest, UnknownNamesListTheValidOnes) {
+  expect_usage_error({"--model", "no-such-model"}, {"no-such-model", "qwen3-30b-a3b", "deepseek-v3"});
+  expect_usage_error({"--quant", "int3"}, {"int3", "none", "fp8_channel", "mxfp4"});
+  expect_usage_error({"--workload", "even"}, {"even", "balanced", "zipf:1.2", "hot_rank"});
+  expect_usage_error({"--variant", "router=x"}, {"router", "routing", "combine"});
+  expect_usage_error({"--variant", "align=align.gpu"}, {"align.gpu", "auto, align.cpu"});
+  expect_usage_error({"--wire", "int8"}, {"int8", "bf16", "fp8_1x128"});
+  expect_usage_error({"--combine-wire", "fp8"}, {"fp8", "f64"});
+  expect_usage_error({"--device", "tpu"}, {"tpu", "cpu"});
+  expect_usage_error({"--cache", "warm"}, {"warm", "hot", "cold"});
+  expect_usage_error({"--tokens", "0"}, {"--tokens"});
+  expect_usage_error({"--tokens", "4,4"}, {"--tokens has 4 twice"});
+  expect_usage_error({"--ranks", "65"}, {"--ranks"});
+  expect_usage_error({"--no-such-option"}, {"--no-such-option"});
+  expect_usage_error({"--hidden", "x.npy"}, {"--logits"});
+}
+
+TEST_F(ProgramTest, HelpAndVariants) {
+  Program help({MIXLANE_PROGRAM, "bench", "--help"});
+  help.wait();
+  EXPECT_EQ(help.exit_code, 0);
+  expect_mentions(help.out, {"--workload", "--mask", "--combine-wire", "Examples:", "perfetto"});
+  Program variants({MIXLANE_PROGRAM, "bench", "--list-variants"});
+  variants.wait();
+  EXPECT_EQ(variants.exit_code, 0);
+  expect_mentions(variants.out, {"routing.cpu", "dispatch.shm", "align.cpu", "experts.reference", "combine.shm"});
+  Program nothing({MIXLANE_PROGRAM});
+  nothing.wait();
+  EXPECT_EQ(nothing.exit_code, 2);
+}
+
+TEST_F(ProgramTest, AnUnwritableFolderIsRefusedBeforeAnyWork) {
+  Program program({MIXLANE_PROGRAM, "bench", "--model", MIXLANE_TINY_MODEL, "--out", "/dev/null/runs"});
+  program.wait();
+  EXPECT_EQ(program.exit_code, 1);
+  expect_mentions(program.err, {"/dev/null/runs", "--out"});
+  EXPECT_EQ(program.out, "");
+}
+
+}  // namespace
+}  // namespace mixlane::bench::test
