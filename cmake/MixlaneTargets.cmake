@@ -4,10 +4,17 @@ add_library(mixlane_options INTERFACE)
 target_compile_features(mixlane_options INTERFACE cxx_std_20)
 # Contraction of a*b+c would make results depend on the instruction set; bitwise equality is a promise. Nobody reads the
 # floating-point exception flags, and keeping them exact would keep conditionals from becoming vector code.
-target_compile_options(mixlane_options INTERFACE -Wall -Wextra -Wshadow -ffp-contract=off -fno-trapping-math
-                                                 $<$<BOOL:${MIXLANE_WERROR}>:-Werror>)
+set(mixlane_warnings -Wall -Wextra -Wshadow $<$<BOOL:${MIXLANE_WERROR}>:-Werror>)
+target_compile_options(
+  mixlane_options
+  INTERFACE $<$<COMPILE_LANGUAGE:CXX>:${mixlane_warnings};-ffp-contract=off;-fno-trapping-math>
+            $<$<COMPILE_LANGUAGE:CUDA>:--fmad=false;--expt-relaxed-constexpr;-lineinfo;-Xcompiler=-Wall,-Wextra>)
+if(MIXLANE_HIP)
+  target_compile_definitions(mixlane_options INTERFACE MIXLANE_HIP __HIP_PLATFORM_AMD__)
+endif()
 # g++ 12 sees overlapping copies in plain assignments of string literals (GCC bug 105329).
-target_compile_options(mixlane_options INTERFACE $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict>)
+target_compile_options(
+  mixlane_options INTERFACE $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<CXX_COMPILER_ID:GNU>>:-Wno-restrict>)
 if(MIXLANE_SANITIZE)
   target_compile_options(mixlane_options INTERFACE -fsanitize=${MIXLANE_SANITIZE} -fno-omit-frame-pointer
                                                    -fno-sanitize-recover=all)

@@ -46,7 +46,8 @@ struct AlignArgs {
 // Slots that `sorted_pairs` must hold in the worst case: every group's last block nearly empty.
 int64_t align_capacity(int64_t num_pairs, int num_groups, int block);
 
-// Deterministic; no atomics on shared counters; graph-safe. CPU variants: align.cpu. Contract = the union of what
+// Deterministic; no atomics on shared counters; graph-safe. CPU variants: align.cpu. GPU variants, up to 1028 groups:
+// align.none, align.oneshot, align.cluster (sm_90), align.multi_phase. Contract = the union of what
 // SGLang, vLLM and aiter's align kernels offer: docs/stages/align.md.
 void align(Context& context, const AlignArgs& args, Stream stream = {});
 

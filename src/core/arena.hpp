@@ -2,13 +2,16 @@
 #pragma once
 
 #include <memory>
+#include <vector>
 
-#include "mixlane/core.hpp"
+#include "core/memory.hpp"
 
 namespace mixlane {
 
 // Memory of one device. Blocks live until the Scope in which they were taken ends. Growing is allowed only while nothing
 // is taken, so pointers never move; a call that needs more than was reserved grows it at its first use.
+// On a GPU a Scope ends before its kernels ran: the work of one Context must be ordered, by one stream or by events.
+// Streams that run concurrently have a Context each.
 class Arena {
  public:
   explicit Arena(Device device);
@@ -39,6 +42,9 @@ class Arena {
     return static_cast<T*>(take(count * static_cast<int64_t>(sizeof(T))));
   }
   int64_t capacity_bytes() const { return capacity_; }
+  // kZerosBytes that are zero between calls: state such as a barrier's counter, which every user leaves as it was.
+  void* zeros();
+  static constexpr int64_t kZerosBytes = 4096;
 
   static constexpr int64_t kAlignment = 256;
   // What take(bytes) consumes: for sums that size a reserve().
@@ -46,7 +52,10 @@ class Arena {
 
  private:
   Device device_;
+  std::unique_ptr<DeviceMemory> source_;
   std::byte* memory_ = nullptr;
+  void* zeros_ = nullptr;
+  std::vector<void*> retired_;  // GPU: earlier blocks
   int64_t capacity_ = 0;
   int64_t used_ = 0;
 };

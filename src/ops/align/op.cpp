@@ -9,9 +9,14 @@
 namespace mixlane {
 namespace {
 
-constexpr std::array<Variant<AlignArgs>, 1> kVariants{{
+constexpr std::array<Variant<AlignArgs>, 1> kCpuVariants{{
     {{"align.cpu", "stable counting sort; one histogram and one scatter pass per thread"}, nullptr, launch_align_cpu},
 }};
+
+std::span<const Variant<AlignArgs>> variants_for(DeviceType device, int64_t num_pairs) {
+  if (device == DeviceType::cpu) return kCpuVariants;
+  return align_gpu_variants(num_pairs);
+}
 
 constexpr int64_t kMaxPairs = std::numeric_limits<int32_t>::max();
 constexpr int kMaxExperts = 65535;
@@ -135,13 +140,15 @@ Cost align_cost(const AlignArgs& args) {
 
 std::vector<VariantInfo> align_variants() {
   std::vector<VariantInfo> infos;
-  for (const auto& variant : kVariants) infos.push_back(variant.info);
+  for (const auto& variant : kCpuVariants) infos.push_back(variant.info);
+  for (const auto& variant : align_gpu_variants(0)) infos.push_back(variant.info);
   return infos;
 }
 
 void align(Context& context, const AlignArgs& args, Stream stream) {
   validate(context, args);
-  select(std::span<const Variant<AlignArgs>>(kVariants), args.variant, context, args).launch(context, args, stream);
+  select(variants_for(context.device().type, AlignShape(args).num_pairs()), args.variant, context, args)
+      .launch(context, args, stream);
 }
 
 }  // namespace mixlane

@@ -1,0 +1,41 @@
+// Thread-block clusters of sm_90: barrier and shared memory of the other blocks.
+#pragma once
+
+#include <cstdint>
+
+namespace mixlane::gpu::ptx {
+
+__device__ inline uint32_t cluster_rank() {
+  uint32_t rank;
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return rank;
+}
+
+// Split barrier of all threads of the cluster: arrive publishes what was written before, wait sees what others published.
+__device__ inline void cluster_arrive() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
+// Arrives without publishing anything: to keep the blocks together, not to hand over data.
+__device__ inline void cluster_arrive_relaxed() { asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory"); }
+__device__ inline void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
+
+// The address, in the cluster's window, of the same shared variable in block `rank`.
+__device__ inline uint32_t map_shared(const void* shared, uint32_t rank) {
+  uint32_t address;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;"
+               : "=r"(address)
+               : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(shared))), "r"(rank));
+  return address;
+}
+
+__device__ inline uint2 load_cluster_pair(uint32_t address) {
+  uint2 pair;
+  asm volatile("ld.shared::cluster.v2.u32 {%0, %1}, [%2];" : "=r"(pair.x), "=r"(pair.y) : "r"(address));
+  return pair;
+}
+
+__device__ inline uint32_t load_cluster_word(uint32_t address) {
+  uint32_t word;
+  asm volatile("ld.shared::cluster.u32 %0, [%1];" : "=r"(word) : "r"(address));
+  return word;
+}
+
+}  // namespace mixlane::gpu::ptx
