@@ -5,10 +5,10 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
-#include <string>
-#include <vector>
-
 #include <nlohmann/json.hpp>
+#include <string>
+#include <string_view>
+#include <vector>
 
 namespace mixlane::bench {
 
@@ -29,7 +29,7 @@ struct StageRecord {
   std::vector<double> rank_median_us;  // per rank
   std::vector<double> samples_us;      // the samples themselves, in order: what `compare` works on
   // Worst rank's work, from the stage's formula in src/ops/<stage>/op.hpp.
-  int64_t bytes = 0;          // read + written, each byte once
+  int64_t bytes = 0;  // read + written, each byte once
   int64_t flops = 0;
   int64_t logical_bytes = 0;  // received, a rank's own rows included
   int64_t remote_bytes = 0;   // received from other ranks
@@ -40,32 +40,33 @@ struct StageRecord {
 
 struct Correctness {
   bool passed = false;
-  int checked_tokens = 0;       // of all ranks
-  double rel_error = 0;         // Frobenius norm of the difference / of the reference
+  int checked_tokens = 0;  // of all ranks
+  double rel_error = 0;    // Frobenius norm of the difference / of the reference
   double tolerance = 0;
-  std::string reference;        // what it was compared with
+  std::string reference;  // what it was compared with
 };
 
 struct Record {
   int tokens = 0;  // asked for, per rank
   std::string workload;
-  std::vector<int> rank_tokens;        // realised
-  std::vector<int64_t> expert_pairs;   // realised histogram: pairs per expert
-  std::vector<int64_t> rank_rows;      // rows each rank received
+  std::vector<int> rank_tokens;       // realised
+  std::vector<int64_t> expert_pairs;  // realised histogram: pairs per expert
+  std::vector<int64_t> rank_rows;     // rows each rank received
   Correctness correctness;
-  std::vector<StageRecord> stages;     // in order; "layer" last
-  int64_t window_bytes = 0;            // symmetric memory per rank
-  int64_t weight_bytes = 0;            // largest rank
+  std::vector<StageRecord> stages;  // in order; "layer" last
+  int64_t window_bytes = 0;         // symmetric memory per rank
+  int64_t weight_bytes = 0;         // largest rank
 };
 
 // Peaks that the speed-of-light column used, as measured by doctor on this machine; 0 = not measured.
 struct Peaks {
-  double copy_gbs = 0;        // bytes read + written, all ranks' threads together
+  double copy_gbs = 0;  // bytes read + written, all ranks' threads together
   double read_gbs = 0;
-  double exchange_gbs = 0;    // shared memory, bytes delivered, all ranks at once
+  double exchange_gbs = 0;  // shared memory, bytes delivered, all ranks at once
   double bf16_tflops = 0;
   double f32_tflops = 0;
-  std::string measured_at;    // stamp
+  std::string measured_at;           // stamp
+  std::vector<std::string> skipped;  // what was not measured, and why
 };
 
 struct ResultFile {
@@ -83,9 +84,13 @@ struct ResultFile {
   bool complete = false;  // false: interrupted; resumed by the same command
 };
 
-nlohmann::json to_json(const ResultFile& file);
-// Throws bad_format naming the file and the field; accepts every schema version up to kSchemaVersion.
+nlohmann::ordered_json to_json(const ResultFile& file);
+// The text that write_result_file stores, byte for byte.
+std::string to_text(const ResultFile& file);
+// Both throw bad_format naming the file and the field, and accept every schema version up to kSchemaVersion.
 ResultFile result_file_from_json(const nlohmann::json& json, const std::string& file_name);
+ResultFile result_file_from_text(std::string_view text, const std::string& file_name);
+// io_error if it can't be read, else as above.
 ResultFile read_result_file(const std::filesystem::path& path);
 // Writes beside the target and renames: readers see the old or the new file, never half of one.
 void write_result_file(const ResultFile& file, const std::filesystem::path& path);

@@ -14,27 +14,28 @@ enum class InvalidIds : uint8_t {
 // pairs ascend, so the result is the stable sort of the pairs by expert. Every non-empty group is padded to a multiple
 // of `block` slots with `pad_value`; empty groups take no block.
 struct AlignArgs {
-  ConstTensorView topk_ids;      // i32|i64 [rows, K]; rows may be strided: the ids may lie inside received rows
-  ConstTensorView segment_rows;  // optional i32 [S], S dividing rows: only the first segment_rows[s] rows of segment s
-                                 // count. S = 1 is a device-side row count; S = num_ranks reads a receive window.
-  ConstTensorView expert_map;    // optional i32 [num_experts]: local id or -1; local ids are < num_local_experts
-  int num_experts = 0;           // ids are in [0, num_experts); 1..65535
-  int num_local_experts = 0;     // groups; 0 = num_experts. Equal to num_experts without expert_map.
-  int block = 1;                 // rows per block, 1..1024
+  ConstTensorView topk_ids{};      // i32|i64 [rows, K]; rows may be strided: the ids may lie inside received rows
+  ConstTensorView segment_rows{};  // optional i32 [S], S dividing rows: only the first segment_rows[s] rows of segment s
+                                   // count. S = 1 is a device-side row count; S = num_ranks reads a receive window.
+  ConstTensorView expert_map{};    // optional i32 [num_experts]: local id or -1; local ids are < num_local_experts
+  int num_experts = 0;             // ids are in [0, num_experts); 1..65535
+  int num_local_experts = 0;       // groups; 0 = num_experts. Equal to num_experts without expert_map.
+  int block = 1;                   // rows per block, 1..1024
   InvalidIds invalid_ids = InvalidIds::drop;
-  int32_t pad_value = -1;           // what a pad slot of sorted_pairs holds; -1 = rows * K (the engines' sentinel)
-  ConstTensorView topk_weights;     // f32 [rows, K], required with sorted_weights
+  int32_t pad_value = -1;          // what a pad slot of sorted_pairs holds; -1 = rows * K (the engines' sentinel)
+  ConstTensorView topk_weights{};  // f32 [rows, K], required with sorted_weights
 
-  TensorView sorted_pairs;    // out i32 [capacity]: pair per slot; written up to num_padded_slots, never behind it
-  TensorView block_experts;   // out i32 [capacity / block]: local expert per block; -1 for the bucket and for the tail
-  TensorView num_padded;      // out i32 [2]: padded slots, pairs kept (without the bucket)
-  TensorView expert_counts;   // optional out i32 [num_local_experts]: pairs per group
-  TensorView expert_offsets;  // optional out i32 [num_local_experts + 1]: first slot of each group, then the end
-  TensorView pair_slots;      // optional out i32 [rows, K]: slot of each pair, -1 if dropped or in a row that does not count
-  TensorView sorted_weights;  // optional out f32 [capacity]: weight per slot, 0 in pads
-  TensorView sorted_rows;     // optional out i32 [capacity]: row per slot (pair / K), `rows` in pads
-  TensorView sorted_packed;   // optional out i32 [capacity]: row | k << 24, pads rows | K << 24 (aiter); rows < 2^24, K < 128
-  TensorView zero_fill;       // optional: any contiguous tensor, zeroed in the same call (for accumulating GEMMs)
+  TensorView sorted_pairs{};    // out i32 [capacity]: pair per slot; written up to num_padded_slots, never behind it
+  TensorView block_experts{};   // out i32 [capacity / block]: local expert per block; -1 for the bucket and for the tail
+  TensorView num_padded{};      // out i32 [2]: padded slots, pairs kept (without the bucket)
+  TensorView expert_counts{};   // optional out i32 [num_local_experts]: pairs per group
+  TensorView expert_offsets{};  // optional out i32 [num_local_experts + 1]: first slot of each group, then the end
+  TensorView pair_slots{};  // optional out i32 [rows, K]: slot of each pair, -1 if dropped or in a row that does not count
+  TensorView sorted_weights{};  // optional out f32 [capacity]: weight per slot, 0 in pads
+  TensorView sorted_rows{};     // optional out i32 [capacity]: row per slot (pair / K), `rows` in pads
+  TensorView
+      sorted_packed{};     // optional out i32 [capacity]: row | k << 24, pads rows | K << 24 (aiter); rows < 2^24, K < 128
+  TensorView zero_fill{};  // optional: any contiguous tensor, zeroed in the same call (for accumulating GEMMs)
 
   Status* status = nullptr;  // receives bad_expert_id with the first such pair's row; nullptr: thrown (CPU only)
   std::string_view variant = "auto";

@@ -50,13 +50,13 @@ class Error : public std::runtime_error {
 // writes and the host reads after the stream. The first failure of a call is kept; `failures` counts all of them.
 struct Status {
   ErrorCode code = ErrorCode::ok;
-  int32_t rank = -1;       // who reports
-  int32_t peer = -1;       // whom it concerns, or -1
-  int32_t failures = 0;    // failing tokens, rows or peers in this call
-  int64_t token = -1;      // first failing token or row, or -1
-  int64_t expected = 0;    // what would have been right: a count, an id limit, an epoch
-  int64_t got = 0;         // what was there instead
-  int64_t waited_us = 0;   // peer_timeout: how long
+  int32_t rank = -1;      // who reports
+  int32_t peer = -1;      // whom it concerns, or -1
+  int32_t failures = 0;   // failing tokens, rows or peers in this call
+  int64_t token = -1;     // first failing token or row, or -1
+  int64_t expected = 0;   // what would have been right: a count, an id limit, an epoch
+  int64_t got = 0;        // what was there instead
+  int64_t waited_us = 0;  // peer_timeout: how long
   bool ok() const { return code == ErrorCode::ok; }
 };
 
@@ -104,7 +104,7 @@ struct Device {
 // A queue of work of one device: cudaStream_t or hipStream_t as an opaque handle. The CPU's stream is the calling
 // thread: work is done when the call returns.
 struct Stream {
-  Device device;
+  Device device{};
   void* handle = nullptr;
 };
 
@@ -116,7 +116,7 @@ template <class Byte>
 struct BasicTensorView {
   Byte* data = nullptr;
   DType dtype = DType::f32;
-  Device device;
+  Device device{};
   int32_t ndim = 0;
   std::array<int64_t, kMaxDims> shape{};
   std::array<int64_t, kMaxDims> strides{};
@@ -137,8 +137,8 @@ struct BasicTensorView {
 
   // A read-only view of a mutable one.
   template <class Other>
-    requires(std::is_const_v<Byte> && std::is_same_v<Other, std::remove_const_t<Byte>>)
-  BasicTensorView(const BasicTensorView<Other>& other)
+  requires(std::is_const_v<Byte>&& std::is_same_v<Other, std::remove_const_t<Byte>>)
+      BasicTensorView(const BasicTensorView<Other>& other)
       : data(other.data),
         dtype(other.dtype),
         device(other.device),
@@ -179,7 +179,7 @@ std::string to_string(const ConstTensorView& view);
 // Context
 
 struct ContextOptions {
-  Device device;
+  Device device{};
   int num_threads = 0;  // CPU: threads of this rank, the calling one included; 0 = every core this process may use
 };
 

@@ -17,8 +17,8 @@ enum class WireFormat : uint8_t {
 enum class CombineWire : uint8_t {
   bf16,  // half the bytes of f32; each rank's partial is rounded once
   f32,
-  f64,   // sums of bf16 rows times f32 weights are exact in f64 (docs/design/determinism.md): the result does not
-         // depend on how many ranks there are, bit by bit
+  f64,  // sums of bf16 rows times f32 weights are exact in f64 (docs/design/determinism.md): the result does not
+        // depend on how many ranks there are, bit by bit
 };
 
 enum class OnPeerTimeout : uint8_t {
@@ -52,38 +52,38 @@ class RoutingHandle {
 };
 
 struct DispatchArgs {
-  ConstTensorView hidden;        // bf16 [T, H] (quantised on the way if the wire is fp8), or fp8_e4m3 with `scales`
-  ConstTensorView scales;        // f32 [T, ceil(H/128)] or [T], with fp8 input
-  ConstTensorView topk_ids;      // i32 [T, K] physical experts; -1 = no expert. Others out of range: status bad_expert_id,
-                                 // the pair is dropped
-  ConstTensorView topk_weights;  // f32 [T, K]
-  ConstTensorView num_tokens;    // optional i32 [1] in device memory: how many of the T rows count
-  RoutingHandle replay;          // send new rows by an earlier dispatch's routing; ids and weights must be its own
-  Status* status = nullptr;      // capacity_overflow, bad_expert_id, peer_timeout (mask); nullptr: thrown (CPU only)
+  ConstTensorView hidden{};        // bf16 [T, H] (quantised on the way if the wire is fp8), or fp8_e4m3 with `scales`
+  ConstTensorView scales{};        // f32 [T, ceil(H/128)] or [T], with fp8 input
+  ConstTensorView topk_ids{};      // i32 [T, K] physical experts; -1 = no expert. Others out of range: status bad_expert_id,
+                                   // the pair is dropped
+  ConstTensorView topk_weights{};  // f32 [T, K]
+  ConstTensorView num_tokens{};    // optional i32 [1] in device memory: how many of the T rows count
+  RoutingHandle replay{};          // send new rows by an earlier dispatch's routing; ids and weights must be its own
+  Status* status = nullptr;        // capacity_overflow, bad_expert_id, peer_timeout (mask); nullptr: thrown (CPU only)
   std::string_view variant = "auto";
 };
 
 // Rows as they lie in this rank's receive window, rank_major: views, valid until the next dispatch or combine. Rows at
 // and behind recv_count[s] of source s are undefined. The order inside a source is its token order.
 struct ReceivedRows {
-  TensorView rows;          // wire dtype [num_ranks * capacity, H], rows strided
-  TensorView scales;        // f32 [num_ranks * capacity, groups], rows strided; empty for bf16
-  TensorView topk_ids;      // i32 [num_ranks * capacity, K] physical ids, those of other ranks' experts included
-  TensorView topk_weights;  // f32 [num_ranks * capacity, K]
-  TensorView recv_count;    // i32 [num_ranks]
-  RoutingHandle handle;
+  TensorView rows{};          // wire dtype [num_ranks * capacity, H], rows strided
+  TensorView scales{};        // f32 [num_ranks * capacity, groups], rows strided; empty for bf16
+  TensorView topk_ids{};      // i32 [num_ranks * capacity, K] physical ids, those of other ranks' experts included
+  TensorView topk_weights{};  // f32 [num_ranks * capacity, K]
+  TensorView recv_count{};    // i32 [num_ranks]
+  RoutingHandle handle{};
 };
 
 struct CombineArgs {
-  RoutingHandle handle;
+  RoutingHandle handle{};
   // Experts' rows, one per pair, weighted and summed here in f32 (f64 with CombineWire::f64) ...
-  ConstTensorView expert_rows;  // bf16 [slots, H]
-  ConstTensorView pair_slots;   // i32 [num_ranks * capacity, K] from align: row of expert_rows per pair, -1 = not here
-  bool apply_weights = true;    // false: the weights went into the experts' input already
+  ConstTensorView expert_rows{};  // bf16 [slots, H]
+  ConstTensorView pair_slots{};   // i32 [num_ranks * capacity, K] from align: row of expert_rows per pair, -1 = not here
+  bool apply_weights = true;      // false: the weights went into the experts' input already
   // ... or rows already reduced per received row: give this instead of the two above.
-  ConstTensorView reduced_rows;  // bf16|f32 [num_ranks * capacity, H]
-  ConstTensorView addend;        // optional bf16|f32 [T, H] added before the one rounding: shared experts, residual
-  TensorView output;             // bf16|f32 [T, H]; T as in the dispatch
+  ConstTensorView reduced_rows{};  // bf16|f32 [num_ranks * capacity, H]
+  ConstTensorView addend{};        // optional bf16|f32 [T, H] added before the one rounding: shared experts, residual
+  TensorView output{};             // bf16|f32 [T, H]; T as in the dispatch
   Status* status = nullptr;
   std::string_view variant = "auto";
 };

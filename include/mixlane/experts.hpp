@@ -9,10 +9,10 @@
 namespace mixlane {
 
 enum class ActivationKind : uint8_t {
-  swiglu,        // silu(min(gate, limit)) * clamp(up, -limit, limit)            (limit = inf: plain SwiGLU)
-  swiglu_oai,    // g = min(gate, limit), u = clamp(up, -limit, limit): g * sigmoid(alpha * g) * (u + 1)   (gpt-oss)
-  geglu_tanh,    // gelu_tanh(gate) * up
-  relu2,         // relu(x)^2, no gate: gate_up has I rows, not 2 I
+  swiglu,      // silu(min(gate, limit)) * clamp(up, -limit, limit)            (limit = inf: plain SwiGLU)
+  swiglu_oai,  // g = min(gate, limit), u = clamp(up, -limit, limit): g * sigmoid(alpha * g) * (u + 1)   (gpt-oss)
+  geglu_tanh,  // gelu_tanh(gate) * up
+  relu2,       // relu(x)^2, no gate: gate_up has I rows, not 2 I
 };
 
 struct Activation {
@@ -29,30 +29,31 @@ ActivationKind activation_from_name(std::string_view name);
 // them: gate_up has the I gate rows first, then the I up rows. Borrowed; must outlive the calls.
 struct ExpertWeights {
   QuantFormat format = QuantFormat::none;
-  int num_experts = 0;   // of this rank; 0 is fine
-  int hidden = 0;        // H
-  int intermediate = 0;  // I
-  ConstTensorView gate_up;         // bf16 | fp8_e4m3 | fp4_e2m1 [experts, 2 I or I, H]
-  ConstTensorView gate_up_scales;  // fp8_block f32 [experts, ceil(rows/128), ceil(H/128)]; fp8_channel f32 [experts, rows];
-                                   // mxfp4 e8m0 [experts, rows, ceil(H/32)]
-  ConstTensorView gate_up_bias;    // optional f32 [experts, 2 I or I]
-  ConstTensorView down;            // [experts, H, I]
-  ConstTensorView down_scales;
-  ConstTensorView down_bias;       // optional f32 [experts, H]
+  int num_experts = 0;               // of this rank; 0 is fine
+  int hidden = 0;                    // H
+  int intermediate = 0;              // I
+  ConstTensorView gate_up{};         // bf16 | fp8_e4m3 | fp4_e2m1 [experts, 2 I or I, H]
+  ConstTensorView gate_up_scales{};  // fp8_block f32 [experts, ceil(rows/128), ceil(H/128)]; fp8_channel f32 [experts,
+                                     // rows]; mxfp4 e8m0 [experts, rows, ceil(H/32)]
+  ConstTensorView gate_up_bias{};    // optional f32 [experts, 2 I or I]
+  ConstTensorView down{};            // [experts, H, I]
+  ConstTensorView down_scales{};
+  ConstTensorView down_bias{};  // optional f32 [experts, H]
 };
 
 struct ExpertsArgs {
-  ExpertWeights weights;
-  Activation activation;
-  ConstTensorView rows;            // [rows, H] strided: bf16, or fp8_e4m3 with `row_scales` for the fp8 formats
-  ConstTensorView row_scales;      // f32 [rows, ceil(H/128)] (fp8_block) or [rows] (fp8_channel); rows may be strided
-  int num_topk = 1;                // K: pair p gathers row p / K
-  ConstTensorView sorted_pairs;    // from align: pair per slot
-  ConstTensorView expert_counts;   // i32 [experts], from align
-  ConstTensorView expert_offsets;  // i32 [experts + 1], from align
+  ExpertWeights weights{};
+  Activation activation{};
+  ConstTensorView rows{};        // [rows, H] strided: bf16, or fp8_e4m3 with `row_scales` for the fp8 formats
+  ConstTensorView row_scales{};  // f32 [rows, ceil(H/128)] (fp8_block) or [rows] (fp8_channel); rows may be strided
+  int num_topk = 1;              // K: pair p gathers row p / K
+  // From align, all three; or none of them: one dense expert, slot i is row i (shared experts).
+  ConstTensorView sorted_pairs{};    // i32 [slots]: pair per slot
+  ConstTensorView expert_counts{};   // i32 [experts]
+  ConstTensorView expert_offsets{};  // i32 [experts + 1]
   // Llama-4: multiply the input row by the pair's weight (f32 [rows, K], strided) before gate_up.
-  ConstTensorView input_weights;
-  TensorView output;               // bf16 [slots, H]: one row per pair at its slot; pad slots are not written
+  ConstTensorView input_weights{};
+  TensorView output{};  // bf16 [slots, H]: one row per pair at its slot; pad slots are not written
   std::string_view variant = "auto";
 };
 

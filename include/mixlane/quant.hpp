@@ -26,19 +26,19 @@ enum class ScaleGroup : uint8_t {
 };
 
 struct QuantArgs {
-  ConstTensorView input;  // bf16|f16|f32 [rows, cols], rows may be strided; cols even for fp4_e2m1
+  ConstTensorView input{};  // bf16|f16|f32 [rows, cols], rows may be strided; cols even for fp4_e2m1
   ScaleGroup group = ScaleGroup::group_1x128;
-  TensorView output;                // fp8_e4m3 or (group_1x32) fp4_e2m1 [rows, cols], rows may be strided
-  TensorView scales;                // as ScaleGroup says; its innermost stride may be any
-  ConstTensorView num_valid_rows;   // optional i32 [1] in device memory; rows behind it are not touched
+  TensorView output{};               // fp8_e4m3 or (group_1x32) fp4_e2m1 [rows, cols], rows may be strided
+  TensorView scales{};               // as ScaleGroup says; its innermost stride may be any
+  ConstTensorView num_valid_rows{};  // optional i32 [1] in device memory; rows behind it are not touched
   std::string_view variant = "auto";
 };
 
 struct DequantArgs {
-  ConstTensorView input;   // fp8_e4m3 or fp4_e2m1 [rows, cols]
+  ConstTensorView input{};  // fp8_e4m3 or fp4_e2m1 [rows, cols]
   ScaleGroup group = ScaleGroup::group_1x128;
-  ConstTensorView scales;
-  TensorView output;       // bf16|f16|f32 [rows, cols]
+  ConstTensorView scales{};
+  TensorView output{};  // bf16|f16|f32 [rows, cols]
   std::string_view variant = "auto";
 };
 

@@ -51,23 +51,23 @@ struct RoutingConfig {
 void validate(const RoutingConfig& config);
 
 struct RoutingArgs {
-  RoutingConfig config;
-  ConstTensorView logits;           // f32|bf16|f16 [T, E + Z], rows may be strided
-  ConstTensorView correction_bias;  // optional f32 [E + Z]: added for the choice only
-  ConstTensorView num_valid_rows;   // optional i32 [1] in device memory: rows from there on get ids -1, weights 0
+  RoutingConfig config{};
+  ConstTensorView logits{};           // f32|bf16|f16 [T, E + Z], rows may be strided
+  ConstTensorView correction_bias{};  // optional f32 [E + Z]: added for the choice only
+  ConstTensorView num_valid_rows{};   // optional i32 [1] in device memory: rows from there on get ids -1, weights 0
 
   // Hash routing (first layers of DeepSeek-V4): ids come from a table, weights from the scores of those experts.
-  ConstTensorView hash_table;  // optional i32 [vocabulary, K]
-  ConstTensorView token_ids;   // i32 [T], required with hash_table
+  ConstTensorView hash_table{};  // optional i32 [vocabulary, K]
+  ConstTensorView token_ids{};   // i32 [T], required with hash_table
 
   // Replicas: logical expert e has the physical experts replica_ids[replica_offsets[e] .. replica_offsets[e + 1]).
   // The replica is picked by token index modulo the replica count, so the choice is deterministic and spreads evenly.
-  ConstTensorView replica_offsets;  // optional i32 [E + 1]
-  ConstTensorView replica_ids;      // i32 [replica_offsets[E]]
+  ConstTensorView replica_offsets{};  // optional i32 [E + 1]
+  ConstTensorView replica_ids{};      // i32 [replica_offsets[E]]
 
-  TensorView topk_ids;      // out i32|i64 [T, K]: physical ids if replicas are given, else logical; a zero expert is -1
-  TensorView topk_weights;  // out f32 [T, K]: a zero expert's is 0
-  TensorView zero_weights;  // out, required if num_zero_experts > 0: f32 [T], the summed weight of the identity experts
+  TensorView topk_ids{};      // out i32|i64 [T, K]: physical ids if replicas are given, else logical; a zero expert is -1
+  TensorView topk_weights{};  // out f32 [T, K]: a zero expert's is 0
+  TensorView zero_weights{};  // out, required if num_zero_experts > 0: f32 [T], the summed weight of the identity experts
 
   Status* status = nullptr;  // receives nan_logits or bad_expert_id (hash table, token id); nullptr: thrown (CPU only)
   std::string_view variant = "auto";

@@ -12,7 +12,8 @@ std::string describe(const TensorRule& rule, Device device) {
   std::string shape;
   for (const int64_t size : rule.shape)
     shape += fmt::format("{}{}", shape.empty() ? "" : ", ", size == kAnySize ? "*" : std::to_string(size));
-  return fmt::format("{} [{}] on {}{}", text, shape, name(device.type), rule.strided_rows ? ", rows may be strided" : ", dense");
+  return fmt::format("{} [{}] on {}{}", text, shape, name(device.type),
+                     rule.strided_rows ? ", rows may be strided" : ", dense");
 }
 
 bool matches(const ConstTensorView& view, const TensorRule& rule, Device device) {

@@ -19,7 +19,8 @@ int64_t integer(const char* name, int64_t fallback, int64_t low, int64_t high) {
   int64_t value = 0;
   const auto [end, error] = std::from_chars(text->data(), text->data() + text->size(), value);
   if (error != std::errc() || end != text->data() + text->size() || value < low || value > high)
-    fail(ErrorCode::invalid_argument, "{}='{}': set it to a whole number from {} to {}, or unset it", name, *text, low, high);
+    fail(ErrorCode::invalid_argument, "{}='{}': set it to a whole number from {} to {}, or unset it", name, *text, low,
+         high);
   return value;
 }
 

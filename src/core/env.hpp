@@ -25,13 +25,13 @@ struct Env {
 
   // The launcher's variables, as they are (see launch_info).
   struct Launch {
-    std::optional<std::string> mixlane_rank, mixlane_num_ranks, mixlane_job;                        // mixlane --ranks
+    std::optional<std::string> mixlane_rank, mixlane_num_ranks, mixlane_job;  // mixlane --ranks
     std::optional<std::string> rank, world_size, local_rank, local_world_size, master_addr, master_port,
-        torchelastic_run_id;                                                                         // torchrun
+        torchelastic_run_id;                                                                            // torchrun
     std::optional<std::string> ompi_rank, ompi_size, ompi_local_rank, ompi_local_size, pmix_namespace;  // mpirun
     std::optional<std::string> slurm_procid, slurm_ntasks, slurm_localid, slurm_tasks_per_node, slurm_job_id,
-        slurm_step_id;                                                                               // srun
-    std::optional<std::string> pmi_rank, pmi_size, pmi_id;                                           // MPICH's hydra
+        slurm_step_id;                                      // srun
+    std::optional<std::string> pmi_rank, pmi_size, pmi_id;  // MPICH's hydra
   } launch;
 
   // Throws invalid_argument naming the variable, its value and what is allowed.

@@ -33,16 +33,18 @@ std::string describe(const Status& status) {
       return fmt::format("rank {}: expert id {} at token {} is outside -1..{} ({} such pairs); they were dropped", s.rank,
                          s.got, s.token, s.expected - 1, s.failures);
     case ErrorCode::nan_logits:
-      return fmt::format("rank {}: NaN among the logits of token {} ({} such tokens); check the router's input, or set "
-                         "nan_policy to lowest",
-                         s.rank, s.token, s.failures);
+      return fmt::format(
+          "rank {}: NaN among the logits of token {} ({} such tokens); check the router's input, or set "
+          "nan_policy to lowest",
+          s.rank, s.token, s.failures);
     case ErrorCode::capacity_overflow:
-      return fmt::format("rank {}: {} rows for rank {} but the window holds {}; {} rows from token {} on were not sent; "
-                         "raise capacity to {}",
-                         s.rank, s.got, s.peer, s.expected, s.failures, s.token, s.got);
+      return fmt::format(
+          "rank {}: {} rows for rank {} but the window holds {}; {} rows from token {} on were not sent; "
+          "raise capacity to {}",
+          s.rank, s.got, s.peer, s.expected, s.failures, s.token, s.got);
     case ErrorCode::peer_timeout:
-      return fmt::format("rank {}: no answer from rank {} for {} ms (epoch expected {}, got {}); it is gone or stuck", s.rank,
-                         s.peer, s.waited_us / 1000, s.expected, s.got);
+      return fmt::format("rank {}: no answer from rank {} for {} ms (epoch expected {}, got {}); it is gone or stuck",
+                         s.rank, s.peer, s.waited_us / 1000, s.expected, s.got);
     case ErrorCode::rank_masked:
       return fmt::format("rank {}: rank {} gave this rank up after {} ms and went on without it", s.rank, s.peer,
                          s.waited_us / 1000);

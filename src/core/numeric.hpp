@@ -1,4 +1,5 @@
-// Small floating-point formats, exact and portable: the definition that every backend is tested against.
+// Small floating-point formats, exact and portable: the definition that every backend is tested against. Free of
+// branches and of tables, so that loops over them become vector code.
 #pragma once
 
 #include <bit>
@@ -14,8 +15,8 @@ inline float bf16_to_f32(uint16_t bits) { return std::bit_cast<float>(static_cas
 // To nearest even; NaN stays NaN (quiet, sign kept).
 inline uint16_t f32_to_bf16(float value) {
   const uint32_t bits = std::bit_cast<uint32_t>(value);
-  if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>((bits >> 16) | 0x40u);
-  return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+  const uint32_t number = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  return static_cast<uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? (bits >> 16) | 0x40u : number);
 }
 
 // To nearest even in one step: rounding through f32 would round twice.
@@ -32,8 +33,28 @@ inline uint16_t f64_to_bf16(double value) {
 
 // --- f16: IEEE binary16 ----------------------------------------------------------------------------------------------
 
-inline float f16_to_f32(uint16_t bits) { return static_cast<float>(std::bit_cast<_Float16>(bits)); }
-inline uint16_t f32_to_f16(float value) { return std::bit_cast<uint16_t>(static_cast<_Float16>(value)); }
+inline float f16_to_f32(uint16_t bits) {
+  const uint32_t sign = static_cast<uint32_t>(bits & 0x8000u) << 16;
+  const uint32_t magnitude = bits & 0x7fffu;
+  // Subnormals are multiples of 2^-24, the ulp of 0.5.
+  const uint32_t subnormal = std::bit_cast<uint32_t>(std::bit_cast<float>(std::bit_cast<uint32_t>(0.5f) + magnitude) - 0.5f);
+  const uint32_t normal = (magnitude << 13) + (112u << 23);
+  const uint32_t special = (magnitude << 13) | 0x7f800000u | (magnitude > 0x7c00u ? 0x400000u : 0u);
+  const uint32_t finite = magnitude < 0x400u ? subnormal : normal;
+  return std::bit_cast<float>(sign | (magnitude < 0x7c00u ? finite : special));
+}
+
+// To nearest even, overflow to infinity; NaN stays NaN (quiet, sign kept).
+inline uint16_t f32_to_f16(float value) {
+  const uint32_t bits = std::bit_cast<uint32_t>(value);
+  const uint32_t magnitude = bits & 0x7fffffffu;
+  const uint32_t subnormal = std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude) + 0.5f) - std::bit_cast<uint32_t>(0.5f);
+  const uint32_t bounded = magnitude < 0x47800000u ? magnitude : 0x47800000u;  // 2^16, the place of infinity
+  const uint32_t normal = ((bounded + 0xfffu + ((bounded >> 13) & 1u)) >> 13) - (112u << 10);
+  const uint32_t number = magnitude < 0x38800000u ? subnormal : normal;
+  const uint32_t nan = 0x7e00u | ((magnitude >> 13) & 0x3ffu);
+  return static_cast<uint16_t>(((bits >> 16) & 0x8000u) | (magnitude > 0x7f800000u ? nan : number));
+}
 
 // --- fp8 e4m3fn: sign, 4 exponent bits (bias 7), 3 mantissa bits; no infinities, 0x7f and 0xff are NaN ----------------
 
@@ -42,51 +63,49 @@ inline constexpr float kE4m3Max = 448.0f;
 inline float e4m3_to_f32(uint8_t bits) {
   const uint32_t sign = static_cast<uint32_t>(bits & 0x80u) << 24;
   const uint32_t magnitude = bits & 0x7fu;
-  if (magnitude == 0x7fu) return std::bit_cast<float>(sign | 0x7fc00000u);
-  // Exponent and mantissa moved to f32's places make value * 2^-120, subnormals included; the product is exact.
-  const float scaled = std::bit_cast<float>(magnitude << 20) * 0x1p120f;
-  return std::bit_cast<float>(std::bit_cast<uint32_t>(scaled) | sign);
+  // Subnormals are multiples of 2^-9, the ulp of 2^14.
+  const uint32_t subnormal =
+      std::bit_cast<uint32_t>(std::bit_cast<float>(std::bit_cast<uint32_t>(0x1p14f) + magnitude) - 0x1p14f);
+  const uint32_t normal = (magnitude << 20) + (120u << 23);
+  const uint32_t number = magnitude < 8u ? subnormal : normal;
+  return std::bit_cast<float>(sign | (magnitude == 0x7fu ? 0x7fc00000u : number));
 }
 
 // To nearest even, saturated to +-448 (infinities too); NaN gives NaN.
 inline uint8_t f32_to_e4m3(float value) {
   const uint32_t bits = std::bit_cast<uint32_t>(value);
-  const auto sign = static_cast<uint8_t>((bits >> 24) & 0x80u);
   const uint32_t magnitude = bits & 0x7fffffffu;
-  if (magnitude > 0x7f800000u) return sign | 0x7fu;
-  const float absolute = std::bit_cast<float>(magnitude);
-  if (absolute >= kE4m3Max) return sign | 0x7eu;
-  if (absolute < 0x1p-6f) {
-    // Subnormal: multiples of 2^-9; adding 2^14 (ulp 2^-9) rounds to them, to nearest even.
-    const float shifted = absolute + 0x1p14f;
-    return sign | static_cast<uint8_t>(std::bit_cast<uint32_t>(shifted) - std::bit_cast<uint32_t>(0x1p14f));
-  }
-  const uint32_t rounded = magnitude + 0x7ffffu + ((magnitude >> 20) & 1u);
-  return sign | static_cast<uint8_t>((rounded >> 20) - (120u << 3));
+  const uint32_t max = std::bit_cast<uint32_t>(kE4m3Max);
+  const uint32_t bounded = magnitude < max ? magnitude : max;
+  // Below 2^-6 multiples of 2^-9: adding 2^14, whose ulp that is, rounds to them.
+  const uint32_t subnormal =
+      std::bit_cast<uint32_t>(std::bit_cast<float>(bounded) + 0x1p14f) - std::bit_cast<uint32_t>(0x1p14f);
+  const uint32_t normal = ((bounded + 0x7ffffu + ((bounded >> 20) & 1u)) >> 20) - (120u << 3);
+  const uint32_t number = bounded < std::bit_cast<uint32_t>(0x1p-6f) ? subnormal : normal;
+  return static_cast<uint8_t>(((bits >> 24) & 0x80u) | (magnitude > 0x7f800000u ? 0x7fu : number));
 }
 
 // --- fp4 e2m1: 0, 0.5, 1, 1.5, 2, 3, 4, 6 and their negatives ----------------------------------------------------------
 
 inline constexpr float kE2m1Max = 6.0f;
-inline constexpr float kE2m1Values[16] = {0.0f,  0.5f,  1.0f,  1.5f,  2.0f,  3.0f,  4.0f,  6.0f,
-                                          -0.0f, -0.5f, -1.0f, -1.5f, -2.0f, -3.0f, -4.0f, -6.0f};
 
-inline float e2m1_to_f32(uint8_t nibble) { return kE2m1Values[nibble & 15u]; }
+inline float e2m1_to_f32(uint8_t nibble) {
+  const uint32_t sign = static_cast<uint32_t>(nibble & 8u) << 28;
+  const uint32_t magnitude = nibble & 7u;
+  const uint32_t subnormal = magnitude * std::bit_cast<uint32_t>(0.5f);
+  const uint32_t normal = (magnitude << 22) + (126u << 23);
+  return std::bit_cast<float>(sign | (magnitude < 2u ? subnormal : normal));
+}
 
 // To nearest even, saturated to +-6; there is no NaN: it gives +-6 by its sign.
 inline uint8_t f32_to_e2m1(float value) {
-  const auto sign = static_cast<uint8_t>((std::bit_cast<uint32_t>(value) >> 28) & 8u);
-  const float a = std::fabs(value);
-  // Halfway points go to the neighbour with an even code; a NaN fails every comparison and saturates.
-  uint8_t code = 7;
-  if (a <= 0.25f) code = 0;
-  else if (a < 0.75f) code = 1;
-  else if (a <= 1.25f) code = 2;
-  else if (a < 1.75f) code = 3;
-  else if (a <= 2.5f) code = 4;
-  else if (a < 3.5f) code = 5;
-  else if (a <= 5.0f) code = 6;
-  return sign | code;
+  const uint32_t bits = std::bit_cast<uint32_t>(value);
+  const uint32_t magnitude = bits & 0x7fffffffu;
+  const auto above = [magnitude](float limit) { return magnitude > std::bit_cast<uint32_t>(limit) ? 1u : 0u; };
+  const auto from = [magnitude](float limit) { return magnitude >= std::bit_cast<uint32_t>(limit) ? 1u : 0u; };
+  // The code counts the halfway points passed; each belongs to its neighbour with the even code.
+  const uint32_t code = above(0.25f) + from(0.75f) + above(1.25f) + from(1.75f) + above(2.5f) + from(3.5f) + above(5.0f);
+  return static_cast<uint8_t>(((bits >> 28) & 8u) | code);
 }
 
 // --- e8m0: 2^(byte - 127), 0xff = NaN ------------------------------------------------------------------------------------

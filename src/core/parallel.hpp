@@ -17,7 +17,7 @@ void parallel_ranges(int num_threads, int64_t count, int64_t grain, Body&& body)
     if (count > 0) body(int64_t{0}, count);
     return;
   }
-#pragma omp parallel for num_threads(static_cast<int>(parts)) schedule(static)
+#pragma omp parallel for num_threads(static_cast <int>(parts)) schedule(static)
   for (int64_t part = 0; part < parts; ++part) body(count * part / parts, count * (part + 1) / parts);
 }
 

@@ -4,6 +4,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "core/error.hpp"
 
@@ -40,8 +41,17 @@ const Variant<Args>& select(std::span<const Variant<Args>> table, std::string_vi
     reasons += fmt::format("{}{}: {}", reasons.empty() ? "" : "; ", variant.info.id, reason);
   }
   if (reasons.empty())
-    fail(ErrorCode::invalid_argument, "unknown variant '{}' on {}; valid ones: {}", wanted, name(context.device().type), ids);
+    fail(ErrorCode::invalid_argument, "unknown variant '{}' on {}; valid ones: {}", wanted, name(context.device().type),
+         ids);
   fail(ErrorCode::unsupported, "no variant takes these arguments: {}", reasons);
+}
+
+// What a table holds, for lists.
+template <class Args>
+std::vector<VariantInfo> infos(std::span<const Variant<Args>> table) {
+  std::vector<VariantInfo> all;
+  for (const Variant<Args>& variant : table) all.push_back(variant.info);
+  return all;
 }
 
 }  // namespace mixlane

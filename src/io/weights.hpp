@@ -31,6 +31,7 @@ LayerWeights random_weights(Context& context, const WeightsRequest& request, uin
 // Layer `layer` of a Hugging Face checkpoint folder (*.safetensors, with or without an index). Maps only the ranges of
 // this rank's experts; converts to request.format where the checkpoint holds another. Throws io_error, bad_format or
 // invalid_argument naming file, tensor, what it is and what was expected.
-LayerWeights load_weights(Context& context, const WeightsRequest& request, const std::filesystem::path& checkpoint, int layer);
+LayerWeights load_weights(Context& context, const WeightsRequest& request, const std::filesystem::path& checkpoint,
+                          int layer);
 
 }  // namespace mixlane

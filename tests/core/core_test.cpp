@@ -41,17 +41,20 @@ TEST(Check, NamesTheArgumentItsValueAndTheRule) {
   float memory[12];
   const TensorView view(memory, DType::f32, {3, 4});
   require_tensor("x", view, {{DType::f32}, {3, kAnySize}}, {});
-  expect_error(ErrorCode::invalid_argument, {"logits", "f32[3, 4]", "bf16|f16 [3, 5]"},
-               [&] { require_tensor("logits", view, {{DType::bf16, DType::f16}, {3, 5}}, {}); });
+  expect_error(ErrorCode::invalid_argument, {"logits", "f32[3, 4]", "bf16|f16 [3, 5]"}, [&] {
+    require_tensor("logits", view, {{DType::bf16, DType::f16}, {3, 5}}, {});
+  });
   expect_error(ErrorCode::invalid_argument, {"x is required"}, [&] { require_tensor("x", {}, {{DType::f32}, {1}}, {}); });
-  expect_error(ErrorCode::invalid_argument, {"without memory"},
-               [&] { require_tensor("x", TensorView(nullptr, DType::f32, {2}), {{DType::f32}, {2}}, {}); });
+  expect_error(ErrorCode::invalid_argument, {"without memory"}, [&] {
+    require_tensor("x", TensorView(nullptr, DType::f32, {2}), {{DType::f32}, {2}}, {});
+  });
   TensorView strided = view;
   strided.strides[0] = 100;
   require_tensor("x", strided, {{DType::f32}, {3, 4}, true}, {});
   expect_error(ErrorCode::invalid_argument, {"dense"}, [&] { require_tensor("x", strided, {{DType::f32}, {3, 4}}, {}); });
-  expect_error(ErrorCode::invalid_argument, {"on cuda"},
-               [&] { require_tensor("x", view, {{DType::f32}, {3, 4}}, {DeviceType::cuda, 0}); });
+  expect_error(ErrorCode::invalid_argument, {"on cuda"}, [&] {
+    require_tensor("x", view, {{DType::f32}, {3, 4}}, {DeviceType::cuda, 0});
+  });
 }
 
 TEST(Arena, GrowsOnlyWhileNothingIsTaken) {

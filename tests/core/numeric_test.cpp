@@ -68,8 +68,62 @@ TEST(E4m3, EncodesToNearestEvenAndSaturates) {
   EXPECT_EQ(f32_to_e4m3(std::numeric_limits<float>::quiet_NaN()) & 0x7f, 0x7f);
 }
 
+// The value of a finite f16 code by the format's definition.
+double f16_definition(int code) {
+  const int exponent = (code >> 10) & 31, mantissa = code & 1023;
+  return exponent == 0 ? std::ldexp(mantissa, -24) : std::ldexp(1024 + mantissa, exponent - 25);
+}
+
+TEST(F16, DecodesEveryCode) {
+  for (int code = 0; code < 0x7c00; ++code) {
+    EXPECT_EQ(f16_to_f32(static_cast<uint16_t>(code)), f16_definition(code)) << code;
+    EXPECT_EQ(f16_to_f32(static_cast<uint16_t>(code | 0x8000)), -f16_definition(code)) << code;
+  }
+  EXPECT_TRUE(std::signbit(f16_to_f32(0x8000)));
+  EXPECT_EQ(f16_to_f32(0x7c00), std::numeric_limits<float>::infinity());
+  EXPECT_EQ(f16_to_f32(0xfc00), -std::numeric_limits<float>::infinity());
+  for (int code = 0x7c01; code < 0x8000; ++code) EXPECT_TRUE(std::isnan(f16_to_f32(static_cast<uint16_t>(code)))) << code;
+}
+
+TEST(F16, EncodesToNearestEven) {
+  const auto check = [](double value, int want) {
+    EXPECT_EQ(f32_to_f16(static_cast<float>(value)), want) << value;
+    EXPECT_EQ(f32_to_f16(static_cast<float>(-value)), want | 0x8000) << -value;
+  };
+  for (int code = 0; code < 0x7c00; ++code) {  // every value, every midpoint (the largest one's is 65520) and its neighbours
+    const double low = f16_definition(code), high = code == 0x7bff ? 65536.0 : f16_definition(code + 1);
+    const auto middle = static_cast<float>((low + high) / 2);
+    check(low, code);
+    check(middle, code + code % 2);
+    check(std::nextafter(middle, 0.0f), code);
+    check(std::nextafter(middle, 1e30f), code + 1);
+  }
+  check(0x1p-149, 0);
+  check(1e30, 0x7c00);
+  check(std::numeric_limits<double>::infinity(), 0x7c00);
+  EXPECT_EQ(f32_to_f16(std::numeric_limits<float>::quiet_NaN()), 0x7e00);
+  EXPECT_EQ(f32_to_f16(std::bit_cast<float>(0xff800001u)), 0xfe00);
+}
+
+TEST(Bf16, EncodesToNearestEvenAndKeepsNaN) {
+  for (uint32_t high = 0; high < 0x7f80u; ++high) {
+    const uint32_t bits = high << 16;
+    EXPECT_EQ(f32_to_bf16(std::bit_cast<float>(bits)), high);
+    EXPECT_EQ(f32_to_bf16(std::bit_cast<float>(bits + 0x7fffu)), high);
+    EXPECT_EQ(f32_to_bf16(std::bit_cast<float>(bits + 0x8000u)), high + high % 2);
+    EXPECT_EQ(f32_to_bf16(std::bit_cast<float>(bits + 0x8001u)), high + 1);
+  }
+  EXPECT_EQ(f32_to_bf16(-std::numeric_limits<float>::infinity()), 0xff80);
+  EXPECT_EQ(f32_to_bf16(std::bit_cast<float>(0x7f800001u)), 0x7fc0);
+}
+
 TEST(E2m1, EncodesToNearestEvenAndSaturates) {
-  const auto value_of = [](int code) { return static_cast<double>(kE2m1Values[code]); };
+  const double values[] = {0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0};
+  const auto value_of = [&](int code) { return values[code]; };
+  for (int code = 0; code < 16; ++code) {
+    EXPECT_EQ(e2m1_to_f32(static_cast<uint8_t>(code)), code < 8 ? values[code] : -values[code - 8]) << code;
+    EXPECT_EQ(std::signbit(e2m1_to_f32(static_cast<uint8_t>(code))), code >= 8) << code;
+  }
   for (const float value : interesting_floats()) {
     const int expected = nearest_even_code(std::min(value, 6.0f), 7, value_of);
     EXPECT_EQ(f32_to_e2m1(value), expected) << value;
