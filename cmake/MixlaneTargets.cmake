@@ -11,6 +11,9 @@ target_compile_options(
 if(MIXLANE_HIP)
   target_compile_definitions(mixlane_options INTERFACE MIXLANE_HIP)
 endif()
+# g++ 12 sees overlapping copies in plain assignments of string literals (GCC bug 105329).
+target_compile_options(
+  mixlane_options INTERFACE $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<CXX_COMPILER_ID:GNU>>:-Wno-restrict>)
 if(MIXLANE_SANITIZE)
   target_compile_options(mixlane_options INTERFACE -fsanitize=${MIXLANE_SANITIZE} -fno-omit-frame-pointer
                                                    -fno-sanitize-recover=all)

@@ -30,7 +30,7 @@ install_packages() {
     dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' && continue
     printf 'installing %-20s %s\n' "$package" "$reason"
     missing+=("$package")
-  done < <(packages_for "$purpose")
+  done <<<"$(packages_for "$purpose")"
   [ ${#missing[@]} -eq 0 ] && return
 
   command -v apt-get >/dev/null || {

@@ -26,11 +26,13 @@ struct AlignArgs {
   ConstTensorView topk_weights{};  // f32 [rows, K], required with sorted_weights
 
   TensorView sorted_pairs{};    // out i32 [capacity]: pair per slot; written up to num_padded_slots, never behind it
-  TensorView block_experts{};   // out i32 [capacity / block]: local expert per block; -1 for the bucket and for the tail
+  TensorView block_experts{};   // optional out i32 [capacity / block]: local expert per block; -1 for the bucket and for
+                                // the tail up to the end of the tensor
   TensorView num_padded{};      // out i32 [2]: padded slots, pairs kept (without the bucket)
   TensorView expert_counts{};   // optional out i32 [num_local_experts]: pairs per group
   TensorView expert_offsets{};  // optional out i32 [num_local_experts + 1]: first slot of each group, then the end
-  TensorView pair_slots{};  // optional out i32 [rows, K]: slot of each pair, -1 if dropped or in a row that does not count
+  TensorView
+      pair_slots{};  // optional out i32 [rows, K]: slot of each pair, -1 if dropped; rows that do not count are not written
   TensorView sorted_weights{};  // optional out f32 [capacity]: weight per slot, 0 in pads
   TensorView sorted_rows{};     // optional out i32 [capacity]: row per slot (pair / K), `rows` in pads
   TensorView

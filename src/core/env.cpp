@@ -59,6 +59,8 @@ Env Env::read() {
   launch.pmi_rank = variable("PMI_RANK");
   launch.pmi_size = variable("PMI_SIZE");
   launch.pmi_id = variable("PMI_ID");
+  launch.mpi_localrankid = variable("MPI_LOCALRANKID");
+  launch.mpi_localnranks = variable("MPI_LOCALNRANKS");
   return env;
 }
 

@@ -30,8 +30,8 @@ struct Env {
         torchelastic_run_id;                                                                            // torchrun
     std::optional<std::string> ompi_rank, ompi_size, ompi_local_rank, ompi_local_size, pmix_namespace;  // mpirun
     std::optional<std::string> slurm_procid, slurm_ntasks, slurm_localid, slurm_tasks_per_node, slurm_job_id,
-        slurm_step_id;                                      // srun
-    std::optional<std::string> pmi_rank, pmi_size, pmi_id;  // MPICH's hydra
+        slurm_step_id;                                                                        // srun
+    std::optional<std::string> pmi_rank, pmi_size, pmi_id, mpi_localrankid, mpi_localnranks;  // MPICH's hydra
   } launch;
 
   // Throws invalid_argument naming the variable, its value and what is allowed.

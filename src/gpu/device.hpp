@@ -163,33 +163,42 @@ __device__ uint32_t fetch_add_release(uint32_t* at, uint32_t value) {
 template <Scope kScope>
 __device__ uint32_t load_acquire(const uint32_t* from) {
   uint32_t value;
-  if constexpr (kScope == Scope::device) asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(from) : "memory");
-  else asm volatile("ld.acquire.sys.global.u32 %0, [%1];" : "=r"(value) : "l"(from) : "memory");
+  if constexpr (kScope == Scope::device)
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(from) : "memory");
+  else
+    asm volatile("ld.acquire.sys.global.u32 %0, [%1];" : "=r"(value) : "l"(from) : "memory");
   return value;
 }
 template <Scope kScope>
 __device__ uint32_t load_relaxed(const uint32_t* from) {
   uint32_t value;
-  if constexpr (kScope == Scope::device) asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(from) : "memory");
-  else asm volatile("ld.relaxed.sys.global.u32 %0, [%1];" : "=r"(value) : "l"(from) : "memory");
+  if constexpr (kScope == Scope::device)
+    asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(from) : "memory");
+  else
+    asm volatile("ld.relaxed.sys.global.u32 %0, [%1];" : "=r"(value) : "l"(from) : "memory");
   return value;
 }
 template <Scope kScope>
 __device__ void store_release(uint32_t* to, uint32_t value) {
-  if constexpr (kScope == Scope::device) asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(to), "r"(value) : "memory");
-  else asm volatile("st.release.sys.global.u32 [%0], %1;" ::"l"(to), "r"(value) : "memory");
+  if constexpr (kScope == Scope::device)
+    asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(to), "r"(value) : "memory");
+  else
+    asm volatile("st.release.sys.global.u32 [%0], %1;" ::"l"(to), "r"(value) : "memory");
 }
 template <Scope kScope>
 __device__ void store_relaxed(uint32_t* to, uint32_t value) {
-  if constexpr (kScope == Scope::device) asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(to), "r"(value) : "memory");
-  else asm volatile("st.relaxed.sys.global.u32 [%0], %1;" ::"l"(to), "r"(value) : "memory");
+  if constexpr (kScope == Scope::device)
+    asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(to), "r"(value) : "memory");
+  else
+    asm volatile("st.relaxed.sys.global.u32 [%0], %1;" ::"l"(to), "r"(value) : "memory");
 }
 template <Scope kScope>
 __device__ uint32_t fetch_add_release(uint32_t* at, uint32_t value) {
   uint32_t before;
   if constexpr (kScope == Scope::device)
     asm volatile("atom.add.release.gpu.global.u32 %0, [%1], %2;" : "=r"(before) : "l"(at), "r"(value) : "memory");
-  else asm volatile("atom.add.release.sys.global.u32 %0, [%1], %2;" : "=r"(before) : "l"(at), "r"(value) : "memory");
+  else
+    asm volatile("atom.add.release.sys.global.u32 %0, [%1], %2;" : "=r"(before) : "l"(at), "r"(value) : "memory");
   return before;
 }
 #endif

@@ -7,8 +7,8 @@ namespace mixlane::gpu {
 namespace {
 
 std::string describe(const LaunchShape& shape) {
-  return fmt::format("launching {} with {} blocks of {} threads, {} bytes of shared memory{}", shape.variant, shape.num_blocks,
-                     shape.num_threads, shape.shared_bytes,
+  return fmt::format("launching {} with {} blocks of {} threads, {} bytes of shared memory{}", shape.variant,
+                     shape.num_blocks, shape.num_threads, shape.shared_bytes,
                      shape.cluster_blocks > 1 ? fmt::format(", clusters of {}", shape.cluster_blocks) : "");
 }
 

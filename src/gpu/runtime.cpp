@@ -32,7 +32,9 @@ int num_devices(std::string* why) {
   const ApiError error = MIXLANE_GPU_API(GetDeviceCount)(&count);
   if (error == MIXLANE_GPU_API(Success) && count > 0) return count;
   static_cast<void>(MIXLANE_GPU_API(GetLastError)());
-  if (why) *why = fmt::format("no {} GPU: {}", kVendor, error == MIXLANE_GPU_API(Success) ? "none is installed" : MIXLANE_GPU_API(GetErrorString)(error));
+  if (why)
+    *why = fmt::format("no {} GPU: {}", kVendor,
+                       error == MIXLANE_GPU_API(Success) ? "none is installed" : MIXLANE_GPU_API(GetErrorString)(error));
   return 0;
 }
 
@@ -52,8 +54,8 @@ void require_device(Device device) {
 template <class Attribute>
 int attribute(Attribute which, int index) {
   int value = 0;
-  MIXLANE_CHECKED(DeviceGetAttribute, fmt::format("asking device {} for attribute {}", index, static_cast<int>(which)), &value,
-                  which, index);
+  MIXLANE_CHECKED(DeviceGetAttribute, fmt::format("asking device {} for attribute {}", index, static_cast<int>(which)),
+                  &value, which, index);
   return value;
 }
 
@@ -132,9 +134,7 @@ void Event::record(Stream stream) {
   MIXLANE_CHECKED(EventRecord, "recording an event", static_cast<ApiEvent>(handle_.get()), api(stream));
 }
 
-void Event::wait() const {
-  MIXLANE_CHECKED(EventSynchronize, "waiting for an event", static_cast<ApiEvent>(handle_.get()));
-}
+void Event::wait() const { MIXLANE_CHECKED(EventSynchronize, "waiting for an event", static_cast<ApiEvent>(handle_.get())); }
 
 double Event::elapsed_us(const Event& from, const Event& to) {
   float milliseconds = 0;

@@ -24,6 +24,12 @@ __device__ inline uint32_t map_shared(const void* shared, uint32_t rank) {
   return address;
 }
 
+__device__ inline uint2 load_cluster_pair(uint32_t address) {
+  uint2 pair;
+  asm volatile("ld.shared::cluster.v2.u32 {%0, %1}, [%2];" : "=r"(pair.x), "=r"(pair.y) : "r"(address));
+  return pair;
+}
+
 __device__ inline uint4 load_cluster_packet(uint32_t address) {
   uint4 packet;
   asm volatile("ld.shared::cluster.v4.u32 {%0, %1, %2, %3}, [%4];"

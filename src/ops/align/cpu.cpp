@@ -133,7 +133,7 @@ void write_pads(const AlignArgs& args, const AlignShape& shape, int64_t begin, i
 
 // Between the passes: lays the groups out, turns counts into first slots, writes everything that is per group.
 void lay_out(const AlignArgs& args, const AlignShape& shape, const Parts& parts) {
-  int32_t* block_experts = args.block_experts.as<int32_t>();
+  int32_t* block_experts = args.block_experts.given() ? args.block_experts.as<int32_t>() : nullptr;
   int32_t* expert_counts = args.expert_counts.given() ? args.expert_counts.as<int32_t>() : nullptr;
   int32_t* expert_offsets = args.expert_offsets.given() ? args.expert_offsets.as<int32_t>() : nullptr;
   int64_t slot = 0, num_kept = 0;
@@ -149,13 +149,13 @@ void lay_out(const AlignArgs& args, const AlignShape& shape, const Parts& parts)
     slot = first + padded;
     write_pads(args, shape, first + count, slot);
     const auto expert = static_cast<int32_t>(group - 1);
-    std::fill(block_experts + first / args.block, block_experts + slot / args.block, expert);
+    if (block_experts) std::fill(block_experts + first / args.block, block_experts + slot / args.block, expert);
     if (group == kInvalid) continue;
     num_kept += count;
     if (expert_counts) expert_counts[expert] = static_cast<int32_t>(count);
     if (expert_offsets) expert_offsets[expert] = static_cast<int32_t>(first);
   }
-  std::fill(block_experts + slot / args.block, block_experts + args.block_experts.shape[0], -1);
+  if (block_experts) std::fill(block_experts + slot / args.block, block_experts + args.block_experts.shape[0], -1);
   if (expert_offsets) expert_offsets[shape.num_local_experts] = static_cast<int32_t>(slot);
   args.num_padded.as<int32_t>()[0] = static_cast<int32_t>(slot);
   args.num_padded.as<int32_t>()[1] = static_cast<int32_t>(num_kept);
@@ -217,17 +217,6 @@ void scatter_part(const AlignArgs& args, const AlignShape& shape, const CountedR
   });
 }
 
-// Rows that do not count have no slot.
-void clear_uncounted_pair_slots(const AlignArgs& args, const AlignShape& shape, const CountedRows& rows) {
-  if (!args.pair_slots.given()) return;
-  int32_t* pair_slots = args.pair_slots.as<int32_t>();
-  for (int64_t s = 0; s < rows.num_segments; ++s) {
-    const int64_t counted = rows.starts[s + 1] - rows.starts[s];
-    std::fill(pair_slots + (s * rows.rows_per_segment + counted) * shape.num_topk,
-              pair_slots + (s + 1) * rows.rows_per_segment * shape.num_topk, -1);
-  }
-}
-
 void zero_fill(const Context& context, const TensorView& view) {
   if (!view.given() || view.num_values() == 0) return;
   auto* bytes = static_cast<char*>(view.data);
@@ -269,7 +258,6 @@ void launch_align_cpu(Context& context, const AlignArgs& args, Stream) {
     const auto scatter = SlotOutputs(args).any() ? scatter_part<true> : scatter_part<false>;
     scatter(args, shape, rows, begin, end, parts, part);
   });
-  clear_uncounted_pair_slots(args, shape, rows);
   zero_fill(context, args.zero_fill);
 
   Status status;

@@ -9,9 +9,13 @@
 namespace mixlane {
 namespace {
 
-constexpr std::array<Variant<AlignArgs>, 1> kVariants{{
+constexpr std::array<Variant<AlignArgs>, 1> kCpuVariants{{
     {{"align.cpu", "stable counting sort; one histogram and one scatter pass per thread"}, nullptr, launch_align_cpu},
 }};
+
+std::span<const Variant<AlignArgs>> variants_of(DeviceType device) {
+  return device == DeviceType::cpu ? std::span<const Variant<AlignArgs>>(kCpuVariants) : align_gpu_variants();
+}
 
 constexpr int64_t kMaxPairs = std::numeric_limits<int32_t>::max();
 constexpr int kMaxExperts = 65535;
@@ -67,7 +71,8 @@ void validate_outputs(const AlignArgs& args, Device device) {
          "call",
          shape.num_pairs(), shape.num_groups(), args.block, capacity);
   require_slots("sorted_pairs", args.sorted_pairs, DType::i32, capacity, device);
-  require_slots("block_experts", args.block_experts, DType::i32, capacity / args.block, device);
+  if (args.block_experts.given())
+    require_slots("block_experts", args.block_experts, DType::i32, capacity / args.block, device);
   require_tensor("num_padded", args.num_padded, {{DType::i32}, {2}}, device);
   require_tensor_if_given("expert_counts", args.expert_counts, {{DType::i32}, {shape.num_local_experts}}, device);
   require_tensor_if_given("expert_offsets", args.expert_offsets, {{DType::i32}, {shape.num_local_experts + 1}}, device);
@@ -134,13 +139,14 @@ Cost align_cost(const AlignArgs& args) {
 
 std::vector<VariantInfo> align_variants() {
   std::vector<VariantInfo> infos;
-  for (const auto& variant : kVariants) infos.push_back(variant.info);
+  for (const auto& variant : kCpuVariants) infos.push_back(variant.info);
+  for (const auto& variant : align_gpu_variants()) infos.push_back(variant.info);
   return infos;
 }
 
 void align(Context& context, const AlignArgs& args, Stream stream) {
   validate(context, args);
-  select(std::span<const Variant<AlignArgs>>(kVariants), args.variant, context, args).launch(context, args, stream);
+  select(variants_of(context.device().type), args.variant, context, args).launch(context, args, stream);
 }
 
 }  // namespace mixlane

@@ -33,5 +33,7 @@ std::vector<VariantInfo> align_variants();
 
 // Variants
 void launch_align_cpu(Context& context, const AlignArgs& args, Stream stream);
+// The GPU's, best first; none in a build without a GPU backend.
+std::span<const Variant<AlignArgs>> align_gpu_variants();
 
 }  // namespace mixlane

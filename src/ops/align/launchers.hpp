@@ -1,0 +1,24 @@
+// The launchers that the device files define. No formatting library here: nvcc stumbles over it.
+#pragma once
+
+#include "mixlane/core.hpp"
+#include "ops/align/device_args.hpp"
+
+namespace mixlane::align_gpu {
+
+// `plain`: contiguous i32 ids, no expert map, at most one segment.
+int max_none_pairs();
+void launch_none(const KernelArgs& args, bool plain, Stream stream);
+
+int max_oneshot_pairs();
+void launch_oneshot(const KernelArgs& args, bool plain, Stream stream);
+
+int max_cluster_pairs();
+bool has_cluster(Device device);
+void launch_cluster(const KernelArgs& args, bool plain, Stream stream);
+
+// Words of workspace that the call needs on a device of so many multiprocessors.
+int64_t multi_phase_workspace_words(uint32_t num_codes, int num_multiprocessors);
+void launch_multi_phase(const KernelArgs& args, bool plain, Device device, Stream stream);
+
+}  // namespace mixlane::align_gpu

@@ -1,0 +1,134 @@
+// Writing the outputs. Every function is given its share as (first, step), so any number of blocks can divide the work.
+#pragma once
+
+#include "ops/align/tile.cuh"
+
+namespace mixlane::align_gpu {
+
+__device__ inline void write_slot(const KernelArgs& args, uint32_t slot, uint32_t pair) {
+  const Outputs& out = args.out;
+  out.sorted_pairs[slot] = static_cast<int32_t>(pair);
+  if (!out.has_extras) return;
+  const uint32_t row = divide(pair, args.source.by_topk);
+  const uint32_t k = pair - row * args.source.num_topk;
+  if (out.sorted_rows) out.sorted_rows[slot] = static_cast<int32_t>(row);
+  if (out.sorted_packed) out.sorted_packed[slot] = static_cast<int32_t>(row | k << 24);
+  if (out.sorted_weights) out.sorted_weights[slot] = out.weights[static_cast<int64_t>(row) * out.weight_stride + k];
+}
+
+__device__ inline void write_pad(const KernelArgs& args, uint32_t slot) {
+  const Outputs& out = args.out;
+  out.sorted_pairs[slot] = out.pad_value;
+  if (!out.has_extras) return;
+  if (out.sorted_rows) out.sorted_rows[slot] = static_cast<int32_t>(args.source.num_rows);
+  if (out.sorted_packed) out.sorted_packed[slot] = static_cast<int32_t>(args.source.num_rows | args.source.num_topk << 24);
+  if (out.sorted_weights) out.sorted_weights[slot] = 0.0f;
+}
+
+// The pads behind each code's pairs, a wave per code.
+template <class Tile>
+__device__ void write_pads(const KernelArgs& args, const Tile& tile, uint32_t first_wave, uint32_t num_waves) {
+  for (uint32_t code = first_wave; code < args.num_codes; code += num_waves) {
+    const uint32_t end = tile.offsets[code + 1];
+    for (uint32_t slot = tile.offsets[code] + tile.totals[code] + Tile::Wave::lane(); slot < end; slot += Tile::kWave)
+      write_pad(args, slot);
+  }
+}
+
+// The last code that starts at or below `slot` is the one that holds it: empty codes start where the next one does.
+__device__ inline uint32_t find_code(const uint32_t* offsets, uint32_t num_codes, uint32_t slot) {
+  uint32_t low = 0;
+  uint32_t high = num_codes;
+  while (high - low > 1) {
+    const uint32_t middle = (low + high) / 2;
+    if (offsets[middle] <= slot)
+      low = middle;
+    else
+      high = middle;
+  }
+  return low;
+}
+
+template <class Tile>
+__device__ void write_block_experts(const KernelArgs& args, const Tile& tile, uint32_t first, uint32_t step) {
+  const uint32_t end = tile.offsets[args.num_codes];
+  const int32_t first_code = args.source.bucket ? 1 : 0;
+  for (uint32_t block = first; block < args.out.num_blocks; block += step) {
+    const uint64_t slot = uint64_t{block} * args.by_block.divisor;
+    args.out.block_experts[block] =
+        slot < end ? static_cast<int32_t>(find_code(tile.offsets, args.num_codes, static_cast<uint32_t>(slot))) - first_code
+                   : -1;
+  }
+}
+
+// Counts, offsets and sums: by one block.
+template <class Tile>
+__device__ void write_summary(const KernelArgs& args, const Tile& tile) {
+  const uint32_t first_code = args.source.bucket ? 1 : 0;
+  const uint32_t num_groups = args.source.num_groups;
+  if (threadIdx.x == 0) {
+    args.out.num_padded[0] = static_cast<int32_t>(tile.offsets[args.num_codes]);
+    args.out.num_padded[1] = static_cast<int32_t>(tile.facts->num_kept - (first_code ? tile.totals[0] : 0));
+  }
+  if (args.out.expert_counts)
+    for (uint32_t e = threadIdx.x; e < num_groups; e += Tile::kThreads)
+      args.out.expert_counts[e] = static_cast<int32_t>(tile.totals[e + first_code]);
+  if (args.out.expert_offsets)
+    for (uint32_t e = threadIdx.x; e <= num_groups; e += Tile::kThreads)
+      args.out.expert_offsets[e] = static_cast<int32_t>(tile.offsets[e + first_code]);
+}
+
+// By one thread: keeps the first failure of a call and counts the others, as on the CPU.
+__device__ inline void report_faults(const KernelArgs& args, uint32_t count, uint32_t first_pair) {
+  Status* const status = args.out.status;
+  if (!status || count == 0) return;
+  if (status->code == ErrorCode::bad_expert_id) {
+    status->failures += static_cast<int32_t>(count);
+  } else if (status->code == ErrorCode::ok) {
+    status->code = ErrorCode::bad_expert_id;
+    status->failures = static_cast<int32_t>(count);
+    status->token = divide(first_pair, args.source.by_topk);
+    status->expected = args.source.num_experts;
+    status->got = read_wide_id(args.source, first_pair);
+  }
+}
+
+__device__ inline void fill_zeros(const KernelArgs& args, uint32_t first, uint32_t step) {
+  if (!args.out.zero_fill) return;
+  std::byte* const begin = args.out.zero_fill;
+  const int64_t size = args.out.zero_bytes;
+  const auto address = reinterpret_cast<uintptr_t>(begin);
+  const int64_t head = min(static_cast<int64_t>(-address & 15u), size);
+  const int64_t num_packets = (size - head) / 16;
+  const int64_t tail = head + num_packets * 16;
+  for (int64_t i = first; i < num_packets; i += step) gpu::store_packet(begin + head + i * 16, {});
+  for (int64_t i = first; i < head; i += step) begin[i] = std::byte{0};
+  for (int64_t i = tail + first; i < size; i += step) begin[i] = std::byte{0};
+}
+
+// The sorted tile to its slots; `first_pair` is the tile's, and the share is in positions.
+template <class Tile>
+__device__ void write_tile(const KernelArgs& args, const Tile& tile, uint32_t first_pair, uint32_t num_staged,
+                           uint32_t first, uint32_t step) {
+  for (uint32_t position = first; position < num_staged; position += step) {
+    const uint32_t entry = tile.staged[position];
+    write_slot(args, tile.shift[entry >> 16] + position, first_pair + (entry & 0xffffu));
+  }
+}
+
+// pair_slots of this thread's pairs, from ranked codes and positions.
+template <class Tile>
+__device__ void write_pair_slots(const KernelArgs& args, const Tile& tile, const uint32_t (&ranked)[Tile::kItems],
+                                 uint32_t items, uint32_t first_pair, uint32_t num_counted) {
+  const uint16_t* const positions = tile.row();
+#pragma unroll
+  for (int i = 0; i < Tile::kItems; ++i) {
+    const uint32_t pair = first_pair + Tile::pair_of(items, i);
+    if (i >= static_cast<int>(items) || pair >= num_counted) break;
+    const uint32_t code = ranked[i] & 0xffffu;
+    args.out.pair_slots[pair] =
+        code == kNoCode ? -1 : static_cast<int32_t>(tile.shift[code] + positions[code] + (ranked[i] >> 16));
+  }
+}
+
+}  // namespace mixlane::align_gpu

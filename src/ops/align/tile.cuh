@@ -1,0 +1,222 @@
+// The stable sort of one tile of pairs inside a block, and the plan that turns counts into slots.
+//
+// A tile is cut into one run of consecutive pairs per wave; item i of a wave is the next kWave pairs, one per lane.
+//   rank      each wave counts its pairs per code in its own row of `counts`; the lanes that hold the same code find
+//             each other (match), so a pair's rank inside (wave, code) is exact and in order, without atomics
+//   sum       totals per code over the rows
+//   spread    the rows become positions in the sorted tile: start of the code + pairs of earlier waves
+//   stage     pairs go to `staged` by position; runs of equal codes are then consecutive there and in the output
+#pragma once
+
+#include "ops/align/pairs.cuh"
+
+namespace mixlane::align_gpu {
+
+// Four neighbouring codes: what one thread handles in the passes over codes.
+struct Quad {
+  uint32_t of[4] = {0, 0, 0, 0};
+  __device__ uint32_t sum() const { return of[0] + of[1] + of[2] + of[3]; }
+};
+
+__device__ inline Quad unpack_quad(uint2 packed) {
+  return {{packed.x & 0xffffu, packed.x >> 16, packed.y & 0xffffu, packed.y >> 16}};
+}
+__device__ inline uint2 pack_quad(const Quad& quad) {
+  return make_uint2(quad.of[0] | quad.of[1] << 16, quad.of[2] | quad.of[3] << 16);
+}
+
+__host__ __device__ constexpr uint32_t num_quads(uint32_t num_codes) { return (num_codes + 3) / 4; }
+
+// Facts of a block that one thread each writes.
+struct BlockFacts {
+  uint32_t num_kept;
+  uint32_t fault_count;
+  uint32_t fault_first;
+  uint32_t flag;
+};
+
+template <int kThreads_, int kItems_, int kWave_>
+struct Tile {
+  using Wave = gpu::Wave<kWave_>;
+  static constexpr int kThreads = kThreads_;
+  static constexpr int kItems = kItems_;
+  static constexpr int kWave = kWave_;
+  static constexpr int kWaves = kThreads / kWave;
+  static constexpr int kPairs = kThreads * kItems;
+  static_assert(kPairs <= 8192, "positions are kept in 13 bits");
+
+  // The block's shared memory.
+  uint64_t* wave_sums;  // [2][kWaves]: of sum_below() and of plan_slots()
+  BlockFacts* facts;
+  uint16_t* counts;   // [kWaves][stride]
+  uint32_t* staged;   // [kPairs]: pair in the tile | code << 16
+  uint32_t* offsets;  // [stride + 1]: first slot of each code, then the end
+  uint32_t* totals;   // [stride]: pairs per code
+  uint32_t* shift;    // [stride]: slot minus position in the tile
+  uint32_t stride;
+  std::byte* rest;  // what the kernel adds
+
+  __host__ __device__ static constexpr int64_t shared_bytes(uint32_t num_codes) {
+    const int64_t padded = int64_t{num_quads(num_codes)} * 4;
+    return kWaves * int64_t{16} + int64_t{sizeof(BlockFacts)} + kWaves * padded * 2 + kPairs * int64_t{4} +
+           (padded + 4) * 4 + padded * 4 * 2;
+  }
+
+  __device__ Tile(std::byte* shared, uint32_t num_codes) : stride(num_quads(num_codes) * 4) {
+    wave_sums = reinterpret_cast<uint64_t*>(shared);
+    facts = reinterpret_cast<BlockFacts*>(wave_sums + 2 * kWaves);
+    counts = reinterpret_cast<uint16_t*>(facts + 1);
+    staged = reinterpret_cast<uint32_t*>(counts + kWaves * stride);
+    offsets = staged + kPairs;
+    totals = offsets + stride + 4;
+    shift = totals + stride;
+    rest = reinterpret_cast<std::byte*>(shift + stride);
+  }
+
+  __device__ uint16_t* row() const { return counts + Wave::index_in_block() * stride; }
+
+  // The lowest pair of this thread's wave, and the one of `item`, relative to the tile.
+  __device__ static uint32_t pair_of(uint32_t items, uint32_t item) {
+    return (Wave::index_in_block() * items + item) * kWave + Wave::lane();
+  }
+
+  __device__ void clear_facts() const {
+    if (threadIdx.x == 0) *facts = {0, 0, ~0u, 0};
+  }
+
+  __device__ void clear_row() const {
+    auto* quads = reinterpret_cast<uint2*>(row());
+    for (uint32_t i = Wave::lane(); i < stride / 4; i += kWave) quads[i] = make_uint2(0, 0);
+    Wave::sync();
+  }
+
+  // codes[i] becomes code | rank << 16; kNoCode stays.
+  __device__ void rank(uint32_t (&codes)[kItems], uint32_t items, uint32_t code_bits) const {
+    uint16_t* const counters = row();
+#pragma unroll
+    for (int i = 0; i < kItems; ++i) {
+      if (i >= static_cast<int>(items)) break;
+      const uint32_t code = codes[i];
+      const auto peers = Wave::match_any(code, static_cast<int>(code_bits));
+      const uint32_t below = Wave::count(peers & Wave::lanes_below());
+      const uint32_t before = code == kNoCode ? 0 : counters[code];
+      Wave::sync();
+      if (below == 0 && code != kNoCode) counters[code] = static_cast<uint16_t>(before + Wave::count(peers));
+      Wave::sync();
+      codes[i] = code | (before + below) << 16;
+    }
+  }
+
+  // Totals over the waves of this thread's four codes. After a __syncthreads().
+  __device__ Quad sum_rows() const {
+    uint2 sum = make_uint2(0, 0);
+    if (threadIdx.x < stride / 4) {
+      const auto* quads = reinterpret_cast<const uint2*>(counts) + threadIdx.x;
+#pragma unroll
+      for (int w = 0; w < kWaves; ++w) {
+        const uint2 add = quads[w * (stride / 4)];
+        sum.x += add.x;  // a tile has fewer than 2^16 pairs: no carry between the halves
+        sum.y += add.y;
+      }
+    }
+    return unpack_quad(sum);
+  }
+
+  // Counts become positions. `start`: of this thread's first code in the sorted tile; `slots`: of the first pair in the
+  // tile of each of its codes.
+  __device__ void spread_rows(uint32_t start, const Quad& in_tile, const Quad& slots) const {
+    if (threadIdx.x >= stride / 4) return;
+    Quad starts;
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      starts.of[j] = start;
+      shift[threadIdx.x * 4 + j] = slots.of[j] - start;
+      start += in_tile.of[j];
+    }
+    uint2 position = pack_quad(starts);
+    auto* quads = reinterpret_cast<uint2*>(counts) + threadIdx.x;
+#pragma unroll
+    for (int w = 0; w < kWaves; ++w) {
+      const uint2 add = quads[w * (stride / 4)];
+      quads[w * (stride / 4)] = position;
+      position.x += add.x;
+      position.y += add.y;
+    }
+  }
+
+  // Sum over the threads below this one, for those that hold codes. Contains one __syncthreads().
+  __device__ uint32_t sum_below(uint32_t value) const { return sum_below(value, reinterpret_cast<uint32_t*>(wave_sums)); }
+
+  template <class T>
+  __device__ T sum_below(T value, T* sums) const {
+    const T inclusive = Wave::inclusive_sum(value);
+    if (Wave::lane() == kWave - 1) sums[Wave::index_in_block()] = inclusive;
+    __syncthreads();
+    T below = inclusive - value;
+    if (threadIdx.x < stride / 4)
+      for (uint32_t w = 0; w < Wave::index_in_block(); ++w) below += sums[w];
+    return below;
+  }
+
+  // From the totals of this thread's codes over all pairs: offsets, totals, facts->num_kept (complete after the caller's
+  // next __syncthreads()), and the first slots of its codes. Returns the pairs of all codes below this thread's first.
+  __device__ uint32_t plan_slots(const Quad& total, const KernelArgs& args, Quad& slots) const {
+    Quad padded;
+    const uint32_t first = threadIdx.x * 4;
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const uint32_t blocks = divide(total.of[j] + args.by_block.divisor - 1, args.by_block);
+      padded.of[j] = blocks * args.by_block.divisor;
+    }
+    const uint64_t below = sum_below(uint64_t{padded.sum()} << 32 | total.sum(), wave_sums + kWaves);
+    if (first < stride) {
+      uint32_t slot = static_cast<uint32_t>(below >> 32);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        offsets[first + j] = slots.of[j] = slot;
+        totals[first + j] = total.of[j];
+        slot += padded.of[j];
+      }
+      if (first + 4 == stride) {
+        offsets[stride] = slot;
+        facts->num_kept = static_cast<uint32_t>(below) + total.sum();
+      }
+    }
+    return static_cast<uint32_t>(below);
+  }
+
+  // Ranked codes to positions, and the pairs to their places.
+  __device__ void stage(const uint32_t (&ranked)[kItems], uint32_t items) const {
+    const uint16_t* const positions = row();
+#pragma unroll
+    for (int i = 0; i < kItems; ++i) {
+      if (i >= static_cast<int>(items)) break;
+      const uint32_t code = ranked[i] & 0xffffu;
+      if (code == kNoCode) continue;
+      staged[positions[code] + (ranked[i] >> 16)] = pair_of(items, i) | code << 16;
+    }
+  }
+
+  __device__ void add_faults(const Faults& faults) const {
+    if (faults.count == 0) return;
+    atomicAdd(&facts->fault_count, faults.count);
+    atomicMin(&facts->fault_first, faults.first);
+  }
+};
+
+// The codes of this thread's pairs of the tile that starts at `first_pair`; pairs from `end` on have none.
+template <class Tile, bool kPlain>
+__device__ void load_codes(const PairSource& source, uint32_t first_pair, uint32_t items, uint32_t end,
+                           uint32_t (&codes)[Tile::kItems], Faults& faults) {
+  int32_t ids[Tile::kItems];
+#pragma unroll
+  for (int i = 0; i < Tile::kItems; ++i) {
+    ids[i] = kAbsent;
+    if (i < static_cast<int>(items)) ids[i] = load_id<kPlain>(source, first_pair + Tile::pair_of(items, i), end);
+  }
+#pragma unroll
+  for (int i = 0; i < Tile::kItems; ++i)
+    codes[i] = code_of<kPlain>(source, ids[i], first_pair + Tile::pair_of(items, i), faults);
+}
+
+}  // namespace mixlane::align_gpu

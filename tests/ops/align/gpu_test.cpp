@@ -1,0 +1,237 @@
+// Every align variant of the GPU against the oracle of problem.hpp, and against each other where that is too slow.
+#include "support/gpu.hpp"
+
+#include <gtest/gtest.h>
+
+#include <deque>
+
+#include "ops/align/op.hpp"
+#include "problem.hpp"
+#include "support/errors.hpp"
+
+namespace mixlane {
+namespace {
+
+using namespace test;
+
+// A Call whose tensors live on the GPU.
+class GpuCall {
+ public:
+  explicit GpuCall(Call& call, int64_t offset = 0) : args_(call.args), stream_(gpu_device()) {
+    Result& out = call.out;
+    input(args_.topk_ids, args_.topk_ids.dtype == DType::i64 ? bytes_of(call.ids64) : bytes_of(call.ids32), offset * 2);
+    input(args_.topk_weights, bytes_of(call.weights), offset);
+    input(args_.segment_rows, size_bytes(DType::i32, args_.segment_rows.num_values()), offset);
+    input(args_.expert_map, size_bytes(DType::i32, args_.expert_map.num_values()), offset);
+    output(args_.sorted_pairs, out.pairs, offset);
+    output(args_.block_experts, out.blocks, offset);
+    output(args_.num_padded, out.num_padded, offset);
+    output(args_.expert_counts, out.counts, offset);
+    output(args_.expert_offsets, out.offsets, offset);
+    output(args_.pair_slots, out.slots, offset);
+    output(args_.sorted_weights, out.weights, offset);
+    output(args_.sorted_rows, out.rows, offset);
+    output(args_.sorted_packed, out.packed, offset);
+    output(args_.zero_fill, out.zeroed, offset == 0 ? 0 : offset + 1);
+    status_ = &twins_.emplace_back(&out.status, static_cast<int64_t>(sizeof(Status)), 0);
+    args_.status = static_cast<Status*>(status_->data());
+  }
+
+  const AlignArgs& args() const { return args_; }
+  Stream stream() const { return stream_.get(); }
+  void send() {
+    for (const Twin& twin : twins_) twin.send(stream());
+  }
+  void fetch() {
+    for (const Twin* twin : outputs_) twin->fetch(stream());
+    status_->fetch(stream());
+    gpu::synchronize(stream());
+  }
+
+ private:
+  template <class T>
+  static int64_t bytes_of(const std::vector<T>& values) {
+    return static_cast<int64_t>(values.size() * sizeof(T));
+  }
+  template <class View>
+  Twin* place(View& view, int64_t bytes, int64_t offset) {
+    view.device = gpu_device();
+    if (!view.given()) return nullptr;
+    Twin& twin = twins_.emplace_back(const_cast<void*>(static_cast<const void*>(view.data)), bytes, offset);
+    view.data = twin.data();
+    return &twin;
+  }
+  void input(ConstTensorView& view, int64_t bytes, int64_t offset) { place(view, bytes, offset); }
+  template <class T>
+  void output(TensorView& view, std::vector<T>& values, int64_t offset) {
+    if (Twin* twin = place(view, bytes_of(values), offset)) outputs_.push_back(twin);
+  }
+
+  AlignArgs args_;
+  gpu::OwnedStream stream_;
+  std::deque<Twin> twins_;
+  std::vector<const Twin*> outputs_;
+  Twin* status_ = nullptr;
+};
+
+// The GPU variants that take these arguments.
+std::vector<std::string_view> variants_for(const Context& context, const AlignArgs& args) {
+  std::vector<std::string_view> ids;
+  for (const auto& variant : align_gpu_variants())
+    if (variant.refuse(context, args).empty()) ids.push_back(variant.info.id);
+  return ids;
+}
+
+class AlignGpu : public GpuTest {
+ protected:
+  void check(const Problem& p, int64_t offset = 0) {
+    SCOPED_TRACE(describe(p));
+    Context context({.device = gpu_device()});
+    int num_run = 0;
+    for (const bool extras : {false, true})
+      for (const std::string_view id : variants_for(context, Call(p, extras).args)) {
+        SCOPED_TRACE(id);
+        Call call(p, extras);
+        GpuCall on_gpu(call, offset);
+        AlignArgs args = on_gpu.args();
+        args.variant = id;
+        on_gpu.send();
+        align(context, args, on_gpu.stream());
+        on_gpu.fetch();
+        expect_result(expected(p, call.args.sorted_pairs.shape[0]), call.out, p.num_topk, extras);
+        ++num_run;
+      }
+    EXPECT_GT(num_run, 0);
+  }
+};
+
+TEST_F(AlignGpu, RandomOptions) {
+  Rng rng(1);
+  for (int i = 0; i < 200 && !HasFailure(); ++i) check(random_problem(rng));
+}
+
+TEST_F(AlignGpu, Shapes) {
+  Rng rng(2);
+  for (const int experts : {1, 8, 32, 160, 255, 256, 257, 384, 896, 1024})
+    for (const int64_t rows : {1, 5, 16, 129, 1024, 2500}) {
+      check(simple(rng, rows, 8, experts, rows % 2 ? 64 : 128));
+      if (HasFailure()) return;
+    }
+}
+
+TEST_F(AlignGpu, ManyTiles) {
+  Rng rng(3);
+  for (const int64_t rows : {16384, 100003, 400001}) {
+    Problem p = simple(rng, rows, 8, 256, 128);
+    check(p);
+    p.ids[12345] = -1;  // 256 codes and a dropped pair: codes don't fit in bytes
+    p.ids[12399] = 300;
+    check(p);
+    if (HasFailure()) return;
+  }
+  check(simple(rng, 300000, 6, 385, 64));
+}
+
+TEST_F(AlignGpu, Skew) {
+  Rng rng(4);
+  for (const int64_t rows : {3, 16, 501, 9001, 150000}) {
+    Problem p = simple(rng, rows, 8, 256, 128);
+    p.ids.assign(p.ids.size(), 255);
+    check(p);
+    for (int64_t& id : p.ids) id = rng() % 100 < 90 ? 7 : static_cast<int64_t>(rng() % 256);
+    check(p);
+  }
+}
+
+TEST_F(AlignGpu, NoRowsAndMaskedRank) {
+  Rng rng(5);
+  for (const auto invalid : {InvalidIds::drop, InvalidIds::bucket}) {
+    Problem none = simple(rng, 0, 8, 256, 128);
+    none.invalid_ids = invalid;
+    check(none);
+    for (const int64_t rows : {4, 64, 5000}) {
+      Problem masked = simple(rng, rows, 8, 128, 64);
+      masked.expert_map.emplace(128, -1);
+      masked.num_local_experts = 16;
+      masked.invalid_ids = invalid;
+      check(masked);
+    }
+  }
+}
+
+TEST_F(AlignGpu, MisalignedPointers) {
+  Rng rng(6);
+  for (const int64_t rows : {7, 333, 5001}) {
+    Problem p = simple(rng, rows, 5, 100, 16);
+    check(p, 4);
+    p.wide_ids = true;
+    check(p, 4);
+  }
+}
+
+TEST_F(AlignGpu, OneGraphManyRowCounts) {
+  Rng rng(7);
+  Problem p = simple(rng, 1000, 8, 256, 64);
+  p.segment_rows = {1000};
+  Context context({.device = gpu_device()});
+  for (const std::string_view id : variants_for(context, Call(p, true).args)) {
+    SCOPED_TRACE(id);
+    Call call(p, true);
+    GpuCall on_gpu(call);
+    AlignArgs args = on_gpu.args();
+    args.variant = id;
+    const gpu::Graph graph = gpu::Graph::capture(gpu_device(), [&](Stream stream) { align(context, args, stream); });
+    for (const int32_t rows : {1000, 1, 0, 512, 999, 1000}) {
+      p.segment_rows = {rows};
+      Call fresh(p, true);
+      call.out = fresh.out;
+      on_gpu.send();
+      gpu::copy(const_cast<void*>(args.segment_rows.data), &rows, sizeof(rows), on_gpu.stream());
+      graph.launch(on_gpu.stream());
+      on_gpu.fetch();
+      expect_result(expected(p, call.args.sorted_pairs.shape[0]), call.out, p.num_topk, true);
+    }
+  }
+}
+
+TEST_F(AlignGpu, ConcurrentStreamsWithAContextEach) {
+  Rng rng(8);
+  constexpr int kStreams = 4;
+  std::deque<Problem> problems;
+  std::deque<Call> calls;
+  std::deque<GpuCall> on_gpu;
+  std::deque<Context> contexts;
+  for (int i = 0; i < kStreams; ++i) {
+    problems.push_back(simple(rng, 20000 + 1000 * i, 8, 256, 128));
+    calls.emplace_back(problems.back(), true);
+    on_gpu.emplace_back(calls.back());
+    contexts.emplace_back(ContextOptions{.device = gpu_device()});
+    on_gpu.back().send();
+  }
+  for (int repeat = 0; repeat < 10; ++repeat)
+    for (int i = 0; i < kStreams; ++i) {
+      AlignArgs args = on_gpu[i].args();
+      args.variant = "align.multi_phase";
+      align(contexts[i], args, on_gpu[i].stream());
+    }
+  for (int i = 0; i < kStreams; ++i) {
+    on_gpu[i].fetch();
+    expect_result(expected(problems[i], calls[i].args.sorted_pairs.shape[0]), calls[i].out, 8, true);
+  }
+}
+
+TEST_F(AlignGpu, RefusalsNameTheLimit) {
+  Rng rng(9);
+  Context context({.device = gpu_device()});
+  const Problem p = simple(rng, 2000, 8, 64, 16);
+  Call call(p, false);
+  GpuCall on_gpu(call);
+  AlignArgs args = on_gpu.args();
+  args.variant = "align.oneshot";
+  expect_error(ErrorCode::unsupported, {"align.oneshot", "16000 pairs", "8192"}, [&] { align(context, args); });
+  args.variant = "align.cpu";
+  expect_error(ErrorCode::invalid_argument, {"align.cpu", "align.multi_phase"}, [&] { align(context, args); });
+}
+
+}  // namespace
+}  // namespace mixlane

@@ -1,0 +1,48 @@
+# Installs the build into an empty prefix, builds README's C++ example against it and runs both.
+cmake_minimum_required(VERSION 3.25)
+set(work ${BUILD}/tests/package/work)
+file(REMOVE_RECURSE ${work})
+
+function(run)
+  execute_process(COMMAND ${ARGV} RESULT_VARIABLE result OUTPUT_VARIABLE output ERROR_VARIABLE output)
+  if(NOT result EQUAL 0)
+    message(FATAL_ERROR "${ARGV} failed (${result}):\n${output}")
+  endif()
+  set(output "${output}" PARENT_SCOPE)
+endfunction()
+
+# The example is the README's one cpp block; bracket and semicolon survive because it stays one string.
+file(READ ${ROOT}/README.md readme)
+string(FIND "${readme}" "```cpp\n" start)
+if(start EQUAL -1)
+  message(FATAL_ERROR "README.md has no cpp block")
+endif()
+math(EXPR start "${start} + 7")
+string(SUBSTRING "${readme}" ${start} -1 rest)
+string(FIND "${rest}" "```" length)
+string(SUBSTRING "${rest}" 0 ${length} example)
+string(REGEX MATCHALL "\n" newlines "${example}")
+list(LENGTH newlines lines)
+if(lines GREATER 20)
+  message(FATAL_ERROR "README's example has ${lines} lines; 20 are promised")
+endif()
+file(WRITE ${work}/source/example.cpp "${example}")
+file(COPY ${ROOT}/tests/package/consumer/CMakeLists.txt DESTINATION ${work}/source)
+
+run(${CMAKE_COMMAND} --install ${BUILD} --prefix ${work}/prefix)
+run(${CMAKE_COMMAND} -S ${work}/source -B ${work}/build -G ${GENERATOR} -D CMAKE_PREFIX_PATH=${work}/prefix)
+run(${CMAKE_COMMAND} --build ${work}/build)
+run(${work}/build/example)
+if(NOT output MATCHES "y\\[0\\] = ([0-9.]+)")
+  message(FATAL_ERROR "the example printed: ${output}")
+endif()
+# All its inputs are constants: expert output = silu(64 * 2^-7) * (64 * 2^-7) * 32 * 2^-7, weights sum to 1.
+if(NOT CMAKE_MATCH_1 STREQUAL "0.0388")
+  message(FATAL_ERROR "the example's y[0] is ${CMAKE_MATCH_1}, not 0.0388")
+endif()
+
+# The installed program finds its library, its module and its catalogue by itself.
+run(${work}/prefix/bin/mixlane models)
+if(NOT output MATCHES "qwen3-30b-a3b")
+  message(FATAL_ERROR "the installed catalogue lacks qwen3-30b-a3b:\n${output}")
+endif()
