@@ -1,0 +1,10 @@
+#include "ops/routing/launch.cuh"
+
+namespace mixlane::routing_gpu {
+
+void launch_warp(const KernelArgs& args, int num_multiprocessors, bool overlap, Stream stream) {
+  launch_tokens<gpu::kHardwareWave, SelectPacked, 256, 512, kMaxWarpColumns>(args, "routing.warp", num_multiprocessors, overlap,
+                                                                            stream);
+}
+
+}  // namespace mixlane::routing_gpu
