@@ -2,11 +2,12 @@
 
 add_library(mixlane_options INTERFACE)
 target_compile_features(mixlane_options INTERFACE cxx_std_20)
-# Contraction of a*b+c would make results depend on the instruction set; bitwise equality is a promise.
+# Contraction of a*b+c would make results depend on the instruction set; bitwise equality is a promise. Nobody reads the
+# floating-point exception flags, and keeping them exact would keep conditionals from becoming vector code.
 set(mixlane_warnings -Wall -Wextra -Wshadow $<$<BOOL:${MIXLANE_WERROR}>:-Werror>)
 target_compile_options(
   mixlane_options
-  INTERFACE $<$<COMPILE_LANGUAGE:CXX,HIP>:${mixlane_warnings};-ffp-contract=off>
+  INTERFACE $<$<COMPILE_LANGUAGE:CXX,HIP>:${mixlane_warnings};-ffp-contract=off;-fno-trapping-math>
             $<$<COMPILE_LANGUAGE:CUDA>:--fmad=false;--expt-relaxed-constexpr;-lineinfo;-Xcompiler=-Wall,-Wextra>)
 if(MIXLANE_HIP)
   target_compile_definitions(mixlane_options INTERFACE MIXLANE_HIP)

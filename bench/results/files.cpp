@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdio>
 #include <system_error>
 
 #include "core/error.hpp"
@@ -77,6 +78,12 @@ void write_text_file(const std::filesystem::path& path, std::string_view text) {
     ::unlink(temporary.c_str());
     fail(ErrorCode::io_error, "can't write {}: {}", path.string(), reason(error));
   }
+}
+
+void write_output(const std::string& target, std::string_view text) {
+  if (target != "-") return write_text_file(target, text);
+  if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0)
+    fail(ErrorCode::io_error, "can't write to standard output: {}", reason(errno));
 }
 
 }  // namespace mixlane::bench

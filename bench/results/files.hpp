@@ -14,4 +14,7 @@ std::string read_text_file(const std::filesystem::path& path);
 // one. Throws io_error naming the path and the system's reason; nothing is left behind then.
 void write_text_file(const std::filesystem::path& path, std::string_view text);
 
+// What --json FILE does: `target` is a path, or "-" for standard output.
+void write_output(const std::string& target, std::string_view text);
+
 }  // namespace mixlane::bench

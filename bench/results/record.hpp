@@ -66,7 +66,7 @@ struct Peaks {
   double bf16_tflops = 0;
   double f32_tflops = 0;
   std::string measured_at;           // stamp
-  std::vector<std::string> skipped;  // what was not measured, and why
+  std::vector<std::string> skipped;  // what was not measured, and why: "exchange: one rank has no neighbour"
 };
 
 struct ResultFile {
@@ -85,6 +85,7 @@ struct ResultFile {
 };
 
 nlohmann::ordered_json to_json(const ResultFile& file);
+nlohmann::ordered_json to_json(const Peaks& peaks);
 // The text that write_result_file stores, byte for byte.
 std::string to_text(const ResultFile& file);
 // Both throw bad_format naming the file and the field, and accept every schema version up to kSchemaVersion.

@@ -36,6 +36,13 @@ struct Writer {
   }
 };
 
+template <class T>
+Json written(const T& value) {
+  Writer writer;
+  visit_fields(writer, value);
+  return std::move(writer.out);
+}
+
 // Lists of plain values stay on one line: a file with thousands of samples remains readable.
 void append_pretty(const Json& json, size_t indent, std::string& out) {
   const bool plain = std::none_of(json.begin(), json.end(), [](const Json& element) { return element.is_structured(); });
@@ -67,11 +74,8 @@ std::string file_part(const std::string& text) {
 
 }  // namespace
 
-nlohmann::ordered_json to_json(const ResultFile& file) {
-  Writer writer;
-  visit_fields(writer, file);
-  return std::move(writer.out);
-}
+nlohmann::ordered_json to_json(const ResultFile& file) { return written(file); }
+nlohmann::ordered_json to_json(const Peaks& peaks) { return written(peaks); }
 
 std::string to_text(const ResultFile& file) {
   std::string text;

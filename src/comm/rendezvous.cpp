@@ -71,6 +71,9 @@ class Reception {
       accept_all();
       hear_all();
     }
+    // A rank that has its welcome may come to the next group of this job at once: it must not find this door.
+    listener_ = {};
+    guests_.clear();
     for (int r = 1; r < launch_.num_ranks; ++r) send_message(ranks_[r].get(), kWelcome, Clock::now() + wait);
     return std::move(ranks_);
   }

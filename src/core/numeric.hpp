@@ -38,10 +38,9 @@ inline float f16_to_f32(uint16_t bits) {
   const uint32_t magnitude = bits & 0x7fffu;
   // Subnormals are multiples of 2^-24, the ulp of 0.5.
   const uint32_t subnormal = std::bit_cast<uint32_t>(std::bit_cast<float>(std::bit_cast<uint32_t>(0.5f) + magnitude) - 0.5f);
-  const uint32_t normal = (magnitude << 13) + (112u << 23);
-  const uint32_t special = (magnitude << 13) | 0x7f800000u | (magnitude > 0x7c00u ? 0x400000u : 0u);
-  const uint32_t finite = magnitude < 0x400u ? subnormal : normal;
-  return std::bit_cast<float>(sign | (magnitude < 0x7c00u ? finite : special));
+  const uint32_t special = (0x7bffu - magnitude) >> 31, nan = (0x7c00u - magnitude) >> 31;  // 1 if so
+  const uint32_t normal = ((magnitude << 13) + ((112u + 112u * special) << 23)) | nan << 22;
+  return std::bit_cast<float>(sign | (magnitude < 0x400u ? subnormal : normal));
 }
 
 // To nearest even, overflow to infinity; NaN stays NaN (quiet, sign kept).
@@ -101,9 +100,10 @@ inline float e2m1_to_f32(uint8_t nibble) {
 inline uint8_t f32_to_e2m1(float value) {
   const uint32_t bits = std::bit_cast<uint32_t>(value);
   const uint32_t magnitude = bits & 0x7fffffffu;
-  const auto above = [magnitude](float limit) { return magnitude > std::bit_cast<uint32_t>(limit) ? 1u : 0u; };
-  const auto from = [magnitude](float limit) { return magnitude >= std::bit_cast<uint32_t>(limit) ? 1u : 0u; };
-  // The code counts the halfway points passed; each belongs to its neighbour with the even code.
+  // The code counts the halfway points passed; each belongs to its neighbour with the even code. The subtraction goes
+  // below 0 where the magnitude is above: compilers make a chain of branches of comparisons.
+  const auto above = [magnitude](float limit) { return (std::bit_cast<uint32_t>(limit) - magnitude) >> 31; };
+  const auto from = [magnitude](float limit) { return (std::bit_cast<uint32_t>(limit) - 1u - magnitude) >> 31; };
   const uint32_t code = above(0.25f) + from(0.75f) + above(1.25f) + from(1.75f) + above(2.5f) + from(3.5f) + above(5.0f);
   return static_cast<uint8_t>(((bits >> 28) & 8u) | code);
 }

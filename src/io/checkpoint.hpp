@@ -1,0 +1,59 @@
+// The tensors of a Hugging Face checkpoint folder, by name, whatever shard holds them.
+#pragma once
+
+#include <memory>
+
+#include "io/safetensors.hpp"
+
+namespace mixlane {
+
+// A tensor's place. Valid as long as its Checkpoint.
+struct CheckpointTensor {
+  const InputFile* file = nullptr;
+  const std::string* name = nullptr;
+  const SafetensorsEntry* entry = nullptr;
+};
+
+// "model-00002.safetensors: tensor 'lm_head.weight' (BF16 [32, 64])", for messages.
+std::string to_string(const CheckpointTensor& tensor);
+
+class Checkpoint {
+ public:
+  // Reads the index if there is one, else the headers of all *.safetensors. Throws io_error or bad_format.
+  explicit Checkpoint(const std::filesystem::path& folder);
+
+  const std::filesystem::path& folder() const { return folder_; }
+  bool has(std::string_view name) const { return shard_of_.find(name) != shard_of_.end(); }
+  // Opens the tensor's shard at its first use. Throws bad_format if there is no such tensor, io_error without its shard.
+  CheckpointTensor tensor(std::string_view name);
+  template <class Body>
+  void for_each_name(Body&& body) const {
+    for (const auto& [name, shard] : shard_of_) body(name);
+  }
+
+  struct Mapping {
+    std::string tensor;
+    int64_t offset = 0;  // inside the tensor
+    int64_t bytes = 0;
+  };
+  MappedRange map(const CheckpointTensor& tensor, int64_t offset, int64_t bytes);
+  // Everything that was mapped so far: what this rank read of the tensors.
+  const std::vector<Mapping>& mappings() const { return mappings_; }
+
+ private:
+  struct Shard {
+    std::filesystem::path path;
+    std::unique_ptr<InputFile> file;  // nullptr until it is used
+    SafetensorsHeader header;
+  };
+  void read_index(const std::filesystem::path& index);
+  void read_all_headers();
+  Shard& open(size_t shard);
+
+  std::filesystem::path folder_;
+  std::vector<Shard> shards_;
+  std::map<std::string, size_t, std::less<>> shard_of_;
+  std::vector<Mapping> mappings_;
+};
+
+}  // namespace mixlane

@@ -1,0 +1,90 @@
+#include "io/expert_storage.hpp"
+
+namespace mixlane {
+namespace {
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+HostTensor make_scales(std::string_view what, QuantFormat format, int64_t num_experts, int64_t rows, int64_t cols) {
+  switch (format) {
+    case QuantFormat::none: return {};
+    case QuantFormat::fp8_block:
+      return make_host_tensor(what, DType::f32, {num_experts, ceil_div(rows, 128), ceil_div(cols, 128)});
+    case QuantFormat::fp8_channel: return make_host_tensor(what, DType::f32, {num_experts, rows});
+    case QuantFormat::mxfp4: return make_host_tensor(what, DType::e8m0, {num_experts, rows, ceil_div(cols, 32)});
+  }
+  return {};
+}
+
+}  // namespace
+
+DType value_dtype(QuantFormat format) {
+  switch (format) {
+    case QuantFormat::none: return DType::bf16;
+    case QuantFormat::fp8_block: return DType::fp8_e4m3;
+    case QuantFormat::fp8_channel: return DType::fp8_e4m3;
+    case QuantFormat::mxfp4: return DType::fp4_e2m1;
+  }
+  return DType::bf16;
+}
+
+ExpertMatrices make_expert_matrices(std::string_view what, QuantFormat format, int64_t num_experts, int64_t rows,
+                                    int64_t cols) {
+  ExpertMatrices matrices;
+  matrices.format = format;
+  matrices.values = make_host_tensor(what, value_dtype(format), {num_experts, rows, cols});
+  matrices.scales = make_scales(what, format, num_experts, rows, cols);
+  return matrices;
+}
+
+TensorView expert_slice(const TensorView& tensor, int64_t index) {
+  TensorView slice;
+  slice.dtype = tensor.dtype;
+  slice.device = tensor.device;
+  slice.ndim = tensor.ndim - 1;
+  for (int d = 0; d < slice.ndim; ++d) {
+    slice.shape[d] = tensor.shape[d + 1];
+    slice.strides[d] = tensor.strides[d + 1];
+  }
+  slice.data = tensor.as<std::byte>() + size_bytes(tensor.dtype, tensor.strides[0] * index);
+  return slice;
+}
+
+ConstTensorView hand_over(const HostTensor& tensor, LayerWeights& keeper) {
+  if (!tensor.memory) return {};
+  keeper.memory.push_back(tensor.memory);
+  keeper.owned_bytes += tensor.bytes;
+  return tensor.view;
+}
+
+ExpertWeights ExpertStorage::hand_over(LayerWeights& keeper) const {
+  ExpertWeights weights;
+  weights.format = gate_up.format;
+  weights.num_experts = static_cast<int>(gate_up.values.view.shape[0]);
+  weights.hidden = hidden;
+  weights.intermediate = intermediate;
+  weights.gate_up = mixlane::hand_over(gate_up.values, keeper);
+  weights.gate_up_scales = mixlane::hand_over(gate_up.scales, keeper);
+  weights.gate_up_bias = mixlane::hand_over(gate_up_bias, keeper);
+  weights.down = mixlane::hand_over(down.values, keeper);
+  weights.down_scales = mixlane::hand_over(down.scales, keeper);
+  weights.down_bias = mixlane::hand_over(down_bias, keeper);
+  return weights;
+}
+
+ExpertStorage make_expert_storage(std::string_view what, QuantFormat format, int num_experts, int hidden, int intermediate,
+                                  bool gated, bool biased) {
+  ExpertStorage storage;
+  storage.hidden = hidden;
+  storage.intermediate = intermediate;
+  const int64_t gate_up_rows = gated ? 2 * int64_t{intermediate} : intermediate;
+  storage.gate_up = make_expert_matrices(what, format, num_experts, gate_up_rows, hidden);
+  storage.down = make_expert_matrices(what, format, num_experts, hidden, intermediate);
+  if (biased) {
+    storage.gate_up_bias = make_host_tensor(what, DType::f32, {num_experts, gate_up_rows});
+    storage.down_bias = make_host_tensor(what, DType::f32, {num_experts, hidden});
+  }
+  return storage;
+}
+
+}  // namespace mixlane

@@ -1,0 +1,184 @@
+#include "ops/experts/op.hpp"
+
+#include <algorithm>
+#include <array>
+
+#include "core/check.hpp"
+#include "ops/experts/operands.hpp"
+
+namespace mixlane {
+namespace {
+
+constexpr std::array<Variant<ExpertsArgs>, 1> kVariants{{
+    {{"experts.reference", "plain loops in f32, the oracle; needs no library"}, nullptr, launch_experts_reference},
+}};
+
+// The CPU's vectors; every model's sizes are multiples of it.
+constexpr int kSizeUnit = 16;
+
+DType weight_dtype(QuantFormat format) {
+  switch (format) {
+    case QuantFormat::none: return DType::bf16;
+    case QuantFormat::fp8_block:
+    case QuantFormat::fp8_channel: return DType::fp8_e4m3;
+    case QuantFormat::mxfp4: return DType::fp4_e2m1;
+  }
+  fail(ErrorCode::invalid_argument, "weights.format is {}; it is no QuantFormat", static_cast<int>(format));
+}
+
+bool quantises_rows(QuantFormat format) { return format == QuantFormat::fp8_block || format == QuantFormat::fp8_channel; }
+
+void require_size(std::string_view field, int size) {
+  if (size <= 0 || size % kSizeUnit != 0)
+    fail(ErrorCode::invalid_argument, "{} is {}; it must be a positive multiple of {}", field, size, kSizeUnit);
+}
+
+void require_scales(std::string_view name, const ConstTensorView& scales, const ExpertWeights& weights, int64_t rows,
+                    int64_t cols, Device device) {
+  const int64_t experts = weights.num_experts;
+  switch (weights.format) {
+    case QuantFormat::none:
+      if (scales.given())
+        fail(ErrorCode::invalid_argument, "{} is {}; bf16 weights have no scales", name, to_string(scales));
+      return;
+    case QuantFormat::fp8_block:
+      return require_tensor(name, scales,
+                            {{DType::f32}, {experts, ceil_div(rows, kScaleBlock), ceil_div(cols, kScaleBlock)}}, device);
+    case QuantFormat::fp8_channel: return require_tensor(name, scales, {{DType::f32}, {experts, rows}}, device);
+    case QuantFormat::mxfp4:
+      return require_tensor(name, scales, {{DType::e8m0}, {experts, rows, ceil_div(cols, kMxGroup)}}, device);
+  }
+}
+
+void validate_weights(const ExpertsArgs& args, Device device) {
+  const ExpertWeights& w = args.weights;
+  const DType values = weight_dtype(w.format);
+  if (w.num_experts < 0) fail(ErrorCode::invalid_argument, "weights.num_experts is {}; it must be 0 or more", w.num_experts);
+  require_size("weights.hidden", w.hidden);
+  require_size("weights.intermediate", w.intermediate);
+  if (w.num_experts == 0) return;
+  const int64_t experts = w.num_experts, rows = gate_up_rows(w, args.activation);
+  require_tensor("weights.gate_up", w.gate_up, {{values}, {experts, rows, w.hidden}}, device);
+  require_scales("weights.gate_up_scales", w.gate_up_scales, w, rows, w.hidden, device);
+  require_tensor_if_given("weights.gate_up_bias", w.gate_up_bias, {{DType::f32}, {experts, rows}}, device);
+  require_tensor("weights.down", w.down, {{values}, {experts, w.hidden, w.intermediate}}, device);
+  require_scales("weights.down_scales", w.down_scales, w, w.hidden, w.intermediate, device);
+  require_tensor_if_given("weights.down_bias", w.down_bias, {{DType::f32}, {experts, w.hidden}}, device);
+}
+
+void validate_activation(const Activation& activation) {
+  if (static_cast<size_t>(activation.kind) > static_cast<size_t>(ActivationKind::relu2))
+    fail(ErrorCode::invalid_argument, "activation.kind is {}; it is no ActivationKind", static_cast<int>(activation.kind));
+  if (!(activation.limit > 0))
+    fail(ErrorCode::invalid_argument, "activation.limit is {}; it must be above 0, infinity for none", activation.limit);
+}
+
+// One scale per row, at any distance: they may lie inside received rows.
+void require_row_scales(const ConstTensorView& scales, int64_t rows, Device device) {
+  ConstTensorView column = scales;
+  if (column.ndim == 1) {
+    column.ndim = 2;
+    column.shape[1] = 1;
+    column.strides[1] = 1;
+  }
+  require_tensor("row_scales", column, {{DType::f32}, {rows, 1}, true}, device);
+}
+
+void validate_rows(const ExpertsArgs& args, Device device) {
+  const ExpertWeights& w = args.weights;
+  if (quantises_rows(w.format))
+    require_tensor("rows", args.rows, {{DType::bf16, DType::fp8_e4m3}, {kAnySize, w.hidden}, true}, device);
+  else
+    require_tensor("rows", args.rows, {{DType::bf16}, {kAnySize, w.hidden}, true}, device);
+  const int64_t rows = args.rows.shape[0];
+  if (args.rows.dtype == DType::bf16) {
+    if (args.row_scales.given())
+      fail(ErrorCode::invalid_argument, "row_scales is {}; bf16 rows have no scales", to_string(args.row_scales));
+  } else if (w.format == QuantFormat::fp8_block) {
+    require_tensor("row_scales", args.row_scales, {{DType::f32}, {rows, ceil_div(w.hidden, kScaleBlock)}, true}, device);
+  } else {
+    require_row_scales(args.row_scales, rows, device);
+  }
+  if (args.num_topk < 1) fail(ErrorCode::invalid_argument, "num_topk is {}; it must be at least 1", args.num_topk);
+  require_tensor_if_given("input_weights", args.input_weights, {{DType::f32}, {rows, args.num_topk}, true}, device);
+}
+
+void validate_slots(const ExpertsArgs& args, Device device) {
+  const int64_t experts = args.weights.num_experts;
+  require_tensor("sorted_pairs", args.sorted_pairs, {{DType::i32}, {kAnySize}}, device);
+  require_tensor("expert_counts", args.expert_counts, {{DType::i32}, {experts}}, device);
+  require_tensor("expert_offsets", args.expert_offsets, {{DType::i32}, {experts + 1}}, device);
+  require_tensor("output", args.output, {{DType::bf16}, {kAnySize, args.weights.hidden}, true}, device);
+}
+
+void validate_dense(const ExpertsArgs& args, Device device) {
+  if (args.weights.num_experts != 1 || args.num_topk != 1)
+    fail(ErrorCode::invalid_argument,
+         "sorted_pairs, expert_counts and expert_offsets are left out for {} experts and num_topk {}; that is for one dense "
+         "expert and num_topk 1",
+         args.weights.num_experts, args.num_topk);
+  require_tensor("output", args.output, {{DType::bf16}, {args.rows.shape[0], args.weights.hidden}, true}, device);
+}
+
+// What the CPU can afford to look at before it starts: nothing is written if a slot would lead outside a tensor.
+void validate_slot_values(const ExpertsArgs& args) {
+  const SlotMap map(args);
+  const auto* offsets = args.expert_offsets.as<int32_t>();
+  const int64_t slots = std::min(args.sorted_pairs.shape[0], args.output.shape[0]);
+  const int64_t num_pairs = args.rows.shape[0] * args.num_topk;
+  for (int64_t e = 0; e < args.weights.num_experts; ++e) {
+    const int64_t begin = map.begin(e), end = begin + map.count(e);
+    if (end < begin || begin < 0 || end > offsets[e + 1] || end > slots)
+      fail(
+          ErrorCode::invalid_argument,
+          "expert {} has {} rows from slot {} on, the next expert's begin at {}; they must lie in order within the {} slots "
+          "of sorted_pairs and output",
+          e, map.count(e), begin, offsets[e + 1], slots);
+    for (int64_t s = begin; s < end; ++s)
+      if (map.pair(s) < 0 || map.pair(s) >= num_pairs)
+        fail(ErrorCode::invalid_argument, "sorted_pairs[{}] of expert {} is {}; it must be a pair of the {} rows x {}", s, e,
+             map.pair(s), args.rows.shape[0], args.num_topk);
+  }
+}
+
+int64_t bytes_per_expert(const ConstTensorView& view) {
+  return view.given() && view.shape[0] > 0 ? size_bytes(view.dtype, view.num_values() / view.shape[0]) : 0;
+}
+
+}  // namespace
+
+void validate(const Context& context, const ExpertsArgs& args) {
+  validate_activation(args.activation);
+  validate_weights(args, context.device());
+  validate_rows(args, context.device());
+  if (!args.sorted_pairs.given() && !args.expert_counts.given() && !args.expert_offsets.given())
+    return validate_dense(args, context.device());
+  validate_slots(args, context.device());
+  if (context.device().type == DeviceType::cpu) validate_slot_values(args);
+}
+
+Cost experts_cost(const ExpertsArgs& args, int64_t num_touched_experts, int64_t num_pairs) {
+  const ExpertWeights& w = args.weights;
+  int64_t weight_bytes = 0;
+  for (const ConstTensorView* view : {&w.gate_up, &w.gate_up_scales, &w.gate_up_bias, &w.down, &w.down_scales, &w.down_bias})
+    weight_bytes += bytes_per_expert(*view);
+  Cost cost;
+  cost.bytes_read = num_touched_experts * weight_bytes + num_pairs * size_bytes(args.rows.dtype, w.hidden);
+  if (args.row_scales.given()) cost.bytes_read += num_pairs * num_groups(w.format, w.hidden) * 4;
+  cost.bytes_written = num_pairs * w.hidden * 2;
+  cost.flops = 2 * num_pairs * w.hidden * (gate_up_rows(w, args.activation) + w.intermediate);
+  return cost;
+}
+
+std::vector<VariantInfo> experts_variants() { return infos(std::span<const Variant<ExpertsArgs>>(kVariants)); }
+
+const Variant<ExpertsArgs>& select_experts(const Context& context, const ExpertsArgs& args) {
+  return select(std::span<const Variant<ExpertsArgs>>(kVariants), args.variant, context, args);
+}
+
+void run_experts(Context& context, const ExpertsArgs& args, Stream stream) {
+  validate(context, args);
+  select_experts(context, args).launch(context, args, stream);
+}
+
+}  // namespace mixlane
