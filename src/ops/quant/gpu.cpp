@@ -1,4 +1,6 @@
 // The quantisation variants that run on GPUs: arguments resolved for the kernels, and the registry lines.
+#include <algorithm>
+
 #include "gpu/runtime.hpp"
 #include "ops/quant/launchers.hpp"
 #include "ops/quant/op.hpp"
@@ -31,6 +33,8 @@ Scales<Value> scales_of(const View& view) {
   return {view.data, view.strides[0], view.ndim > 1 ? view.strides[1] : 0};
 }
 
+}  // namespace
+
 QuantKernelArgs make_args(const QuantArgs& args) {
   const ScaleTiles tiles(args.group, args.input.shape[0], args.input.shape[1]);
   QuantKernelArgs to;
@@ -44,9 +48,11 @@ QuantKernelArgs make_args(const QuantArgs& args) {
   return to;
 }
 
+namespace {
+
 uint32_t log2_of(int64_t tile) { return tile == 128 ? 7 : tile == 32 ? 5 : 0; }
 
-DequantKernelArgs make_args(const DequantArgs& args) {
+DequantKernelArgs make_dequant_args(const DequantArgs& args) {
   const ScaleTiles tiles(args.group, args.input.shape[0], args.input.shape[1]);
   DequantKernelArgs to;
   to.input = rows_of<const std::byte>(args.input);
@@ -106,7 +112,7 @@ void run_tiles(Context& context, const QuantArgs& args, Stream stream) {
 void run_octets(Context& context, const DequantArgs& args, Stream stream) {
   if (args.input.num_values() == 0) return;
   const gpu::DeviceGuard guard(context.device());
-  launch_octets(make_args(args), args.output.dtype, args.group == ScaleGroup::group_1x32, can_overlap(context.device()),
+  launch_octets(make_dequant_args(args), args.output.dtype, args.group == ScaleGroup::group_1x32, can_overlap(context.device()),
                 stream);
 }
 

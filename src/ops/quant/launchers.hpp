@@ -6,7 +6,9 @@
 
 namespace mixlane::quant_gpu {
 
-// Where all of `overlap` is said: the kernel may start before its predecessor has ended and waits for it itself.
+QuantKernelArgs make_args(const QuantArgs& args);
+
+// `overlap`: the kernel may start before its predecessor has ended and waits for it itself.
 void launch_groups(const QuantKernelArgs& args, DType input, bool fp4, int num_multiprocessors, bool overlap, Stream stream);
 // `square`: 128x128 tiles, else rows.
 void launch_tiles(const QuantKernelArgs& args, DType input, bool square, bool overlap, Stream stream);

@@ -40,6 +40,8 @@ void resolve_tensors(const RoutingArgs& args, KernelArgs& to) {
   to.status = args.status;
 }
 
+}  // namespace
+
 KernelArgs make_args(const RoutingArgs& args) {
   const RoutingConfig& c = args.config;
   KernelArgs to;
@@ -67,6 +69,8 @@ KernelArgs make_args(const RoutingArgs& args) {
   return to;
 }
 
+namespace {
+
 // ---------------------------------------------------------------------------------------------------------------------
 // Why a variant does not take (valid) arguments; empty if it does
 
@@ -78,7 +82,13 @@ std::string refuse_above(const RoutingArgs& args, int max_columns) {
   return "";
 }
 
-std::string refuse_warp(const Context&, const RoutingArgs& args) { return refuse_above(args, kMaxWarpColumns); }
+// Where rounds over all logits take longer than finding a bound and sorting what is above it.
+bool has_many_rounds(const RoutingArgs& args) { return args.config.num_topk * args.logits.shape[1] > 8 * 512; }
+
+std::string refuse_warp(const Context&, const RoutingArgs& args) {
+  if (args.variant == "auto" && has_many_rounds(args)) return "routing.threshold is quicker";
+  return refuse_above(args, kMaxWarpColumns);
+}
 std::string refuse_threshold(const Context&, const RoutingArgs& args) { return refuse_above(args, kMaxThresholdColumns); }
 
 using Launcher = void (*)(const KernelArgs&, int, bool, Stream);
@@ -90,12 +100,6 @@ void run(Context& context, const RoutingArgs& args, Stream stream) {
   const gpu::DeviceGuard guard(device);
   const bool overlap = device.type == DeviceType::cuda && gpu::compute_capability(device.index) >= 90;
   kLaunch(make_args(args), gpu::num_multiprocessors(device.index), overlap, stream);
-}
-
-// The bound pays off with many rounds or many logits per lane.
-void launch_best(const KernelArgs& args, int num_multiprocessors, bool overlap, Stream stream) {
-  const bool few = args.num_columns <= kMaxWarpColumns && args.num_topk * args.num_columns <= 8 * 512;
-  (few ? launch_warp : launch_threshold)(args, num_multiprocessors, overlap, stream);
 }
 
 }  // namespace

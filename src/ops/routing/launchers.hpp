@@ -9,6 +9,8 @@ namespace mixlane::routing_gpu {
 inline constexpr int kMaxWarpColumns = 1024;
 inline constexpr int kMaxThresholdColumns = 2048;
 
+KernelArgs make_args(const RoutingArgs& args);
+
 // `overlap`: the kernel may start before its predecessor has ended and waits for it itself.
 void launch_warp(const KernelArgs& args, int num_multiprocessors, bool overlap, Stream stream);
 void launch_threshold(const KernelArgs& args, int num_multiprocessors, bool overlap, Stream stream);
