@@ -6,6 +6,7 @@
 #include "mixlane/core.hpp"
 
 #if !defined(MIXLANE_HIP)
+#include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #endif
 
@@ -13,23 +14,33 @@ namespace mixlane::gpu {
 
 __device__ inline float bf16_to_f32(uint32_t bits) { return __uint_as_float(bits << 16); }
 
-// To nearest even; NaN stays NaN (quiet, sign kept).
-__device__ inline uint32_t f32_to_bf16(float value) {
-  const uint32_t bits = __float_as_uint(value);
-  const uint32_t number = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  return (bits & 0x7fffffffu) > 0x7f800000u ? (bits >> 16) | 0x40u : number;
-}
-
 #if defined(MIXLANE_HIP)
 __device__ inline float f16_to_f32(uint32_t bits) {
   return static_cast<float>(__builtin_bit_cast(_Float16, static_cast<uint16_t>(bits)));
 }
-__device__ inline uint32_t f32_to_f16(float value) {
-  return __builtin_bit_cast(uint16_t, static_cast<_Float16>(value));
+// Two numbers in a word, the first in its lower half: to nearest even, NaN stays some NaN.
+__device__ inline uint32_t f32x2_to_f16x2(float low, float high) {
+  return __builtin_bit_cast(uint16_t, static_cast<_Float16>(low)) |
+         static_cast<uint32_t>(__builtin_bit_cast(uint16_t, static_cast<_Float16>(high))) << 16;
+}
+__device__ inline uint32_t f32x2_to_bf16x2(float low, float high) {
+  const auto half = [](float value) {
+    const uint32_t bits = __float_as_uint(value);
+    const uint32_t number = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    return (bits & 0x7fffffffu) > 0x7f800000u ? (bits >> 16) | 0x40u : number;
+  };
+  return half(low) | half(high) << 16;
 }
 #else
 __device__ inline float f16_to_f32(uint32_t bits) { return __half2float(__ushort_as_half(static_cast<uint16_t>(bits))); }
-__device__ inline uint32_t f32_to_f16(float value) { return __half_as_ushort(__float2half_rn(value)); }
+__device__ inline uint32_t f32x2_to_f16x2(float low, float high) {
+  const __half2 both = __floats2half2_rn(low, high);
+  return *reinterpret_cast<const uint32_t*>(&both);
+}
+__device__ inline uint32_t f32x2_to_bf16x2(float low, float high) {
+  const __nv_bfloat162 both = __floats2bfloat162_rn(low, high);
+  return *reinterpret_cast<const uint32_t*>(&both);
+}
 #endif
 
 // Four codes in a word, the first in its lowest byte: to nearest even, saturated to +-448. NaN gives 0x7f; the sign of
@@ -103,12 +114,23 @@ struct Octet {
     if constexpr (kType == DType::f16) return f16_to_f32(i % 2 ? words[i / 2] >> 16 : words[i / 2] & 0xffffu);
     return 0.0f;
   }
-  __device__ void set(int i, float value) {
+  // Values i and i + 1; i is even.
+  __device__ void set_pair(int i, float low, float high) {
     if constexpr (kType == DType::f32) {
-      words[i] = __float_as_uint(value);
+      words[i] = __float_as_uint(low);
+      words[i + 1] = __float_as_uint(high);
     } else {
-      const uint32_t half = kType == DType::bf16 ? f32_to_bf16(value) : f32_to_f16(value);
-      words[i / 2] = i % 2 ? words[i / 2] | half << 16 : half;
+      words[i / 2] = kType == DType::bf16 ? f32x2_to_bf16x2(low, high) : f32x2_to_f16x2(low, high);
+    }
+  }
+  // The signs of values i..i + 3 in the top bits of a word's bytes; i is 0 or 4.
+  __device__ uint32_t signs(int i) const {
+    if constexpr (kType == DType::f32) {
+      const uint32_t low = __byte_perm(words[i], words[i + 1], 0x0073);
+      const uint32_t high = __byte_perm(words[i + 2], words[i + 3], 0x0073);
+      return __byte_perm(low, high, 0x5410) & 0x80808080u;
+    } else {
+      return __byte_perm(words[i / 2], words[i / 2 + 1], 0x7531) & 0x80808080u;
     }
   }
 };

@@ -1,4 +1,4 @@
-// Reductions and sorting across the lanes of a wave. Results are the same in every lane.
+// Reductions across the lanes of a wave. Results are the same in every lane.
 #pragma once
 
 #include "gpu/device.hpp"
@@ -33,26 +33,12 @@ __device__ float wave_sum(float value) {
   return value;
 }
 
-// Bitonic: lane i gets the i-th largest.
-template <int kSize, class Key>
-__device__ Key wave_sort_descending(Key key) {
-  using W = Wave<kSize>;
-#pragma unroll
-  for (uint32_t run = 2; run <= kSize; run *= 2) {
-#pragma unroll
-    for (uint32_t distance = run / 2; distance > 0; distance /= 2) {
-      const Key other = W::shuffle(key, static_cast<int>(W::lane() ^ distance));
-      const bool keep_larger = ((W::lane() & run) == 0) == ((W::lane() & distance) == 0);
-      key = (key > other) == keep_larger ? key : other;
-    }
-  }
-  return key;
-}
-
 // Floats as integers of the same order.
 __device__ inline uint32_t ordered_key(float value) {
   const uint32_t bits = __float_as_uint(value);
   return bits ^ (static_cast<uint32_t>(static_cast<int32_t>(bits) >> 31) | 0x80000000u);
 }
+
+__device__ inline float value_of_key(uint32_t key) { return __uint_as_float(key & 0x80000000u ? key ^ 0x80000000u : ~key); }
 
 }  // namespace mixlane::gpu

@@ -34,15 +34,18 @@ class E4m3Scale {
 
   template <DType kType>
   __device__ Codes encode(const gpu::Octet<kType>& octet) const {
-    float values[gpu::kOctet];
+    if (infinite_) return encode_infinite(octet);
+    constexpr bool kShort = kType != DType::f32;
+    uint32_t codes[2];
 #pragma unroll
-    for (int i = 0; i < gpu::kOctet; ++i) values[i] = octet.value(i);
-    if (infinite_) {
+    for (int half = 0; half < 2; ++half) {
+      float q[4];
 #pragma unroll
-      for (float& value : values)
-        if (fabsf(value) == __uint_as_float(kInfinity)) value = copysignf(__uint_as_float(kInfinity - 1), value);
+      for (int i = 0; i < 4; ++i) q[i] = quotient<kShort>(octet.value(4 * half + i));
+      // Zeros and NaNs may have lost their signs.
+      codes[half] = gpu::f32x4_to_e4m3x4(q[0], q[1], q[2], q[3]) | octet.signs(4 * half);
     }
-    return make_uint2(encode4(values), encode4(values + 4));
+    return make_uint2(codes[0], codes[1]);
   }
 
   __device__ void store(void* scales, int64_t at) const { static_cast<float*>(scales)[at] = scale_; }
@@ -51,21 +54,30 @@ class E4m3Scale {
  private:
   static constexpr uint32_t kInfinity = 0x7f800000u;
 
-  // value / scale, correctly rounded wherever the code is not zero: two corrections of the product with the reciprocal
-  // (Markstein). The first makes the quotient faithful, so the second remainder is exact; nothing in between leaves the
-  // normal range, as scale is 2e-13 to 8e35 and codes start at 2^-10 of it.
+  // Of a tile with an infinity, which the corrections of quotient() would turn into a NaN.
+  template <DType kType>
+  __device__ __noinline__ Codes encode_infinite(const gpu::Octet<kType> octet) const {
+    uint32_t codes[2];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float q[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) q[i] = octet.value(4 * half + i) / scale_;
+      codes[half] = gpu::f32x4_to_e4m3x4(q[0], q[1], q[2], q[3]) | octet.signs(4 * half);
+    }
+    return make_uint2(codes[0], codes[1]);
+  }
+
+  // value / scale, correctly rounded wherever the code is not zero, by correcting the product with the reciprocal. The
+  // first correction leaves an error of 2^-45, so the second one's remainder is exact and its result correctly rounded
+  // (Markstein). Values of 11 bits and fewer don't need it: for the rounded quotient to move across a boundary of e4m3,
+  // the lower 20 bits of the scale would have to be zeros or ones but for the last 5, and no amax / 448 looks like that.
+  // Nothing in between leaves the normal range: the scale is 2e-13 to 8e35, and codes start at 2^-10 of it.
+  template <bool kShort>
   __device__ float quotient(float value) const {
     float q = value * reciprocal_;
     q = __fmaf_rn(__fmaf_rn(-q, scale_, value), reciprocal_, q);
-    return __fmaf_rn(__fmaf_rn(-q, scale_, value), reciprocal_, q);
-  }
-
-  __device__ uint32_t encode4(const float* x) const {
-    const uint32_t codes = gpu::f32x4_to_e4m3x4(quotient(x[0]), quotient(x[1]), quotient(x[2]), quotient(x[3]));
-    // Zeros and NaNs have lost their signs.
-    const uint32_t low = __byte_perm(__float_as_uint(x[0]), __float_as_uint(x[1]), 0x0073);
-    const uint32_t high = __byte_perm(__float_as_uint(x[2]), __float_as_uint(x[3]), 0x7300);
-    return codes | (((low & 0xffffu) | (high & 0xffff0000u)) & 0x80808080u);
+    return kShort ? q : __fmaf_rn(__fmaf_rn(-q, scale_, value), reciprocal_, q);
   }
 
   bool infinite_;

@@ -89,9 +89,7 @@ std::string refuse_octets(const Context&, const DequantArgs& args) { return refu
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-bool can_overlap(Device device) {
-  return device.type == DeviceType::cuda && gpu::compute_capability(device.index) >= 90;
-}
+bool can_overlap(Device device) { return device.type == DeviceType::cuda && gpu::compute_capability(device.index) >= 90; }
 
 void run_groups(Context& context, const QuantArgs& args, Stream stream) {
   if (args.input.num_values() == 0) return;
@@ -111,9 +109,10 @@ void run_tiles(Context& context, const QuantArgs& args, Stream stream) {
 
 void run_octets(Context& context, const DequantArgs& args, Stream stream) {
   if (args.input.num_values() == 0) return;
-  const gpu::DeviceGuard guard(context.device());
-  launch_octets(make_dequant_args(args), args.output.dtype, args.group == ScaleGroup::group_1x32, can_overlap(context.device()),
-                stream);
+  const Device device = context.device();
+  const gpu::DeviceGuard guard(device);
+  launch_octets(make_dequant_args(args), args.output.dtype, args.group == ScaleGroup::group_1x32,
+                gpu::num_multiprocessors(device.index), can_overlap(device), stream);
 }
 
 }  // namespace

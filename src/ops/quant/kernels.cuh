@@ -31,38 +31,37 @@ __device__ void store(const QuantKernelArgs& args, const Scale& scale, const gpu
   store_codes(at, scale.encode(octet), static_cast<int64_t>(args.num_cols) - col, args.output.aligned, Scale::kBitsPerCode);
 }
 
-// quant.groups: kLanes lanes hold a group of 8 * kLanes values; a thread holds up to kMaxHeld octets, of different groups,
-// so that enough loads are in flight.
+// quant.groups: kLanes lanes hold a group of 8 * kLanes values; a thread holds octets of up to kMaxHeld rows below each
+// other, so that enough loads are in flight and one address leads to all of them.
 inline constexpr uint32_t kMaxHeld = 4;
 
 template <class Scale, DType kType, int kLanes>
-__global__ void __launch_bounds__(kGroupThreads) quantize_groups(const QuantKernelArgs args, uint32_t held) {
+__global__ void __launch_bounds__(kGroupThreads, kType == DType::f32 ? 4 : 6)
+    quantize_groups(const QuantKernelArgs args, uint32_t held) {
   gpu::wait_for_previous_kernel();
   gpu::allow_next_kernel();
-  const uint32_t num_groups = valid_rows(args) * args.by_tile_cols.divisor;
-  const uint32_t first = (blockIdx.x * held * kGroupThreads + threadIdx.x) / kLanes;
+  const uint32_t num_rows = valid_rows(args);
+  const uint32_t at = (blockIdx.x * kGroupThreads + threadIdx.x) / kLanes;
   const uint32_t lane = threadIdx.x % kLanes;
+  const uint32_t band = gpu::divide(at, args.by_tile_cols);
+  const uint32_t tile_col = at - band * args.by_tile_cols.divisor;
+  const uint32_t row = band * held;
+  const uint32_t col = (tile_col * kLanes + lane) * gpu::kOctet;
+  const uint32_t count = row < num_rows ? min(num_rows - row, held) : 0;
+
   gpu::Octet<kType> octets[kMaxHeld];
 #pragma unroll
   for (uint32_t i = 0; i < kMaxHeld; ++i) {
-    const uint32_t group = first + i * (kGroupThreads / kLanes);
     octets[i] = {};
-    if (i >= held || group >= num_groups) continue;
-    const uint32_t row = gpu::divide(group, args.by_tile_cols);
-    const uint32_t col = (group - row * args.by_tile_cols.divisor) * kLanes * gpu::kOctet + lane * gpu::kOctet;
-    if (col < args.num_cols) octets[i] = load<kType>(args, row, col);
+    if (i < count && col < args.num_cols) octets[i] = load<kType>(args, row + i, col);
   }
 #pragma unroll
   for (uint32_t i = 0; i < kMaxHeld; ++i) {
     if (i >= held) break;
     const Scale scale(gpu::wave_max<kLanes>(Scale::magnitude(octets[i])));
-    const uint32_t group = first + i * (kGroupThreads / kLanes);
-    if (group >= num_groups) continue;
-    const uint32_t row = gpu::divide(group, args.by_tile_cols);
-    const uint32_t tile_col = group - row * args.by_tile_cols.divisor;
-    const uint32_t col = tile_col * kLanes * gpu::kOctet + lane * gpu::kOctet;
-    if (col < args.num_cols) store(args, scale, octets[i], row, col);
-    if (lane == 0) scale.store(args.scales.data, row * args.scales.row_stride + tile_col * args.scales.col_stride);
+    if (i >= count) continue;
+    if (col < args.num_cols) store(args, scale, octets[i], row + i, col);
+    if (lane == 0) scale.store(args.scales.data, (row + i) * args.scales.row_stride + tile_col * args.scales.col_stride);
   }
 }
 
@@ -110,15 +109,15 @@ __device__ inline TileOctets tile_of_block(const QuantKernelArgs& args, uint32_t
 inline constexpr uint32_t kTileHeld = 4;
 
 template <DType kType, int kWave>
-__global__ void __launch_bounds__(kMaxTileThreads) quantize_tiles(const QuantKernelArgs args, bool square) {
+__global__ void __launch_bounds__(kMaxTileThreads, kType == DType::f32 ? 2 : 3)
+    quantize_tiles(const QuantKernelArgs args, bool square) {
   gpu::wait_for_previous_kernel();
   gpu::allow_next_kernel();
   const TileOctets tile = tile_of_block(args, valid_rows(args), square);
   if (tile.num_octets == 0) return;
   const auto read = [&](uint32_t octet) {
     const uint32_t col = tile.col_of(octet);
-    return octet < tile.num_octets && col < args.num_cols ? load<kType>(args, tile.row_of(octet), col)
-                                                          : gpu::Octet<kType>{};
+    return octet < tile.num_octets && col < args.num_cols ? load<kType>(args, tile.row_of(octet), col) : gpu::Octet<kType>{};
   };
   gpu::Octet<kType> octets[kTileHeld];
   uint32_t magnitude = 0;
@@ -151,8 +150,10 @@ struct OctetCodes {
   uint32_t words[kWords];
 
   __device__ float value(int i) const {
-    if constexpr (kFp4) return gpu::e2m1_to_f32(words[0] >> (4 * i) & 15u);
-    else return gpu::e4m3_to_f32(words[i / 4] >> (i % 4 * 8) & 255u);
+    if constexpr (kFp4)
+      return gpu::e2m1_to_f32(words[0] >> (4 * i) & 15u);
+    else
+      return gpu::e4m3_to_f32(words[i / 4] >> (i % 4 * 8) & 255u);
   }
 
   __device__ static OctetCodes load(const std::byte* from, int64_t count, bool aligned) {
@@ -175,35 +176,38 @@ struct OctetCodes {
 };
 
 template <DType kType, bool kFp4>
-__global__ void __launch_bounds__(kGroupThreads) dequantize_octets(const DequantKernelArgs args) {
+__global__ void __launch_bounds__(kGroupThreads) dequantize_octets(const DequantKernelArgs args, uint32_t held) {
   gpu::wait_for_previous_kernel();
   gpu::allow_next_kernel();
-  const uint32_t num_octets = args.num_rows * args.by_octets.divisor;
-  const uint32_t first = blockIdx.x * kMaxHeld * kGroupThreads + threadIdx.x;
+  const uint32_t at = blockIdx.x * kGroupThreads + threadIdx.x;
+  const uint32_t band = gpu::divide(at, args.by_octets);
+  const uint32_t col = (at - band * args.by_octets.divisor) * gpu::kOctet;
+  const uint32_t row = band * held;
+  if (row >= args.num_rows) return;
+  const uint32_t count = min(args.num_rows - row, held);
+  const int64_t num_values = static_cast<int64_t>(args.num_cols) - col;
+  const std::byte* from = args.input.data + row * args.input.stride + (kFp4 ? col / 2 : col);
+  const int64_t scale_col = (col >> args.col_shift) * args.scales.col_stride;
+
   OctetCodes<kFp4> codes[kMaxHeld];
   float scales[kMaxHeld];
 #pragma unroll
   for (uint32_t i = 0; i < kMaxHeld; ++i) {
-    const uint32_t octet = min(first + i * kGroupThreads, num_octets - 1);
-    const uint32_t row = gpu::divide(octet, args.by_octets);
-    const uint32_t col = (octet - row * args.by_octets.divisor) * gpu::kOctet;
-    const std::byte* from = args.input.data + row * args.input.stride + (kFp4 ? col / 2 : col);
-    codes[i] = OctetCodes<kFp4>::load(from, static_cast<int64_t>(args.num_cols) - col, args.input.aligned);
-    const int64_t at = (row >> args.row_shift) * args.scales.row_stride + (col >> args.col_shift) * args.scales.col_stride;
-    scales[i] = kFp4 ? gpu::e8m0_to_f32(static_cast<const uint8_t*>(args.scales.data)[at])
-                     : static_cast<const float*>(args.scales.data)[at];
+    if (i >= count) break;
+    codes[i] = OctetCodes<kFp4>::load(from + i * args.input.stride, num_values, args.input.aligned);
+    const int64_t scale_at = ((row + i) >> args.row_shift) * args.scales.row_stride + scale_col;
+    scales[i] = kFp4 ? gpu::e8m0_to_f32(static_cast<const uint8_t*>(args.scales.data)[scale_at])
+                     : static_cast<const float*>(args.scales.data)[scale_at];
   }
+  std::byte* to = args.output.data + row * args.output.stride + col * (gpu::Octet<kType>::kWords / 2);
 #pragma unroll
   for (uint32_t i = 0; i < kMaxHeld; ++i) {
-    const uint32_t at = first + i * kGroupThreads;
-    if (at >= num_octets) return;
-    const uint32_t row = gpu::divide(at, args.by_octets);
-    const uint32_t col = (at - row * args.by_octets.divisor) * gpu::kOctet;
+    if (i >= count) break;
     gpu::Octet<kType> octet;
 #pragma unroll
-    for (int v = 0; v < gpu::kOctet; ++v) octet.set(v, codes[i].value(v) * scales[i]);
-    gpu::store_octet(args.output.data + row * args.output.stride + col * (gpu::Octet<kType>::kWords / 2), octet,
-                     static_cast<int64_t>(args.num_cols) - col, args.output.aligned);
+    for (int v = 0; v < gpu::kOctet; v += 2)
+      octet.set_pair(v, codes[i].value(v) * scales[i], codes[i].value(v + 1) * scales[i]);
+    gpu::store_octet(to + i * args.output.stride, octet, num_values, args.output.aligned);
   }
 }
 

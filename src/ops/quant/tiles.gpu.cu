@@ -20,7 +20,7 @@ Kernel kernel_for(DType input) {
 void launch_tiles(const QuantKernelArgs& args, DType input, bool square, bool overlap, Stream stream) {
   const uint32_t tile_rows = square ? (args.num_rows + kTileRows - 1) / kTileRows : args.num_rows;
   const uint32_t row_octets = (args.num_cols + gpu::kOctet - 1) / gpu::kOctet;
-  const uint32_t for_row = (row_octets + 63) / 64 * 64;
+  const uint32_t for_row = std::max(64u, ((row_octets + kTileHeld - 1) / kTileHeld + 31) / 32 * 32);
   gpu::launch(kernel_for(input),
               {.variant = "quant.tiles",
                .num_blocks = tile_rows * (square ? args.by_tile_cols.divisor : 1),

@@ -52,8 +52,6 @@ struct KernelArgs {
   // What follows from the above
   bool chooses_by_score = false;  // a bias or groups: the order of the logits is not the order of the choice
   bool needs_sum = false;         // of all exponentials
-  uint32_t column_mask = 0;       // 2^n - 1 >= any column
-  bool short_keys = false;        // keys differ in no bit of column_mask
 };
 
 }  // namespace mixlane::routing_gpu

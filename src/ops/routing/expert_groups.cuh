@@ -1,10 +1,9 @@
-// Group-limited choice: the keys of experts outside the best groups become 0.
+// Group-limited choice: the keys of experts outside the best groups become 0. `scratch` is shared memory of the wave.
 #pragma once
 
 #include "ops/routing/logits.cuh"
 
 namespace mixlane::routing_gpu {
-
 
 struct TopTwo {
   float first = -__builtin_huge_valf();
@@ -46,10 +45,61 @@ __device__ void score_groups(const KernelArgs& args, const float* choices, uint3
   }
 }
 
+// The best groups are those with fewer than topk_groups better ones; equal ones by ascending index.
+__device__ inline bool is_open(const KernelArgs& args, const uint32_t* group_keys, uint32_t group) {
+  const uint32_t key = group_keys[group];
+  uint32_t better = 0;
+#pragma unroll 8
+  for (uint32_t other = 0; other < args.num_groups; ++other)
+    better += group_keys[other] > key || (group_keys[other] == key && other < group);
+  return better < args.topk_groups;
+}
+
+// Groups that are whole runs of lanes: 4, 8, 16 ... experts, as far as a wave holds side by side.
+template <int kSize>
+__device__ bool has_lane_groups(const KernelArgs& args) {
+  const uint32_t lanes = args.by_group.divisor / 4;
+  return args.by_group.divisor % 4 == 0 && (lanes & (lanes - 1)) == 0 && lanes >= 1 && lanes <= kSize;
+}
+
+template <int kSize, int kValues>
+__device__ void close_lane_groups(const KernelArgs& args, const float (&choices)[kValues], uint32_t (&keys)[kValues],
+                                  uint32_t* group_keys) {
+  using W = gpu::Wave<kSize>;
+  TopTwo tops[kValues / 4];
+#pragma unroll
+  for (int slot = 0; slot < kValues; ++slot) tops[slot / 4].add(choices[slot]);
+  for (uint32_t distance = 1; distance * 4 < args.by_group.divisor; distance *= 2) {
+    const int other = static_cast<int>(W::lane() ^ distance);
+#pragma unroll
+    for (TopTwo& top : tops) {
+      const TopTwo theirs{W::shuffle(top.first, other), W::shuffle(top.second, other)};
+      top.add(theirs.first);
+      top.add(theirs.second);
+    }
+  }
+#pragma unroll
+  for (int run = 0; run < kValues / 4; ++run) {
+    const uint32_t column = column_of<kSize>(4 * run);
+    const float score = args.group_score == GroupScore::max ? tops[run].first : tops[run].first + tops[run].second;
+    if (column < args.num_experts) group_keys[gpu::divide(column, args.by_group)] = gpu::ordered_key(score);
+  }
+  W::sync();
+#pragma unroll
+  for (int run = 0; run < kValues / 4; ++run) {
+    const uint32_t column = column_of<kSize>(4 * run);
+    if (column >= args.num_experts || is_open(args, group_keys, gpu::divide(column, args.by_group))) continue;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) keys[4 * run + i] = 0;
+  }
+  W::sync();
+}
+
 template <int kSize, int kValues>
 __device__ void close_groups(const KernelArgs& args, const float (&choices)[kValues], uint32_t (&keys)[kValues],
                              void* scratch) {
   using W = gpu::Wave<kSize>;
+  if (has_lane_groups<kSize>(args)) return close_lane_groups<kSize>(args, choices, keys, static_cast<uint32_t*>(scratch));
   auto* all_choices = static_cast<float*>(scratch);
   auto* group_keys = reinterpret_cast<uint32_t*>(all_choices + args.num_experts);
   uint32_t* open = group_keys + args.num_groups;
@@ -59,13 +109,7 @@ __device__ void close_groups(const KernelArgs& args, const float (&choices)[kVal
   W::sync();
   score_groups<kSize>(args, all_choices, group_keys);
   W::sync();
-  for (uint32_t group = W::lane(); group < args.num_groups; group += kSize) {
-    const uint32_t key = group_keys[group];
-    uint32_t better = 0;
-    for (uint32_t other = 0; other < args.num_groups; ++other)
-      better += group_keys[other] > key || (group_keys[other] == key && other < group);
-    open[group] = better < args.topk_groups;
-  }
+  for (uint32_t group = W::lane(); group < args.num_groups; group += kSize) open[group] = is_open(args, group_keys, group);
   W::sync();
 #pragma unroll
   for (int slot = 0; slot < kValues; ++slot) {

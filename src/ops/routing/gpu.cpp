@@ -64,8 +64,6 @@ KernelArgs make_args(const RoutingArgs& args) {
   // Where the chosen are divided by their sum, that of all experts cancels out; the best one is among them.
   const bool cancels = c.renormalize && c.renorm_epsilon == 0.0f && !to.chooses_by_score && !args.hash_table.given();
   to.needs_sum = c.scoring == Scoring::softmax && !cancels;
-  while (to.column_mask + 1 < to.num_columns) to.column_mask = 2 * to.column_mask + 1;
-  to.short_keys = args.logits.dtype != DType::f32 && c.softcap == 0.0f && !to.chooses_by_score;
   return to;
 }
 
@@ -74,32 +72,18 @@ namespace {
 // ---------------------------------------------------------------------------------------------------------------------
 // Why a variant does not take (valid) arguments; empty if it does
 
-std::string refuse_above(const RoutingArgs& args, int max_columns) {
+std::string refuse_warp(const Context&, const RoutingArgs& args) {
   if (args.logits.shape[0] >= kMaxTokens)
     return fmt::format("{} tokens; GPUs take fewer than {}", args.logits.shape[0], kMaxTokens);
-  if (args.logits.shape[1] > max_columns)
-    return fmt::format("{} real and zero experts; at most {}", args.logits.shape[1], max_columns);
   return "";
 }
 
-// Where rounds over all logits take longer than finding a bound and sorting what is above it.
-bool has_many_rounds(const RoutingArgs& args) { return args.config.num_topk * args.logits.shape[1] > 8 * 512; }
-
-std::string refuse_warp(const Context&, const RoutingArgs& args) {
-  if (args.variant == "auto" && has_many_rounds(args)) return "routing.threshold is quicker";
-  return refuse_above(args, kMaxWarpColumns);
-}
-std::string refuse_threshold(const Context&, const RoutingArgs& args) { return refuse_above(args, kMaxThresholdColumns); }
-
-using Launcher = void (*)(const KernelArgs&, int, bool, Stream);
-
-template <Launcher kLaunch>
-void run(Context& context, const RoutingArgs& args, Stream stream) {
+void run_warp(Context& context, const RoutingArgs& args, Stream stream) {
   if (args.logits.shape[0] == 0) return;
   const Device device = context.device();
   const gpu::DeviceGuard guard(device);
   const bool overlap = device.type == DeviceType::cuda && gpu::compute_capability(device.index) >= 90;
-  kLaunch(make_args(args), gpu::num_multiprocessors(device.index), overlap, stream);
+  launch_warp(make_args(args), gpu::num_multiprocessors(device.index), overlap, stream);
 }
 
 }  // namespace
@@ -113,12 +97,9 @@ std::span<const Variant<RoutingArgs>> routing_gpu_variants() {
 #endif
   using namespace routing_gpu;
   static constexpr Variant<RoutingArgs> kVariants[] = {
-      {{"routing.warp", "a wave per token, one reduction per chosen expert; small K, up to 1024 columns", kGpu},
+      {{"routing.warp", "a wave per token: a bound that few logits reach, and the places of those", kGpu},
        refuse_warp,
-       run<launch_warp>},
-      {{"routing.threshold", "a wave per token, sorts what is above a bound from the lanes' maxima; any K and E", kGpu},
-       refuse_threshold,
-       run<launch_threshold>},
+       run_warp},
   };
   return kVariants;
 }

@@ -1,4 +1,4 @@
-// One wave routes one token. kValues logits per lane; `Select` finds the K largest keys.
+// One wave routes one token; a lane holds kValues of its logits.
 #pragma once
 
 #include "ops/routing/expert_groups.cuh"
@@ -58,7 +58,7 @@ __device__ bool look_up(const KernelArgs& args, uint32_t token, bool counted, Ch
   bool good = known;
 #pragma unroll
   for (int i = 0; i < Chosen<kSize>::kPerLane; ++i) {
-    const uint32_t k = chosen.place(i);
+    const uint32_t k = chosen.places[i];
     const bool mine = known && k < args.num_topk;
     const int32_t id = mine ? args.hash_table[static_cast<int64_t>(token_id) * args.num_topk + k] : 0;
     chosen.columns[i] = static_cast<uint32_t>(id);
@@ -74,21 +74,14 @@ __device__ bool look_up(const KernelArgs& args, uint32_t token, bool counted, Ch
 
 // Keys of the order of the choice, 0 for what can't be chosen.
 template <int kSize, int kValues>
-__device__ void make_keys(const KernelArgs& args, const float (&x)[kValues], const RowFacts& facts, void* scratch,
-                          uint32_t (&keys)[kValues]) {
-  if (!args.chooses_by_score) {
-#pragma unroll
-    for (int slot = 0; slot < kValues; ++slot) keys[slot] = gpu::ordered_key(x[slot]);
-    return;
-  }
+__device__ void make_score_keys(const KernelArgs& args, const float (&x)[kValues], const float (&bias)[kValues],
+                                const RowFacts& facts, void* scratch, uint32_t (&keys)[kValues]) {
   float choices[kValues];
 #pragma unroll
   for (int slot = 0; slot < kValues; ++slot) {
-    const uint32_t column = column_of<kSize>(slot);
-    const bool present = column < args.num_columns;
-    choices[slot] = score_of(args.scoring, x[slot], facts);
-    if (args.bias && present) choices[slot] += args.bias[column];
-    if (is_nan(choices[slot])) choices[slot] = kAbsent;
+    const bool present = column_of<kSize>(slot) < args.num_columns;
+    choices[slot] = score_of(args.scoring, x[slot], facts) + bias[slot];
+    if (is_nan(choices[slot]) || !present) choices[slot] = kAbsent;
     keys[slot] = present ? gpu::ordered_key(choices[slot]) : 0u;
   }
   if (args.num_groups > 1) close_groups<kSize>(args, choices, keys, scratch);
@@ -104,25 +97,29 @@ __device__ inline int32_t physical_id(const KernelArgs& args, uint32_t token, ui
 }
 
 // Weights of the chosen, and the token's outputs.
-template <int kSize>
+template <bool kByScore, int kSize>
 __device__ void finish(const KernelArgs& args, uint32_t token, const std::byte* row, RowFacts facts,
                        const Chosen<kSize>& chosen, bool counted) {
-  using C = Chosen<kSize>;
-  float values[C::kPerLane];
+  constexpr int kPerLane = Chosen<kSize>::kPerLane;
+  const bool keys_are_logits = !kByScore && !args.hash_table;
+  const bool over_chosen = args.scoring == Scoring::topk_softmax || (args.scoring == Scoring::softmax && !args.needs_sum);
+  float values[kPerLane];
   float max = kAbsent;
 #pragma unroll
-  for (int i = 0; i < C::kPerLane; ++i) {
+  for (int i = 0; i < kPerLane; ++i) {
     values[i] = kAbsent;
-    if (C::place(i) < args.num_topk) values[i] = finish_logit(args, load_logit(args, row, chosen.columns[i]));
+    if (i < chosen.used && chosen.places[i] < args.num_topk)
+      values[i] = keys_are_logits ? gpu::value_of_key(chosen.keys[i])
+                                  : finish_logit(args, load_logit(row, args.logits_type, chosen.columns[i]));
     max = fmaxf(max, values[i]);
   }
-  const bool over_chosen = args.scoring == Scoring::topk_softmax || (args.scoring == Scoring::softmax && !args.needs_sum);
   if (over_chosen) facts = {wave_max_f32<kSize>(max), 1.0f};
   float sum = 0.0f;
 #pragma unroll
-  for (int i = 0; i < C::kPerLane; ++i) {
+  for (int i = 0; i < kPerLane; ++i) {
+    if (i >= chosen.used) break;
     const Scoring scoring = over_chosen ? Scoring::softmax : args.scoring;
-    values[i] = C::place(i) < args.num_topk ? score_of(scoring, values[i], facts) : 0.0f;
+    values[i] = chosen.places[i] < args.num_topk ? score_of(scoring, values[i], facts) : 0.0f;
     sum += values[i];
   }
   float factor = args.scale;
@@ -134,12 +131,13 @@ __device__ void finish(const KernelArgs& args, uint32_t token, const std::byte* 
   if (args.renormalize) factor = sum + args.renorm_epsilon > 0.0f ? factor / (sum + args.renorm_epsilon) : 0.0f;
   float zero_weight = 0.0f;
 #pragma unroll
-  for (int i = 0; i < C::kPerLane; ++i) {
+  for (int i = 0; i < kPerLane; ++i) {
+    if (i >= chosen.used) break;
+    if (!counted || chosen.places[i] >= args.num_topk) continue;
     const float weight = values[i] * factor;
-    const bool zero_expert = C::place(i) < args.num_topk && chosen.columns[i] >= args.num_experts;
+    const bool zero_expert = chosen.columns[i] >= args.num_experts;
     if (zero_expert) zero_weight += weight;
-    if (!counted || C::place(i) >= args.num_topk) continue;
-    const int64_t at = static_cast<int64_t>(token) * args.num_topk + C::place(i);
+    const int64_t at = static_cast<int64_t>(token) * args.num_topk + chosen.places[i];
     write_id(args, at, physical_id(args, token, chosen.columns[i]));
     args.weights[at] = zero_expert ? 0.0f : weight;
   }
@@ -149,9 +147,11 @@ __device__ void finish(const KernelArgs& args, uint32_t token, const std::byte* 
   }
 }
 
-// Scratch in shared memory: `scratch_bytes` per wave.
-template <int kSize, int kValues, class Select>
-__global__ void __launch_bounds__(kMaxThreads) route_tokens(const KernelArgs args, uint32_t scratch_bytes) {
+// Scratch in shared memory: `scratch_bytes` per wave. kByScore: there is a bias or there are groups; else the order of the
+// logits is that of the choice, and only the chosen are scored.
+template <int kSize, int kValues, bool kByScore>
+__global__ void __launch_bounds__(kMaxThreads, kByScore || kValues > 8 ? 1 : 6)
+    route_tokens(const KernelArgs args, uint32_t scratch_bytes) {
   extern __shared__ uint4 shared[];
   gpu::wait_for_previous_kernel();
   gpu::allow_next_kernel();
@@ -167,6 +167,8 @@ __global__ void __launch_bounds__(kMaxThreads) route_tokens(const KernelArgs arg
   void* const scratch = reinterpret_cast<std::byte*>(shared) + W::index_in_block() * scratch_bytes;
   const uint32_t read_token = counted ? token : 0;
   const std::byte* const row = args.logits + read_token * args.row_bytes;
+  float bias[kValues];
+  if constexpr (kByScore) load_bias<kSize>(args, bias);
   float x[kValues];
   const bool has_nan = !load_row<kSize>(args, row, x);
   if (has_nan && !args.nan_is_lowest) {
@@ -177,18 +179,23 @@ __global__ void __launch_bounds__(kMaxThreads) route_tokens(const KernelArgs arg
   }
   RowFacts facts;
   if (args.needs_sum) facts = softmax_facts<kSize>(x);
-  Chosen<kSize> chosen{};
+  Chosen<kSize> chosen;
   if (!args.hash_table) {
     uint32_t keys[kValues];
-    make_keys<kSize>(args, x, facts, scratch, keys);
-    chosen = Select::template select<kSize>(keys, args, scratch);
+    if constexpr (kByScore) {
+      make_score_keys<kSize>(args, x, bias, facts, scratch, keys);
+    } else {
+#pragma unroll
+      for (int slot = 0; slot < kValues; ++slot) keys[slot] = gpu::ordered_key(x[slot]);
+    }
+    chosen = select<kSize>(keys, args.num_topk, *static_cast<Scratch*>(scratch));
   } else if (!look_up<kSize>(args, read_token, counted, chosen)) {
     if (counted) write_nothing<kSize>(args, token);
     if (kSize == gpu::kHardwareWave) return;
     counted = false;
-    chosen = {};
+    chosen = Chosen<kSize>();
   }
-  finish<kSize>(args, read_token, row, facts, chosen, counted);
+  finish<kByScore>(args, read_token, row, facts, chosen, counted);
 }
 
 }  // namespace mixlane::routing_gpu

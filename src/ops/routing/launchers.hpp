@@ -1,4 +1,4 @@
-// The launchers that the device files define. No formatting library here: nvcc stumbles over it.
+// The launcher that the device file defines. No formatting library here: nvcc stumbles over it.
 #pragma once
 
 #include "mixlane/routing.hpp"
@@ -6,13 +6,9 @@
 
 namespace mixlane::routing_gpu {
 
-inline constexpr int kMaxWarpColumns = 1024;
-inline constexpr int kMaxThresholdColumns = 2048;
-
 KernelArgs make_args(const RoutingArgs& args);
 
 // `overlap`: the kernel may start before its predecessor has ended and waits for it itself.
 void launch_warp(const KernelArgs& args, int num_multiprocessors, bool overlap, Stream stream);
-void launch_threshold(const KernelArgs& args, int num_multiprocessors, bool overlap, Stream stream);
 
 }  // namespace mixlane::routing_gpu

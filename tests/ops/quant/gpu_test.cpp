@@ -1,4 +1,6 @@
 // Every quantisation variant of the GPU against the CPU's, bit by bit.
+#include "support/gpu.hpp"
+
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -9,7 +11,6 @@
 #include "core/numeric.hpp"
 #include "ops/quant/launchers.hpp"
 #include "ops/quant/op.hpp"
-#include "support/gpu.hpp"
 #include "support/random.hpp"
 #include "wave16.hpp"
 
@@ -21,12 +22,13 @@ using namespace test;
 constexpr float kInf = std::numeric_limits<float>::infinity();
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 constexpr char kPoison = static_cast<char>(0xa5);
-constexpr ScaleGroup kGroups[] = {ScaleGroup::group_1x128, ScaleGroup::row, ScaleGroup::block_128x128, ScaleGroup::group_1x32};
+constexpr ScaleGroup kGroups[] = {ScaleGroup::group_1x128, ScaleGroup::row, ScaleGroup::block_128x128,
+                                  ScaleGroup::group_1x32};
 
 struct Problem {
   int64_t rows = 0, cols = 0;
   ScaleGroup group = ScaleGroup::group_1x128;
-  DType dtype = DType::bf16;  // of the unquantised side
+  DType dtype = DType::bf16;                      // of the unquantised side
   int64_t input_padding = 0, output_padding = 0;  // even
   bool transposed_scales = false;
   std::vector<int32_t> valid_rows = {};
@@ -47,7 +49,8 @@ class Memory {
   Memory(Device device, int64_t offset) : device_(device), offset_(offset) {}
 
   template <class View>
-  std::vector<char>& place(View& view, DType dtype, std::initializer_list<int64_t> shape, int64_t row_stride, int64_t bytes) {
+  std::vector<char>& place(View& view, DType dtype, std::initializer_list<int64_t> shape, int64_t row_stride,
+                           int64_t bytes) {
     std::vector<char>& memory = buffers_.emplace_back(static_cast<size_t>(bytes) + 1, kPoison);
     view = View(memory.data(), dtype, shape, device_);
     if (view.ndim == 2) view.strides[0] = row_stride;
@@ -73,8 +76,10 @@ class Memory {
 
 void put(std::vector<char>& memory, int64_t at, DType dtype, float value) {
   const uint16_t half = dtype == DType::f16 ? f32_to_f16(value) : f32_to_bf16(value);
-  if (dtype == DType::f32) std::memcpy(&memory[at * 4], &value, 4);
-  else std::memcpy(&memory[at * 2], &half, 2);
+  if (dtype == DType::f32)
+    std::memcpy(&memory[at * 4], &value, 4);
+  else
+    std::memcpy(&memory[at * 2], &half, 2);
 }
 
 // Scales of a problem; transposed ones are column major.
@@ -82,8 +87,10 @@ void place_scales(Memory& memory, TensorView& view, const Problem& p) {
   const ScaleTiles tiles(p.group, p.rows, p.cols);
   const DType dtype = is_fp4(p.group) ? DType::e8m0 : DType::f32;
   const int64_t bytes = tiles.rows * tiles.cols * bits(dtype) / 8;
-  if (p.group == ScaleGroup::row) memory.place(view, dtype, {tiles.rows}, 1, bytes);
-  else memory.place(view, dtype, {tiles.rows, tiles.cols}, tiles.cols, bytes);
+  if (p.group == ScaleGroup::row)
+    memory.place(view, dtype, {tiles.rows}, 1, bytes);
+  else
+    memory.place(view, dtype, {tiles.rows, tiles.cols}, tiles.cols, bytes);
   if (p.transposed_scales && p.group != ScaleGroup::row) view.strides = {1, tiles.rows};
 }
 
@@ -227,7 +234,8 @@ TEST_F(QuantGpu, HalfwayPoints) {
         const uint8_t code = static_cast<uint8_t>(rng() % (is_fp4(group) ? 7 : 126));
         const float low = is_fp4(group) ? e2m1_to_f32(code) : e4m3_to_f32(code);
         const float high = is_fp4(group) ? e2m1_to_f32(code + 1) : e4m3_to_f32(code + 1);
-        const float near = std::bit_cast<float>(std::bit_cast<int32_t>((low + high) / 2 * scale) + static_cast<int32_t>(rng() % 7) - 3);
+        const float near =
+            std::bit_cast<float>(std::bit_cast<int32_t>((low + high) / 2 * scale) + static_cast<int32_t>(rng() % 7) - 3);
         p.values.push_back(std::clamp(i % 32 == 0 ? amax : near, 0.0f, amax) * (rng() % 2 ? 1.0f : -1.0f));
       }
       check(p);
