@@ -9,18 +9,11 @@ template <int kSize>
 __device__ uint32_t wave_max(uint32_t value) {
   using W = Wave<kSize>;
 #if !defined(MIXLANE_HIP) && __CUDA_ARCH__ >= 800
-  constexpr bool kByInstruction = kSize == kHardwareWave;
-#else
-  constexpr bool kByInstruction = false;
+  if constexpr (kSize == kHardwareWave) return __reduce_max_sync(~0u, value);
 #endif
-  if constexpr (kByInstruction) {
-    return __reduce_max_sync(~0u, value);
-  } else {
-#pragma unroll
-    for (int distance = kSize / 2; distance > 0; distance /= 2)
-      value = max(value, W::shuffle(value, static_cast<int>(W::lane() ^ static_cast<uint32_t>(distance))));
-    return value;
-  }
+  for (int distance = kSize / 2; distance > 0; distance /= 2)
+    value = max(value, W::shuffle(value, static_cast<int>(W::lane() ^ static_cast<uint32_t>(distance))));
+  return value;
 }
 
 template <int kSize>

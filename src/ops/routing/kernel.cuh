@@ -64,7 +64,7 @@ __device__ bool look_up(const KernelArgs& args, uint32_t token, bool counted, Ch
     chosen.columns[i] = static_cast<uint32_t>(id);
     const auto bad = W::ballot(mine && chosen.columns[i] >= args.num_columns);
     if (bad == 0) continue;
-    const int first = static_cast<int>(sizeof(bad) == 8 ? __ffsll(bad) : __ffs(static_cast<int>(bad))) - 1;
+    const int first = __ffsll(static_cast<unsigned long long>(bad)) - 1;
     if (good && counted && W::lane() == static_cast<uint32_t>(first))
       report(args, ErrorCode::bad_expert_id, token, args.num_columns, id);
     good = false;
