@@ -5,15 +5,26 @@
 
 namespace mixlane::gpu {
 
+// The largest value of the hardware's wave, by one instruction where there is one.
+#if !defined(MIXLANE_HIP) && (!defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800)
+inline constexpr bool kHasWaveMax = true;
+__device__ inline uint32_t hardware_wave_max(uint32_t value) { return __reduce_max_sync(~0u, value); }
+#else
+inline constexpr bool kHasWaveMax = false;
+__device__ inline uint32_t hardware_wave_max(uint32_t value) { return value; }
+#endif
+
 template <int kSize>
 __device__ uint32_t wave_max(uint32_t value) {
-  using W = Wave<kSize>;
-#if !defined(MIXLANE_HIP) && __CUDA_ARCH__ >= 800
-  if constexpr (kSize == kHardwareWave) return __reduce_max_sync(~0u, value);
-#endif
-  for (int distance = kSize / 2; distance > 0; distance /= 2)
-    value = max(value, W::shuffle(value, static_cast<int>(W::lane() ^ static_cast<uint32_t>(distance))));
-  return value;
+  if constexpr (kHasWaveMax && kSize == kHardwareWave) {
+    return hardware_wave_max(value);
+  } else {
+    using W = Wave<kSize>;
+#pragma unroll
+    for (int distance = kSize / 2; distance > 0; distance /= 2)
+      value = max(value, W::shuffle(value, static_cast<int>(W::lane() ^ static_cast<uint32_t>(distance))));
+    return value;
+  }
 }
 
 template <int kSize>
