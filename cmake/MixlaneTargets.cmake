@@ -7,7 +7,7 @@ target_compile_features(mixlane_options INTERFACE cxx_std_20)
 set(mixlane_warnings -Wall -Wextra -Wshadow $<$<BOOL:${MIXLANE_WERROR}>:-Werror>)
 target_compile_options(
   mixlane_options
-  INTERFACE $<$<COMPILE_LANGUAGE:CXX>:${mixlane_warnings};-ffp-contract=off;-fno-trapping-math>
+  INTERFACE $<$<COMPILE_LANGUAGE:CXX,HIP>:${mixlane_warnings};-ffp-contract=off;-fno-trapping-math>
             $<$<COMPILE_LANGUAGE:CUDA>:--fmad=false;--expt-relaxed-constexpr;-lineinfo;-Xcompiler=-Wall,-Wextra>)
 if(MIXLANE_HIP)
   target_compile_definitions(mixlane_options INTERFACE MIXLANE_HIP __HIP_PLATFORM_AMD__)

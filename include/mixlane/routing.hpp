@@ -74,7 +74,7 @@ struct RoutingArgs {
 };
 
 // Graph-safe on GPUs: shapes are fixed at capture, the row count is read on the device.
-// CPU variants: routing.cpu. Sources of the functions: docs/stages/routing.md.
+// Variants: routing.cpu; routing.warp on GPUs. Sources of the functions: docs/stages/routing.md.
 void route(Context& context, const RoutingArgs& args, Stream stream = {});
 
 }  // namespace mixlane

@@ -8,12 +8,19 @@
 namespace mixlane {
 namespace {
 
-constexpr std::array<Variant<QuantArgs>, 1> kQuantVariants{{
+constexpr std::array<Variant<QuantArgs>, 1> kQuantCpuVariants{{
     {{"quant.cpu", "per scale tile: one pass for the largest magnitude, one that encodes"}, nullptr, launch_quant_cpu},
 }};
-constexpr std::array<Variant<DequantArgs>, 1> kDequantVariants{{
+constexpr std::array<Variant<DequantArgs>, 1> kDequantCpuVariants{{
     {{"dequant.cpu", "one pass per scale tile"}, nullptr, launch_dequant_cpu},
 }};
+
+std::span<const Variant<QuantArgs>> quant_variants_of(DeviceType device) {
+  return device == DeviceType::cpu ? std::span<const Variant<QuantArgs>>(kQuantCpuVariants) : quant_gpu_variants();
+}
+std::span<const Variant<DequantArgs>> dequant_variants_of(DeviceType device) {
+  return device == DeviceType::cpu ? std::span<const Variant<DequantArgs>>(kDequantCpuVariants) : dequant_gpu_variants();
+}
 
 constexpr std::array<std::pair<QuantFormat, std::string_view>, 4> kFormatNames{{
     {QuantFormat::none, "none"},
@@ -118,17 +125,25 @@ Cost dequantize_cost(const DequantArgs& args) {
   return {bytes_of(args.input) + bytes_of(args.scales), bytes_of(args.output), args.input.num_values()};
 }
 
-std::vector<VariantInfo> quant_variants() { return infos(std::span<const Variant<QuantArgs>>(kQuantVariants)); }
-std::vector<VariantInfo> dequant_variants() { return infos(std::span<const Variant<DequantArgs>>(kDequantVariants)); }
+std::vector<VariantInfo> quant_variants() {
+  std::vector<VariantInfo> all = infos(std::span<const Variant<QuantArgs>>(kQuantCpuVariants));
+  for (const VariantInfo& info : infos(quant_gpu_variants())) all.push_back(info);
+  return all;
+}
+std::vector<VariantInfo> dequant_variants() {
+  std::vector<VariantInfo> all = infos(std::span<const Variant<DequantArgs>>(kDequantCpuVariants));
+  for (const VariantInfo& info : infos(dequant_gpu_variants())) all.push_back(info);
+  return all;
+}
 
 void quantize(Context& context, const QuantArgs& args, Stream stream) {
   validate(context, args);
-  select(std::span<const Variant<QuantArgs>>(kQuantVariants), args.variant, context, args).launch(context, args, stream);
+  select(quant_variants_of(context.device().type), args.variant, context, args).launch(context, args, stream);
 }
 
 void dequantize(Context& context, const DequantArgs& args, Stream stream) {
   validate(context, args);
-  select(std::span<const Variant<DequantArgs>>(kDequantVariants), args.variant, context, args).launch(context, args, stream);
+  select(dequant_variants_of(context.device().type), args.variant, context, args).launch(context, args, stream);
 }
 
 }  // namespace mixlane

@@ -1,6 +1,7 @@
 // The inside of quant: scale tiles, cost and the tables of variants. The contract is in mixlane/quant.hpp.
 #pragma once
 
+#include <span>
 #include <vector>
 
 #include "core/registry.hpp"
@@ -30,6 +31,8 @@ std::vector<VariantInfo> quant_variants();
 std::vector<VariantInfo> dequant_variants();
 
 // Variants
+std::span<const Variant<QuantArgs>> quant_gpu_variants();  // none in a build without a GPU backend
+std::span<const Variant<DequantArgs>> dequant_gpu_variants();
 void launch_quant_cpu(Context& context, const QuantArgs& args, Stream stream);
 void launch_dequant_cpu(Context& context, const DequantArgs& args, Stream stream);
 

@@ -8,11 +8,15 @@
 namespace mixlane {
 namespace {
 
-constexpr std::array<Variant<RoutingArgs>, 1> kVariants{{
+constexpr std::array<Variant<RoutingArgs>, 1> kCpuVariants{{
     {{"routing.cpu", "one token after the other: scores in f64 rounded to f32, insertion into the best K"},
      nullptr,
      launch_routing_cpu},
 }};
+
+std::span<const Variant<RoutingArgs>> variants_of(DeviceType device) {
+  return device == DeviceType::cpu ? std::span<const Variant<RoutingArgs>>(kCpuVariants) : routing_gpu_variants();
+}
 
 void require_range(std::string_view field, int64_t value, int64_t low, int64_t high) {
   if (value < low || value > high)
@@ -103,11 +107,15 @@ Cost routing_cost(const RoutingArgs& args) {
   return cost;
 }
 
-std::vector<VariantInfo> routing_variants() { return infos(std::span<const Variant<RoutingArgs>>(kVariants)); }
+std::vector<VariantInfo> routing_variants() {
+  std::vector<VariantInfo> all = infos(std::span<const Variant<RoutingArgs>>(kCpuVariants));
+  for (const VariantInfo& info : infos(routing_gpu_variants())) all.push_back(info);
+  return all;
+}
 
 void route(Context& context, const RoutingArgs& args, Stream stream) {
   validate(context, args);
-  select(std::span<const Variant<RoutingArgs>>(kVariants), args.variant, context, args).launch(context, args, stream);
+  select(variants_of(context.device().type), args.variant, context, args).launch(context, args, stream);
 }
 
 }  // namespace mixlane

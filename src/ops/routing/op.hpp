@@ -1,6 +1,7 @@
 // The inside of routing: sizes, cost and the table of variants. The contract is in mixlane/routing.hpp.
 #pragma once
 
+#include <span>
 #include <vector>
 
 #include "core/registry.hpp"
@@ -21,6 +22,7 @@ Cost routing_cost(const RoutingArgs& args);
 std::vector<VariantInfo> routing_variants();
 
 // Variants
+std::span<const Variant<RoutingArgs>> routing_gpu_variants();  // none in a build without a GPU backend
 void launch_routing_cpu(Context& context, const RoutingArgs& args, Stream stream);
 
 }  // namespace mixlane

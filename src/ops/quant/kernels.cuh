@@ -1,0 +1,214 @@
+// The quantisation kernels. All of them touch global memory only after their predecessor in the stream.
+#pragma once
+
+#include "gpu/device.hpp"
+#include "ops/quant/device_args.hpp"
+#include "ops/quant/encode.cuh"
+
+namespace mixlane::quant_gpu {
+
+inline constexpr int kGroupThreads = 256;
+inline constexpr int kMaxTileThreads = 512;
+inline constexpr uint32_t kTileRows = 128;      // of a 128x128 tile
+inline constexpr uint32_t kTileRowOctets = 16;  // of a 128x128 tile
+
+__device__ inline uint32_t valid_rows(const QuantKernelArgs& args) {
+  if (!args.num_valid_rows) return args.num_rows;
+  return static_cast<uint32_t>(min(max(*args.num_valid_rows, 0), static_cast<int32_t>(args.num_rows)));
+}
+
+template <DType kType>
+__device__ gpu::Octet<kType> load(const QuantKernelArgs& args, uint32_t row, uint32_t col) {
+  constexpr int64_t kBytes = gpu::Octet<kType>::kWords * 4 / gpu::kOctet;
+  const std::byte* at = args.input.data + row * args.input.stride + col * kBytes;
+  return gpu::load_octet<kType>(at, static_cast<int64_t>(args.num_cols) - col, args.input.aligned);
+}
+
+template <class Scale, DType kType>
+__device__ void store(const QuantKernelArgs& args, const Scale& scale, const gpu::Octet<kType>& octet, uint32_t row,
+                      uint32_t col) {
+  std::byte* at = args.output.data + row * args.output.stride + static_cast<int64_t>(col) * Scale::kBitsPerCode / 8;
+  store_codes(at, scale.encode(octet), static_cast<int64_t>(args.num_cols) - col, args.output.aligned, Scale::kBitsPerCode);
+}
+
+// quant.groups: kLanes lanes hold a group of 8 * kLanes values; a thread holds octets of up to kMaxHeld rows below each
+// other, so that enough loads are in flight and one address leads to all of them.
+inline constexpr uint32_t kMaxHeld = 4;
+
+template <class Scale, DType kType, int kLanes>
+__global__ void __launch_bounds__(kGroupThreads, kType == DType::f32 ? 4 : 6)
+    quantize_groups(const QuantKernelArgs args, uint32_t held) {
+  gpu::wait_for_previous_kernel();
+  gpu::allow_next_kernel();
+  const uint32_t num_rows = valid_rows(args);
+  const uint32_t at = (blockIdx.x * kGroupThreads + threadIdx.x) / kLanes;
+  const uint32_t lane = threadIdx.x % kLanes;
+  const uint32_t band = gpu::divide(at, args.by_tile_cols);
+  const uint32_t tile_col = at - band * args.by_tile_cols.divisor;
+  const uint32_t row = band * held;
+  const uint32_t col = (tile_col * kLanes + lane) * gpu::kOctet;
+  const uint32_t count = row < num_rows ? min(num_rows - row, held) : 0;
+
+  gpu::Octet<kType> octets[kMaxHeld];
+#pragma unroll
+  for (uint32_t i = 0; i < kMaxHeld; ++i) {
+    octets[i] = {};
+    if (i < count && col < args.num_cols) octets[i] = load<kType>(args, row + i, col);
+  }
+#pragma unroll
+  for (uint32_t i = 0; i < kMaxHeld; ++i) {
+    if (i >= held) break;
+    const Scale scale(gpu::wave_max<kLanes>(Scale::magnitude(octets[i])));
+    if (i >= count) continue;
+    if (col < args.num_cols) store(args, scale, octets[i], row + i, col);
+    if (lane == 0) scale.store(args.scales.data, (row + i) * args.scales.row_stride + tile_col * args.scales.col_stride);
+  }
+}
+
+// The largest `value` of the block, in all its threads.
+template <int kWave>
+__device__ uint32_t block_max(uint32_t value) {
+  __shared__ uint32_t largest;
+  if (threadIdx.x == 0) largest = 0;
+  __syncthreads();
+  value = gpu::wave_max<kWave>(value);
+  if (gpu::Wave<kWave>::lane() == 0) atomicMax(&largest, value);
+  __syncthreads();
+  return largest;
+}
+
+// The octets of the tile that belongs to a block: a row, or 128x128 values.
+struct TileOctets {
+  uint32_t row = 0;
+  uint32_t num_octets = 0;
+  uint32_t tile_col = 0;  // in tiles
+  bool square = false;
+
+  __device__ uint32_t row_of(uint32_t octet) const { return square ? row + octet / kTileRowOctets : row; }
+  __device__ uint32_t col_of(uint32_t octet) const {
+    return square ? (tile_col * kTileRowOctets + octet % kTileRowOctets) * gpu::kOctet : octet * gpu::kOctet;
+  }
+};
+
+__device__ inline TileOctets tile_of_block(const QuantKernelArgs& args, uint32_t num_rows, bool square) {
+  TileOctets tile;
+  tile.square = square;
+  if (square) {
+    const uint32_t tile_row = gpu::divide(blockIdx.x, args.by_tile_cols);
+    tile.tile_col = blockIdx.x - tile_row * args.by_tile_cols.divisor;
+    tile.row = tile_row * kTileRows;
+    tile.num_octets = tile.row < num_rows ? min(num_rows - tile.row, kTileRows) * kTileRowOctets : 0;
+  } else {
+    tile.row = blockIdx.x;
+    tile.num_octets = tile.row < num_rows ? (args.num_cols + gpu::kOctet - 1) / gpu::kOctet : 0;
+  }
+  return tile;
+}
+
+// quant.tiles: a block per tile. What the tile has beyond kTileHeld octets per thread is read twice, out of a cache.
+inline constexpr uint32_t kTileHeld = 4;
+
+template <DType kType, int kWave>
+__global__ void __launch_bounds__(kMaxTileThreads, kType == DType::f32 ? 2 : 3)
+    quantize_tiles(const QuantKernelArgs args, bool square) {
+  gpu::wait_for_previous_kernel();
+  gpu::allow_next_kernel();
+  const TileOctets tile = tile_of_block(args, valid_rows(args), square);
+  if (tile.num_octets == 0) return;
+  const auto read = [&](uint32_t octet) {
+    const uint32_t col = tile.col_of(octet);
+    return octet < tile.num_octets && col < args.num_cols ? load<kType>(args, tile.row_of(octet), col) : gpu::Octet<kType>{};
+  };
+  gpu::Octet<kType> octets[kTileHeld];
+  uint32_t magnitude = 0;
+#pragma unroll
+  for (uint32_t i = 0; i < kTileHeld; ++i) octets[i] = read(threadIdx.x + i * blockDim.x);
+#pragma unroll
+  for (uint32_t i = 0; i < kTileHeld; ++i) magnitude = max(magnitude, E4m3Scale::magnitude(octets[i]));
+  for (uint32_t octet = threadIdx.x + kTileHeld * blockDim.x; octet < tile.num_octets; octet += blockDim.x)
+    magnitude = max(magnitude, E4m3Scale::magnitude(read(octet)));
+
+  const E4m3Scale scale(block_max<kWave>(magnitude));
+  if (threadIdx.x == 0) {
+    const uint32_t tile_row = square ? tile.row / kTileRows : tile.row;
+    scale.store(args.scales.data, tile_row * args.scales.row_stride + tile.tile_col * args.scales.col_stride);
+  }
+  const auto write = [&](uint32_t octet, const gpu::Octet<kType>& values) {
+    const uint32_t col = tile.col_of(octet);
+    if (octet < tile.num_octets && col < args.num_cols) store(args, scale, values, tile.row_of(octet), col);
+  };
+#pragma unroll
+  for (uint32_t i = 0; i < kTileHeld; ++i) write(threadIdx.x + i * blockDim.x, octets[i]);
+  for (uint32_t octet = threadIdx.x + kTileHeld * blockDim.x; octet < tile.num_octets; octet += blockDim.x)
+    write(octet, read(octet));
+}
+
+// dequant.octets: kMaxHeld octets per thread, all loads first.
+template <bool kFp4>
+struct OctetCodes {
+  static constexpr int kWords = kFp4 ? 1 : 2;
+  uint32_t words[kWords];
+
+  __device__ float value(int i) const {
+    if constexpr (kFp4)
+      return gpu::e2m1_to_f32(words[0] >> (4 * i) & 15u);
+    else
+      return gpu::e4m3_to_f32(words[i / 4] >> (i % 4 * 8) & 255u);
+  }
+
+  __device__ static OctetCodes load(const std::byte* from, int64_t count, bool aligned) {
+    OctetCodes codes{};
+    if (count >= gpu::kOctet && aligned) {
+      if constexpr (kFp4) {
+        codes.words[0] = *reinterpret_cast<const uint32_t*>(from);
+      } else {
+        const uint2 both = *reinterpret_cast<const uint2*>(from);
+        codes.words[0] = both.x;
+        codes.words[1] = both.y;
+      }
+      return codes;
+    }
+#pragma unroll
+    for (int b = 0; b < 4 * kWords; ++b)
+      if ((kFp4 ? 2 * b : b) < count) codes.words[b / 4] |= static_cast<uint32_t>(from[b]) << (b % 4 * 8);
+    return codes;
+  }
+};
+
+template <DType kType, bool kFp4>
+__global__ void __launch_bounds__(kGroupThreads) dequantize_octets(const DequantKernelArgs args, uint32_t held) {
+  gpu::wait_for_previous_kernel();
+  gpu::allow_next_kernel();
+  const uint32_t at = blockIdx.x * kGroupThreads + threadIdx.x;
+  const uint32_t band = gpu::divide(at, args.by_octets);
+  const uint32_t col = (at - band * args.by_octets.divisor) * gpu::kOctet;
+  const uint32_t row = band * held;
+  if (row >= args.num_rows) return;
+  const uint32_t count = min(args.num_rows - row, held);
+  const int64_t num_values = static_cast<int64_t>(args.num_cols) - col;
+  const std::byte* from = args.input.data + row * args.input.stride + (kFp4 ? col / 2 : col);
+  const int64_t scale_col = (col >> args.col_shift) * args.scales.col_stride;
+
+  OctetCodes<kFp4> codes[kMaxHeld];
+  float scales[kMaxHeld];
+#pragma unroll
+  for (uint32_t i = 0; i < kMaxHeld; ++i) {
+    if (i >= count) break;
+    codes[i] = OctetCodes<kFp4>::load(from + i * args.input.stride, num_values, args.input.aligned);
+    const int64_t scale_at = ((row + i) >> args.row_shift) * args.scales.row_stride + scale_col;
+    scales[i] = kFp4 ? gpu::e8m0_to_f32(static_cast<const uint8_t*>(args.scales.data)[scale_at])
+                     : static_cast<const float*>(args.scales.data)[scale_at];
+  }
+  std::byte* to = args.output.data + row * args.output.stride + col * (gpu::Octet<kType>::kWords / 2);
+#pragma unroll
+  for (uint32_t i = 0; i < kMaxHeld; ++i) {
+    if (i >= count) break;
+    gpu::Octet<kType> octet;
+#pragma unroll
+    for (int v = 0; v < gpu::kOctet; v += 2)
+      octet.set_pair(v, codes[i].value(v) * scales[i], codes[i].value(v + 1) * scales[i]);
+    gpu::store_octet(to + i * args.output.stride, octet, num_values, args.output.aligned);
+  }
+}
+
+}  // namespace mixlane::quant_gpu

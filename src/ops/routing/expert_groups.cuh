@@ -1,0 +1,122 @@
+// Group-limited choice: the keys of experts outside the best groups become 0. `scratch` is shared memory of the wave.
+#pragma once
+
+#include "ops/routing/logits.cuh"
+
+namespace mixlane::routing_gpu {
+
+struct TopTwo {
+  float first = -__builtin_huge_valf();
+  float second = -__builtin_huge_valf();
+
+  __device__ void add(float value) {
+    second = fmaxf(second, fminf(first, value));
+    first = fmaxf(first, value);
+  }
+};
+
+// Scores of all groups as keys. Several lanes share a group, so that a few large groups are quick too.
+template <int kSize>
+__device__ void score_groups(const KernelArgs& args, const float* choices, uint32_t* group_keys) {
+  using W = gpu::Wave<kSize>;
+  const uint32_t group_size = args.by_group.divisor;
+  uint32_t sharers = 1;
+  while (sharers * 2 * args.num_groups <= kSize) sharers *= 2;
+  const uint32_t share = W::lane() % sharers;
+  const uint32_t num_steps = (group_size + sharers - 1) / sharers;
+  for (uint32_t first = 0; first < args.num_groups; first += kSize / sharers) {
+    const uint32_t group = first + W::lane() / sharers;
+    TopTwo top;
+    uint32_t step = group % num_steps;  // groups start at different steps, hence in different banks
+    for (uint32_t i = 0; i < num_steps; ++i) {
+      const uint32_t member = step * sharers + share;
+      if (group < args.num_groups && member < group_size) top.add(choices[group * group_size + member]);
+      step = step + 1 == num_steps ? 0 : step + 1;
+    }
+    for (uint32_t distance = 1; distance < sharers; distance *= 2) {
+      const int other = static_cast<int>(W::lane() ^ distance);
+      const float first_of_other = W::shuffle(top.first, other);
+      const float second_of_other = W::shuffle(top.second, other);
+      top.add(first_of_other);
+      top.add(second_of_other);
+    }
+    const float score = args.group_score == GroupScore::max ? top.first : top.first + top.second;
+    if (group < args.num_groups && share == 0) group_keys[group] = gpu::ordered_key(score);
+  }
+}
+
+// The best groups are those with fewer than topk_groups better ones; equal ones by ascending index.
+__device__ inline bool is_open(const KernelArgs& args, const uint32_t* group_keys, uint32_t group) {
+  const uint32_t key = group_keys[group];
+  uint32_t better = 0;
+#pragma unroll 8
+  for (uint32_t other = 0; other < args.num_groups; ++other)
+    better += group_keys[other] > key || (group_keys[other] == key && other < group);
+  return better < args.topk_groups;
+}
+
+// Groups that are whole runs of lanes: 4, 8, 16 ... experts, as far as a wave holds side by side.
+template <int kSize>
+__device__ bool has_lane_groups(const KernelArgs& args) {
+  const uint32_t lanes = args.by_group.divisor / 4;
+  return args.by_group.divisor % 4 == 0 && (lanes & (lanes - 1)) == 0 && lanes >= 1 && lanes <= kSize;
+}
+
+template <int kSize, int kValues>
+__device__ void close_lane_groups(const KernelArgs& args, const float (&choices)[kValues], uint32_t (&keys)[kValues],
+                                  uint32_t* group_keys) {
+  using W = gpu::Wave<kSize>;
+  TopTwo tops[kValues / 4];
+#pragma unroll
+  for (int slot = 0; slot < kValues; ++slot) tops[slot / 4].add(choices[slot]);
+  for (uint32_t distance = 1; distance * 4 < args.by_group.divisor; distance *= 2) {
+    const int other = static_cast<int>(W::lane() ^ distance);
+#pragma unroll
+    for (TopTwo& top : tops) {
+      const TopTwo theirs{W::shuffle(top.first, other), W::shuffle(top.second, other)};
+      top.add(theirs.first);
+      top.add(theirs.second);
+    }
+  }
+#pragma unroll
+  for (int run = 0; run < kValues / 4; ++run) {
+    const uint32_t column = column_of<kSize>(4 * run);
+    const float score = args.group_score == GroupScore::max ? tops[run].first : tops[run].first + tops[run].second;
+    if (column < args.num_experts) group_keys[gpu::divide(column, args.by_group)] = gpu::ordered_key(score);
+  }
+  W::sync();
+#pragma unroll
+  for (int run = 0; run < kValues / 4; ++run) {
+    const uint32_t column = column_of<kSize>(4 * run);
+    if (column >= args.num_experts || is_open(args, group_keys, gpu::divide(column, args.by_group))) continue;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) keys[4 * run + i] = 0;
+  }
+  W::sync();
+}
+
+template <int kSize, int kValues>
+__device__ void close_groups(const KernelArgs& args, const float (&choices)[kValues], uint32_t (&keys)[kValues],
+                             void* scratch) {
+  using W = gpu::Wave<kSize>;
+  if (has_lane_groups<kSize>(args)) return close_lane_groups<kSize>(args, choices, keys, static_cast<uint32_t*>(scratch));
+  auto* all_choices = static_cast<float*>(scratch);
+  auto* group_keys = reinterpret_cast<uint32_t*>(all_choices + args.num_experts);
+  uint32_t* open = group_keys + args.num_groups;
+#pragma unroll
+  for (int slot = 0; slot < kValues; ++slot)
+    if (column_of<kSize>(slot) < args.num_experts) all_choices[column_of<kSize>(slot)] = choices[slot];
+  W::sync();
+  score_groups<kSize>(args, all_choices, group_keys);
+  W::sync();
+  for (uint32_t group = W::lane(); group < args.num_groups; group += kSize) open[group] = is_open(args, group_keys, group);
+  W::sync();
+#pragma unroll
+  for (int slot = 0; slot < kValues; ++slot) {
+    const uint32_t column = column_of<kSize>(slot);
+    if (column < args.num_experts && open[gpu::divide(column, args.by_group)] == 0) keys[slot] = 0;
+  }
+  W::sync();
+}
+
+}  // namespace mixlane::routing_gpu

@@ -1,0 +1,10 @@
+#include "ops/routing/launch.cuh"
+#include "wave16.hpp"
+
+namespace mixlane::test {
+
+void launch_warp_of_16(const routing_gpu::KernelArgs& args, Stream stream) {
+  routing_gpu::launch_tokens<16, kMaxWave16Columns>(args, "warp of 16", 4, false, stream);
+}
+
+}  // namespace mixlane::test
