@@ -152,7 +152,8 @@ void LocalGroup::take_signals() {
   signalfd_siginfo info;
   while (read(signal_fd_, &info, sizeof(info)) == static_cast<ssize_t>(sizeof(info))) {
     if (info.ssi_signo == SIGCHLD) continue;
-    if (interrupted_by_ == 0) fmt::print(stderr, "\nmixlane: {}\n", launch_.if_interrupted);
+    if (interrupted_by_ == 0)
+      fmt::print(stderr, "\nmixlane: {}: {}\n", strsignal(static_cast<int>(info.ssi_signo)), launch_.if_interrupted);
     interrupted_by_ = static_cast<int>(info.ssi_signo);
     signal_all(interrupted_by_);
     ending_ = true;

@@ -58,7 +58,7 @@ int run(const BenchArguments& arguments) {
     require_writable(options.out);
     return run_local_ranks({.num_ranks = options.num_ranks,
                             .arguments = command_line,
-                            .if_interrupted = "interrupted; the same command goes on where this one stopped",
+                            .if_interrupted = "the same command goes on where this one stopped",
                             .survivors_go_on = options.mask,
                             .deadline = options.deadline});
   }

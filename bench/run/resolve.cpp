@@ -87,8 +87,7 @@ BenchOptions resolve(const BenchArguments& arguments, const std::vector<std::str
   require_distinct("--quant", options.quant);
   require_distinct("--tokens", options.tokens);
   require_distinct("--workload", options.workload_names());
-  if (options.min_time_s > options.max_time_s)
-    fail(ErrorCode::invalid_argument, "--min-time {} is more than --max-time {}", options.min_time_s, options.max_time_s);
+  options.min_time_s = std::min(options.min_time_s, options.max_time_s);
   index_of("--device", options.device, {"cpu"});
   index_of("--cache", options.cache, {"hot", "cold"});
   if (!options.json.empty()) index_of("--json", options.json, {"-"});

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <numeric>
 
+#include "io/npy.hpp"
 #include "results/files.hpp"
 #include "results/record.hpp"
 
@@ -121,6 +122,34 @@ TEST_F(ProgramTest, OneRankNeedsNoLaunch) {
   ASSERT_EQ(program.exit_code, 0) << program.err;
   EXPECT_EQ(program.out.find("experts"), std::string::npos) << program.out;
   expect_mentions(program.out, {"wrote ", "report "});
+}
+
+TEST_F(ProgramTest, ReplaysRecordedActivations) {
+  // Token t prefers expert t, then expert 7.
+  std::vector<float> logits(5 * 8, -3.0f), hidden(5 * 64);
+  for (int t = 0; t < 5; ++t) {
+    logits[t * 8 + t] = 2.0f;
+    logits[t * 8 + 7] = 1.0f;
+    for (int h = 0; h < 64; ++h) hidden[t * 64 + h] = static_cast<float>((t * 7 + h * 3) % 11) - 5.0f;
+  }
+  const std::string logits_file = (folder_ / "logits.npy").string(), hidden_file = (folder_ / "hidden.npy").string();
+  save_npy(logits_file, ConstTensorView(logits.data(), DType::f32, {5, 8}));
+  save_npy(hidden_file, ConstTensorView(hidden.data(), DType::f32, {5, 64}));
+  Program program(command({"--ranks", "2", "--tokens", "3", "--logits", logits_file, "--hidden", hidden_file}));
+  program.wait();
+  ASSERT_EQ(program.exit_code, 0) << program.err;
+  const ResultFile file = read_result_file(results().at(0));
+  const Record& record = file.records.at(0);
+  EXPECT_EQ(record.workload, "recorded");
+  // Rank 0 takes rows 0 1 2, rank 1 rows 3 4 0.
+  EXPECT_EQ(record.expert_pairs, (std::vector<int64_t>{2, 1, 1, 1, 1, 0, 0, 6}));
+
+  std::filesystem::remove_all(runs());
+  expect_usage_error({"--logits", logits_file, "--workload", "balanced"}, {"--workload", "--logits"});
+  Program wrong(command({"--ranks", "2", "--tokens", "3", "--logits", hidden_file}));
+  wrong.wait();
+  EXPECT_EQ(wrong.exit_code, 2);
+  expect_mentions(wrong.err, {hidden_file, "[5, 64]", "[tokens, 8]"});
 }
 
 TEST_F(ProgramTest, ColdCachesAndOtherWires) {
