@@ -3,23 +3,10 @@
 
 #include <cstdint>
 
+#include "gpu/divider.hpp"
 #include "mixlane/core.hpp"
 
 namespace mixlane::align_gpu {
-
-// Division of numbers below 2^31 by a fixed divisor: a multiplication and a shift (Granlund and Montgomery).
-struct Divider {
-  uint32_t divisor = 1;
-  uint32_t magic = 1;
-  uint32_t shift = 0;
-
-  static Divider by(uint32_t divisor) {
-    Divider result{divisor, 0, 0};
-    while ((uint64_t{1} << result.shift) < divisor) ++result.shift;
-    result.magic = static_cast<uint32_t>((((uint64_t{1} << result.shift) - divisor) << 32) / divisor + 1);
-    return result;
-  }
-};
 
 // Where the pairs' expert ids are.
 struct PairSource {
@@ -33,8 +20,8 @@ struct PairSource {
   uint32_t num_segments = 0;  // 0 = every row counts
   uint32_t num_experts = 0;
   uint32_t num_groups = 0;  // local experts
-  Divider by_topk;
-  Divider by_segment;  // rows of one segment
+  gpu::Divider by_topk;
+  gpu::Divider by_segment;  // rows of one segment
   bool wide_ids = false;
   bool bucket = false;
 };
@@ -65,7 +52,7 @@ struct Outputs {
 struct KernelArgs {
   PairSource source;
   Outputs out;
-  Divider by_block;
+  gpu::Divider by_block;
   uint32_t num_codes = 0;         // groups, and the bucket if there is one
   uint32_t code_bits = 0;         // that tell codes and kNoCode apart
   uint32_t full_code_bits = 0;    // that tell codes apart

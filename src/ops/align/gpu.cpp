@@ -32,14 +32,14 @@ PairSource make_source(const AlignArgs& args) {
   source.num_pairs = source.num_rows * source.num_topk;
   source.num_experts = static_cast<uint32_t>(args.num_experts);
   source.num_groups = static_cast<uint32_t>(num_groups(args));
-  source.by_topk = Divider::by(std::max(source.num_topk, 1u));
+  source.by_topk = gpu::Divider::by(std::max(source.num_topk, 1u));
   source.wide_ids = args.topk_ids.dtype == DType::i64;
   source.bucket = args.invalid_ids == InvalidIds::bucket;
   if (args.expert_map.given()) source.expert_map = args.expert_map.as<int32_t>();
   if (args.segment_rows.given()) {
     source.segment_rows = args.segment_rows.as<int32_t>();
     source.num_segments = static_cast<uint32_t>(args.segment_rows.shape[0]);
-    source.by_segment = Divider::by(std::max(source.num_rows / std::max(source.num_segments, 1u), 1u));
+    source.by_segment = gpu::Divider::by(std::max(source.num_rows / std::max(source.num_segments, 1u), 1u));
   }
   return source;
 }
@@ -75,7 +75,7 @@ KernelArgs make_args(const AlignArgs& args) {
   KernelArgs kernel_args;
   kernel_args.source = make_source(args);
   kernel_args.out = make_outputs(args);
-  kernel_args.by_block = Divider::by(static_cast<uint32_t>(args.block));
+  kernel_args.by_block = gpu::Divider::by(static_cast<uint32_t>(args.block));
   kernel_args.num_codes = static_cast<uint32_t>(num_codes(args));
   while ((1u << kernel_args.code_bits) <= kernel_args.num_codes) ++kernel_args.code_bits;
   while ((1u << kernel_args.full_code_bits) < kernel_args.num_codes) ++kernel_args.full_code_bits;

@@ -57,7 +57,7 @@ __device__ inline uint32_t place_pairs(const KernelArgs& args, uint32_t code, ui
       rank += 4 * q + j < pair ? same[j] : 0;
     }
   }
-  const uint32_t block_in_group = divide(rank, args.by_block);
+  const uint32_t block_in_group = gpu::divide(rank, args.by_block);
   const bool opens = code != kNoCode && rank == block_in_group * block;
   reinterpret_cast<uint32_t*>(placed.openers)[pair] = opens ? code : kNoCode;
   const auto num_blocks = static_cast<uint32_t>(__syncthreads_count(opens));

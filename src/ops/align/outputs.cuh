@@ -7,7 +7,7 @@ namespace mixlane::align_gpu {
 
 __device__ inline void write_slot_extras(const KernelArgs& args, uint32_t slot, uint32_t pair) {
   const Outputs& out = args.out;
-  const uint32_t row = divide(pair, args.source.by_topk);
+  const uint32_t row = gpu::divide(pair, args.source.by_topk);
   const uint32_t k = pair - row * args.source.num_topk;
   if (out.sorted_rows) out.sorted_rows[slot] = static_cast<int32_t>(row);
   if (out.sorted_packed) out.sorted_packed[slot] = static_cast<int32_t>(row | k << 24);
@@ -90,7 +90,7 @@ __device__ inline void report_faults(const KernelArgs& args, uint32_t count, uin
   } else if (status->code == ErrorCode::ok) {
     status->code = ErrorCode::bad_expert_id;
     status->failures = static_cast<int32_t>(count);
-    status->token = divide(first_pair, args.source.by_topk);
+    status->token = gpu::divide(first_pair, args.source.by_topk);
     status->expected = args.source.num_experts;
     status->got = read_wide_id(args.source, first_pair);
   }

@@ -15,10 +15,6 @@ struct Faults {
   uint32_t first = ~0u;
 };
 
-__device__ inline uint32_t divide(uint32_t number, const Divider& by) {
-  return (__umulhi(number, by.magic) + number) >> by.shift;
-}
-
 // Pairs from this one on belong to rows that do not count. Exact for up to one segment; with more, rows are asked singly.
 __device__ inline uint32_t count_pairs(const PairSource& source) {
   if (source.num_segments != 1) return source.num_pairs;
@@ -28,13 +24,13 @@ __device__ inline uint32_t count_pairs(const PairSource& source) {
 
 // Whether the pair's row counts, where there are several segments.
 __device__ inline bool in_counted_row(const PairSource& source, uint32_t pair) {
-  const uint32_t row = divide(pair, source.by_topk);
-  const uint32_t segment = divide(row, source.by_segment);
+  const uint32_t row = gpu::divide(pair, source.by_topk);
+  const uint32_t segment = gpu::divide(row, source.by_segment);
   return static_cast<int32_t>(row - segment * source.by_segment.divisor) < source.segment_rows[segment];
 }
 
 __device__ inline int64_t read_wide_id(const PairSource& source, uint32_t pair) {
-  const uint32_t row = divide(pair, source.by_topk);
+  const uint32_t row = gpu::divide(pair, source.by_topk);
   const int64_t at = static_cast<int64_t>(row) * source.row_stride + (pair - row * source.num_topk);
   return source.wide_ids ? static_cast<const int64_t*>(source.ids)[at] : static_cast<const int32_t*>(source.ids)[at];
 }

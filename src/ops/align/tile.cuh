@@ -191,7 +191,7 @@ struct Tile {
     const uint32_t first = threadIdx.x * 4;
 #pragma unroll
     for (int j = 0; j < 4 && wave_holds_codes(); ++j) {
-      const uint32_t blocks = divide(total.of[j] + args.by_block.divisor - 1, args.by_block);
+      const uint32_t blocks = gpu::divide(total.of[j] + args.by_block.divisor - 1, args.by_block);
       padded.of[j] = blocks * args.by_block.divisor;
     }
     const uint64_t below = sum_below(uint64_t{padded.sum()} << 32 | total.sum(), wave_sums + kWaves);
