@@ -6,5 +6,5 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 source scripts/setup.sh
 
 install_packages run
-build cpu mixlane_program
+build cpu mixlane_program -D MIXLANE_TESTS=OFF
 exec build/cpu/bench/mixlane bench "$@"

@@ -5,5 +5,5 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 source scripts/setup.sh
 
 install_packages test
-build cpu all
+build cpu all -D MIXLANE_TESTS=ON
 exec ctest --preset cpu -j "$(nproc)" "$@"

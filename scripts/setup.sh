@@ -49,9 +49,10 @@ install_packages() {
   "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
 
-# Configures (once) and builds a target of a preset.
+# build PRESET TARGET [cmake option...]: configures, which is quick when it is done already, and builds.
 build() {
   local preset=$1 target=$2
-  [ -f "build/$preset/build.ninja" ] || cmake --preset "$preset" >/dev/null
+  shift 2
+  cmake --preset "$preset" "$@" >/dev/null
   cmake --build "build/$preset" --target "$target"
 }
