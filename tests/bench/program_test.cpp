@@ -1,6 +1,7 @@
 // `mixlane bench` from end to end: what it writes, what it refuses.
 #include "program.hpp"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -9,8 +10,10 @@
 #include <numeric>
 
 #include "io/npy.hpp"
+#include "io/safetensors.hpp"
 #include "results/files.hpp"
 #include "results/record.hpp"
+#include "support/random.hpp"
 
 namespace mixlane::bench::test {
 namespace {
@@ -150,6 +153,41 @@ TEST_F(ProgramTest, ReplaysRecordedActivations) {
   wrong.wait();
   EXPECT_EQ(wrong.exit_code, 2);
   expect_mentions(wrong.err, {hidden_file, "[5, 64]", "[tokens, 8]"});
+}
+
+TEST_F(ProgramTest, RunsTheWeightsOfACheckpoint) {
+  // A Qwen3-MoE layer of the tiny model's shape, a tensor per matrix as its checkpoints have them.
+  mixlane::test::Rng rng(21);
+  std::vector<std::vector<uint16_t>> memory;
+  std::vector<NamedTensor> tensors;
+  const auto add = [&](const std::string& name, int64_t rows, int64_t cols) {
+    memory.push_back(mixlane::test::normal_bf16(rng, rows * cols, 0.1f));
+    tensors.push_back({"model.layers.2.mlp." + name, ConstTensorView(memory.back().data(), DType::bf16, {rows, cols})});
+  };
+  add("gate.weight", 8, 64);
+  for (int e = 0; e < 8; ++e) {
+    add(fmt::format("experts.{}.gate_proj.weight", e), 32, 64);
+    add(fmt::format("experts.{}.up_proj.weight", e), 32, 64);
+    add(fmt::format("experts.{}.down_proj.weight", e), 64, 32);
+  }
+  write_safetensors(folder_ / "model.safetensors", tensors);
+
+  const std::vector<std::string> from_checkpoint{"--checkpoint", folder_.string(), "--layer", "2"};
+  std::vector<std::string> args{"--ranks", "2", "--tokens", "3", "--quant", "none,fp8"};
+  args.insert(args.end(), from_checkpoint.begin(), from_checkpoint.end());
+  Program program(command(args));
+  program.wait();
+  ASSERT_EQ(program.exit_code, 0) << program.err;
+  for (const auto& path : results()) {
+    const ResultFile file = read_result_file(path);
+    EXPECT_TRUE(file.records.at(0).correctness.passed) << path;
+    EXPECT_EQ(file.records.at(0).correctness.checked_tokens, 6);
+  }
+  args.back() = "3";
+  Program wrong(command(args));
+  wrong.wait();
+  EXPECT_NE(wrong.exit_code, 0);
+  expect_mentions(wrong.err, {"layer", "3", folder_.string()});
 }
 
 TEST_F(ProgramTest, ColdCachesAndOtherWires) {
