@@ -32,7 +32,7 @@ function(mixlane_test test_name)
   cmake_parse_arguments(PARSE_ARGV 1 arg "" "TIMEOUT" "SOURCES;LABELS;LIBRARIES")
   add_executable(${test_name} ${arg_SOURCES})
   # Tests spend their time in the library; their own loops need no more.
-  target_compile_options(${test_name} PRIVATE -O1)
+  target_compile_options(${test_name} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-O1>)
   target_link_libraries(${test_name} PRIVATE mixlane_internal mixlane_test_support GTest::gtest_main ${arg_LIBRARIES})
   if(NOT arg_TIMEOUT)
     set(arg_TIMEOUT 300)
