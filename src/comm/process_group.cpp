@@ -25,6 +25,8 @@ class MappedMemory final : public SymmetricMemory {
     if (address == MAP_FAILED)
       fail(ErrorCode::out_of_memory, "can't map {} bytes of shared memory: {}", size_, std::strerror(errno));
     base_ = static_cast<std::byte*>(address);
+    // Where the system grants large pages to shared memory on request; elsewhere a refusal that changes nothing.
+    madvise(address, size_, MADV_HUGEPAGE);
   }
   ~MappedMemory() override { munmap(base_, size_); }
   MappedMemory(const MappedMemory&) = delete;
