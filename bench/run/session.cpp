@@ -4,9 +4,12 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
+#include <thread>
 
 #include "core/error.hpp"
+#include "results/stamp.hpp"
 
 namespace mixlane::bench {
 namespace {
@@ -105,6 +108,15 @@ std::filesystem::path trace_folder(const BenchOptions& options, const ResultFile
 
 std::filesystem::path log_path(const BenchOptions& options, const std::string& stamp) {
   return options.out / fmt::format("sweep_{}.log", stamp);
+}
+
+std::string unused_stamp(const BenchOptions& options) {
+  std::string stamp = current_stamp();
+  while (std::filesystem::exists(log_path(options, stamp))) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    stamp = current_stamp();
+  }
+  return stamp;
 }
 
 }  // namespace mixlane::bench

@@ -27,4 +27,8 @@ const Record* find_record(const ResultFile& file, int tokens, const std::string&
 std::filesystem::path trace_folder(const BenchOptions& options, const ResultFile& file);
 std::filesystem::path log_path(const BenchOptions& options, const std::string& stamp);
 
+// The present second, or the next one that no sweep has: each has its log from its first moment on, so two sweeps begun in
+// one second don't share their files.
+std::string unused_stamp(const BenchOptions& options);
+
 }  // namespace mixlane::bench

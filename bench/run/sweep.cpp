@@ -9,7 +9,6 @@
 #include "doctor/peaks.hpp"
 #include "measure/clock.hpp"
 #include "report/report.hpp"
-#include "results/stamp.hpp"
 #include "run/cell.hpp"
 #include "run/session.hpp"
 #include "run/table.hpp"
@@ -103,7 +102,7 @@ void Sweep::choose_stamp(bool& resumed) {
   environment_["wire"] = options_.wire;
   stamp_ = options_.fresh ? "" : interrupted_stamp(options_, environment_);
   resumed = !stamp_.empty();
-  if (!resumed) stamp_ = current_stamp();
+  if (!resumed) stamp_ = unused_stamp(options_);
   for (const QuantFormat format : options_.formats) {
     files_.push_back(stored_or(options_, empty_result(options_, stamp_, format)));
     if (files_.back().records.empty()) files_.back().environment = environment_;
