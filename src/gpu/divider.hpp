@@ -21,7 +21,8 @@ struct Divider {
 
 #if defined(__CUDACC__) || defined(__HIPCC__)
 __device__ inline uint32_t divide(uint32_t number, const Divider& by) {
-  return (__umulhi(number, by.magic) + number) >> by.shift;
+  const auto high = static_cast<uint32_t>(uint64_t{number} * by.magic >> 32);
+  return (high + number) >> by.shift;
 }
 #endif
 
