@@ -30,7 +30,8 @@ void capture_system(Environment& env) {
     env["kernel"] = fmt::format("{} {} {}", system.sysname, system.release, system.machine);
   }
   env["os"] = value_of(probe_file("/etc/os-release"), "PRETTY_NAME");
-  env["load"] = probe_file("/proc/loadavg").substr(0, probe_file("/proc/loadavg").find(' '));
+  const std::string load = probe_file("/proc/loadavg");
+  env["load"] = load.substr(0, load.find(' '));
 }
 
 void capture_processor(Environment& env) {

@@ -28,22 +28,6 @@ MoeLayerConfig layer_config(const BenchOptions& options, QuantFormat format) {
   return config;
 }
 
-// A matrix of `values` values with its scales.
-int64_t matrix_bytes(QuantFormat format, int64_t rows, int64_t columns) {
-  switch (format) {
-    case QuantFormat::none: return rows * columns * 2;
-    case QuantFormat::fp8_block: return rows * columns + (rows + 127) / 128 * ((columns + 127) / 128) * 4;
-    case QuantFormat::fp8_channel: return rows * columns + rows * 4;
-    case QuantFormat::mxfp4: return rows * columns / 2 + rows * ((columns + 31) / 32);
-  }
-  return 0;
-}
-
-int64_t expert_bytes(QuantFormat format, const Activation& activation, int64_t hidden, int64_t intermediate) {
-  return matrix_bytes(format, activation.gated() ? 2 * intermediate : intermediate, hidden) +
-         matrix_bytes(format, hidden, intermediate);
-}
-
 }  // namespace
 
 Rig::Rig(Context& context, std::shared_ptr<Communicator> comm, const BenchOptions& options, QuantFormat format)
@@ -52,10 +36,7 @@ Rig::Rig(Context& context, std::shared_ptr<Communicator> comm, const BenchOption
 }
 
 int64_t Rig::expected_weight_bytes() const {
-  const Model& shape = options_.shape;
-  const int64_t routed = expert_bytes(format_, shape.activation, shape.hidden, shape.intermediate);
-  const int64_t shared = expert_bytes(format_, shape.activation, shape.hidden, shape.shared_intermediate);
-  return dispatcher_->num_local_experts() * routed + shared;
+  return expert_weight_bytes(options_.shape, format_, dispatcher_->num_local_experts());
 }
 
 int64_t Rig::window_bytes() const { return Dispatcher::window_bytes(dispatcher_->config(), dispatcher_->num_ranks()); }

@@ -1,9 +1,9 @@
 #include "io/expert_storage.hpp"
 
+#include "core/math.hpp"
+
 namespace mixlane {
 namespace {
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 HostTensor make_scales(std::string_view what, QuantFormat format, int64_t num_experts, int64_t rows, int64_t cols) {
   switch (format) {
@@ -16,7 +16,26 @@ HostTensor make_scales(std::string_view what, QuantFormat format, int64_t num_ex
   return {};
 }
 
+int64_t matrix_bytes(QuantFormat format, int64_t rows, int64_t cols) {
+  const int64_t values = size_bytes(value_dtype(format), rows * cols);
+  switch (format) {
+    case QuantFormat::none: return values;
+    case QuantFormat::fp8_block: return values + 4 * ceil_div(rows, 128) * ceil_div(cols, 128);
+    case QuantFormat::fp8_channel: return values + 4 * rows;
+    case QuantFormat::mxfp4: return values + rows * ceil_div(cols, 32);
+  }
+  return values;
+}
+
 }  // namespace
+
+int64_t expert_weight_bytes(const Model& model, QuantFormat format, int64_t num_experts) {
+  const auto of_one = [&](int64_t intermediate) {
+    return matrix_bytes(format, (model.activation.gated() ? 2 : 1) * intermediate, model.hidden) +
+           matrix_bytes(format, model.hidden, intermediate);
+  };
+  return num_experts * of_one(model.intermediate) + of_one(model.shared_intermediate);
+}
 
 void validate(const WeightsRequest& request) {
   const Model& model = request.model;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/math.hpp"
 #include "core/numeric.hpp"
 #include "core/parallel.hpp"
 
@@ -13,8 +14,6 @@ constexpr int64_t kBlock = 128;         // rows and columns that share an fp8 sc
 constexpr int64_t kMxGroup = 32;        // columns that share an mxfp4 scale
 constexpr int64_t kGrainRows = 64;      // fewest rows per thread
 constexpr int64_t kBatchPerThread = 4;  // experts mapped at a time, per thread
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 bool is_plain(const CheckpointTensor& tensor) {
   const auto dtype = tensor.entry->dtype;

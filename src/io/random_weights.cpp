@@ -33,28 +33,10 @@ struct Generator {
   uint64_t key(int64_t expert, TensorId tensor) const { return stream_key(seed, expert, tensor); }
 };
 
-int64_t bytes_of_matrix(QuantFormat format, int64_t rows, int64_t cols) {
-  const int64_t values = size_bytes(value_dtype(format), rows * cols);
-  switch (format) {
-    case QuantFormat::none: return values;
-    case QuantFormat::fp8_block: return values + 4 * ((rows + 127) / 128) * ((cols + 127) / 128);
-    case QuantFormat::fp8_channel: return values + 4 * rows;
-    case QuantFormat::mxfp4: return values + rows * ((cols + 31) / 32);
-  }
-  return values;
-}
-
-int64_t bytes_of_experts(QuantFormat format, const Model& model, int64_t num_experts, int64_t intermediate) {
-  const int64_t gate_up_rows = (model.activation.gated() ? 2 : 1) * intermediate;
-  return num_experts *
-         (bytes_of_matrix(format, gate_up_rows, model.hidden) + bytes_of_matrix(format, model.hidden, intermediate));
-}
-
 void require_memory(const WeightsRequest& request) {
   const Model& model = request.model;
   const auto num_experts = static_cast<int64_t>(request.experts.size());
-  const int64_t needed = bytes_of_experts(request.format, model, num_experts, model.intermediate) +
-                         bytes_of_experts(request.format, model, 1, model.shared_intermediate);
+  const int64_t needed = expert_weight_bytes(model, request.format, num_experts);
   const int64_t free = free_memory_bytes();
   if (needed > free)
     fail(ErrorCode::out_of_memory,

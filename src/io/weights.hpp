@@ -24,6 +24,9 @@ struct WeightsRequest {
   std::vector<int> experts;  // ids of the whole group's experts that this rank owns, in local order
 };
 
+// Bytes of `num_experts` routed experts and the shared one in a format, scales included, biases not.
+int64_t expert_weight_bytes(const Model& model, QuantFormat format, int64_t num_experts);
+
 // Random-normal weights with variance 1 / fan-in, the same for an expert whatever the number of ranks or threads. Made
 // in parallel on the context's threads, written once.
 LayerWeights random_weights(Context& context, const WeightsRequest& request, uint64_t seed);

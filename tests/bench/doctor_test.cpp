@@ -12,17 +12,12 @@
 #include "doctor/streams.hpp"
 #include "support/errors.hpp"
 #include "support/random.hpp"
+#include "support/rank_threads.hpp"
 
 namespace mixlane::bench {
 namespace {
 
-// body(rank, communicator) in one thread per rank.
-void on_ranks(int num_ranks, const std::function<void(Communicator&)>& body) {
-  const auto group = make_thread_group(num_ranks);
-  std::vector<std::thread> threads;
-  for (const auto& comm : group) threads.emplace_back([&body, comm] { body(*comm); });
-  for (std::thread& thread : threads) thread.join();
-}
+using mixlane::test::run_ranks;
 
 TEST(Probes, ReadTheProcessor) {
   const char* x86 =
@@ -105,7 +100,8 @@ TEST(Streams, ReadEveryByteAndCopyEveryByte) {
 TEST(BestRate, LastsFromTheFirstStartToTheLastEnd) {
   std::vector<double> rates(2);
   std::vector<int> repetitions(2);
-  on_ranks(2, [&](Communicator& comm) {
+  run_ranks(2, [&](auto member) {
+    Communicator& comm = *member;
     rates[comm.rank()] = best_rate(comm, 0.05, 1000, [&](int) {
       std::this_thread::sleep_for(std::chrono::milliseconds(comm.rank() == 0 ? 20 : 5));
       ++repetitions[comm.rank()];
@@ -120,13 +116,14 @@ TEST(BestRate, LastsFromTheFirstStartToTheLastEnd) {
 
 TEST(BestRate, OneRanksProblemIsEveryRanks) {
   std::vector<std::string> seen(3);
-  on_ranks(3, [&](Communicator& comm) { seen[comm.rank()] = first_problem(comm, comm.rank() == 1 ? "no room" : ""); });
+  run_ranks(3, [&](auto comm) { seen[comm->rank()] = first_problem(*comm, comm->rank() == 1 ? "no room" : ""); });
   EXPECT_EQ(seen, (std::vector<std::string>{"no room", "no room", "no room"}));
 }
 
 TEST(Peaks, AreMeasuredByAllRanksAlike) {
   std::vector<Peaks> peaks(2);
-  on_ranks(2, [&](Communicator& comm) {
+  run_ranks(2, [&](auto member) {
+    Communicator& comm = *member;
     Context context({.num_threads = 1});
     peaks[comm.rank()] = measure_peaks(comm, context, {.seconds = 0.05, .machine_bytes = 8 << 20});
   });
@@ -139,7 +136,8 @@ TEST(Peaks, AreMeasuredByAllRanksAlike) {
 }
 
 TEST(Peaks, OneRankExchangesNothing) {
-  on_ranks(1, [&](Communicator& comm) {
+  run_ranks(1, [&](auto member) {
+    Communicator& comm = *member;
     Context context({.num_threads = 1});
     const Peaks peaks = measure_peaks(comm, context, {.seconds = 0.02, .machine_bytes = 1 << 20});
     EXPECT_EQ(peaks.exchange_gbs, 0);

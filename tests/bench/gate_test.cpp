@@ -8,22 +8,19 @@
 #include "measure/clock.hpp"
 #include "measure/sampler.hpp"
 #include "support/errors.hpp"
+#include "support/rank_threads.hpp"
 
 namespace mixlane::bench {
 namespace {
 
 using namespace std::chrono_literals;
 
-void on_ranks(int num_ranks, const std::function<void(std::shared_ptr<Communicator>)>& body) {
-  std::vector<std::thread> threads;
-  for (const auto& comm : make_thread_group(num_ranks)) threads.emplace_back(body, comm);
-  for (std::thread& thread : threads) thread.join();
-}
+using mixlane::test::run_ranks;
 
 TEST(Gate, OpensAfterTheLastRankWithOneStampForAll) {
   constexpr int kRanks = 3, kPasses = 200;
   std::vector<std::vector<int64_t>> opened(kRanks), arrived(kRanks);
-  on_ranks(kRanks, [&](auto comm) {
+  run_ranks(kRanks, [&](auto comm) {
     Gate gate(comm, 64, OnPeerTimeout::fail);
     for (int i = 0; i < kPasses; ++i) {
       if (i % 7 == comm->rank()) std::this_thread::sleep_for(200us);
@@ -39,7 +36,7 @@ TEST(Gate, OpensAfterTheLastRankWithOneStampForAll) {
 }
 
 TEST(Gate, GathersValuesOfDifferentLengths) {
-  on_ranks(4, [](auto comm) {
+  run_ranks(4, [](auto comm) {
     Gate gate(comm, 256, OnPeerTimeout::fail);
     for (int round = 0; round < 20; ++round) {
       std::vector<int64_t> own(static_cast<size_t>(comm->rank()), 100 * round + comm->rank());
@@ -50,7 +47,7 @@ TEST(Gate, GathersValuesOfDifferentLengths) {
 }
 
 TEST(Gate, AMissingRankIsNamedAtTheDeadline) {
-  on_ranks(3, [](auto comm) {
+  run_ranks(3, [](auto comm) {
     comm->set_deadline(200ms);
     Gate gate(comm, 64, OnPeerTimeout::fail);
     gate.pass();
@@ -60,7 +57,7 @@ TEST(Gate, AMissingRankIsNamedAtTheDeadline) {
 }
 
 TEST(Gate, AMissingRankIsLeftOutWithMasking) {
-  on_ranks(3, [](auto comm) {
+  run_ranks(3, [](auto comm) {
     comm->set_deadline(200ms);
     Gate gate(comm, 64, OnPeerTimeout::mask);
     gate.pass();
@@ -73,7 +70,7 @@ TEST(Gate, AMissingRankIsLeftOutWithMasking) {
 }
 
 TEST(Sampler, ASampleIsTheSlowestRanksTime) {
-  on_ranks(2, [](auto comm) {
+  run_ranks(2, [](auto comm) {
     Gate gate(comm, Sampler::mailbox_bytes(), OnPeerTimeout::fail);
     SamplePlan plan;
     plan.min_time_s = 0;
@@ -103,7 +100,7 @@ TEST(Sampler, ASampleIsTheSlowestRanksTime) {
 }
 
 TEST(Sampler, StopsWhenTheMedianIsKnown) {
-  on_ranks(2, [](auto comm) {
+  run_ranks(2, [](auto comm) {
     Gate gate(comm, Sampler::mailbox_bytes(), OnPeerTimeout::fail);
     SamplePlan plan;
     plan.min_time_s = 0;

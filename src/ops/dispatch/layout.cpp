@@ -3,6 +3,7 @@
 #include <limits>
 
 #include "core/error.hpp"
+#include "core/math.hpp"
 
 namespace mixlane {
 namespace {
@@ -70,7 +71,7 @@ DispatcherConfig completed(const DispatcherConfig& config, int num_ranks) {
 WindowLayout::WindowLayout(const DispatcherConfig& config, int num_ranks_)
     : num_ranks(num_ranks_), capacity(config.capacity) {
   payload_bytes = size_bytes(wire_dtype(config.wire), config.hidden);
-  if (config.wire == WireFormat::fp8_1x128) num_scales = (config.hidden + 127) / 128;
+  if (config.wire == WireFormat::fp8_1x128) num_scales = ceil_div(config.hidden, 128);
   if (config.wire == WireFormat::fp8_row) num_scales = 1;
   ids_at = payload_bytes + 4 * num_scales;
   weights_at = ids_at + int64_t{4} * config.num_topk;

@@ -4,6 +4,7 @@
 #include <array>
 
 #include "core/check.hpp"
+#include "core/math.hpp"
 #include "ops/dispatch/backend.hpp"
 
 namespace mixlane {
@@ -62,7 +63,7 @@ void validate(const DispatchArgs& args, const DispatcherConfig& config, Device d
     if (config.wire == WireFormat::fp8_row)
       require_tensor("scales", args.scales, {{DType::f32}, {num_rows}}, device);
     else
-      require_tensor("scales", args.scales, {{DType::f32}, {num_rows, (hidden + 127) / 128}, true}, device);
+      require_tensor("scales", args.scales, {{DType::f32}, {num_rows, ceil_div(hidden, 128)}, true}, device);
   } else if (args.scales.given()) {
     fail(ErrorCode::invalid_argument, "scales are given with hidden in {}; they belong to fp8_e4m3",
          name(args.hidden.dtype));

@@ -9,14 +9,13 @@
 
 #include <cstdint>
 
+#include "core/math.hpp"
 #include "mixlane/experts.hpp"
 
 namespace mixlane {
 
 inline constexpr int64_t kScaleBlock = 128;  // fp8_block
 inline constexpr int64_t kMxGroup = 32;      // mxfp4
-
-inline int64_t ceil_div(int64_t value, int64_t by) { return (value + by - 1) / by; }
 
 // Groups of a reduction over `cols`, and values per group.
 inline int64_t num_groups(QuantFormat format, int64_t cols) {
