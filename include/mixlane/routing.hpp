@@ -28,9 +28,10 @@ enum class NanPolicy : uint8_t {
 //   x      = softcap > 0 ? softcap * tanh(logit / softcap) : logit;  -0 counts as +0
 //   score  = scoring(x);  choice = score + correction_bias[e]
 //   groups: experts outside the topk_groups best of num_groups groups can't be chosen
-//   ids    = the num_topk largest `choice`, descending; equal ones by ascending expert index
+//   ids    = the num_topk largest `choice`, descending; equal ones by ascending expert index. Without bias and groups
+//            x itself is compared: the same order, but scores that round to one number make no tie
 //   weight = score of the chosen (without the bias); renormalise: / (sum + renorm_epsilon); * scale
-// Scores are computed in f32.
+// Scores are computed in f32, on every device by the same operations, so that all devices choose alike.
 struct RoutingConfig {
   int num_experts = 0;       // E, 1..1024 real experts
   int num_zero_experts = 0;  // Z identity experts behind them (LongCat): logits have E + Z columns

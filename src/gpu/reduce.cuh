@@ -27,8 +27,8 @@ __device__ uint32_t wave_max(uint32_t value) {
   }
 }
 
-template <int kSize>
-__device__ float wave_sum(float value) {
+template <int kSize, class T>
+__device__ T wave_sum(T value) {
   using W = Wave<kSize>;
 #pragma unroll
   for (int distance = kSize / 2; distance > 0; distance /= 2) {

@@ -149,7 +149,8 @@ void route_token(const RoutingArgs& args, int64_t token, Status& status) {
   if (args.hash_table.given()) {
     if (!look_up(args, token, ids, status)) return write_nothing(args, token);
   } else {
-    std::copy_n(scores, num_columns, choice);
+    const bool by_score = args.correction_bias.given() || c.num_groups > 1;
+    std::copy_n(by_score ? scores : x, num_columns, choice);
     if (args.correction_bias.given()) {
       const float* bias = args.correction_bias.as<float>();
       for (int e = 0; e < num_columns; ++e) choice[e] += bias[e];

@@ -1,6 +1,7 @@
 // The logits of a token, spread over a wave, and what is computed from them.
 #pragma once
 
+#include "core/score_math.hpp"
 #include "gpu/numeric.cuh"
 #include "gpu/reduce.cuh"
 #include "ops/routing/device_args.hpp"
@@ -131,34 +132,19 @@ __device__ RowFacts softmax_facts(const float (&x)[kValues]) {
   for (int slot = 1; slot < kValues; ++slot) max = fmaxf(max, x[slot]);
   RowFacts facts;
   facts.max = wave_max_f32<kSize>(max);
-  float sum = 0.0f;
+  double sum = 0.0;  // in f64 the order of the sum does not matter, so the CPU's is the same
 #pragma unroll
-  for (int slot = 0; slot < kValues; ++slot) sum += expf(x[slot] - facts.max);
-  facts.inverse_sum = 1.0f / gpu::wave_sum<kSize>(sum);
+  for (int slot = 0; slot < kValues; ++slot)
+    if (x[slot] != kAbsent) sum += exp_below(x[slot], facts.max);
+  facts.inverse_sum = 1.0f / static_cast<float>(gpu::wave_sum<kSize>(sum));
   return facts;
-}
-
-// exp(x - max): what the subtraction rounds off would be more than a weight may err.
-__device__ inline float exp_below(float x, float max) {
-  const float difference = x - max;
-  const float part = x - difference;
-  const float rounded_off = (x - (difference + part)) + (part - max);
-  const float result = expf(difference);
-  return isfinite(difference) ? result + result * rounded_off : result;
-}
-
-// Within an ulp of 1 / divisor for a divisor from 1 on; what is beyond 2^126 counts as that.
-__device__ inline float reciprocal_of(float divisor) {
-  divisor = fminf(divisor, 0x1p126f);
-  const float estimate = __fdividef(1.0f, divisor);
-  return __fmaf_rn(__fmaf_rn(-divisor, estimate, 1.0f), estimate, estimate);
 }
 
 __device__ inline float score_of(Scoring scoring, float x, const RowFacts& facts) {
   switch (scoring) {
-    case Scoring::softmax: return exp_below(x, facts.max) * facts.inverse_sum;
-    case Scoring::sigmoid: return reciprocal_of(1.0f + expf(-x));
-    case Scoring::sqrt_softplus: return sqrtf(fmaxf(x, 0.0f) + log1pf(expf(-fabsf(x))));
+    case Scoring::softmax: return product(exp_below(x, facts.max), facts.inverse_sum);
+    case Scoring::sigmoid: return sigmoid_f32(x);
+    case Scoring::sqrt_softplus: return sqrtf(softplus_f32(x));
     case Scoring::topk_softmax: break;
   }
   return x;

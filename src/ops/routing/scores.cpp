@@ -5,6 +5,8 @@
 #include <limits>
 
 #include "core/numeric.hpp"
+#include "core/score_math.hpp"
+#include "core/simd.hpp"
 
 namespace mixlane::routing {
 namespace {
@@ -22,19 +24,24 @@ void decode(const void* logits, DType dtype, int count, float* x) {
     for (int e = 0; e < count; ++e) x[e] = f16_to_f32(half[e]);
 }
 
-// at(i) for i in [0, count) -> out[i].
-template <class At>
-void softmax(int count, At at, float* out) {
-  float max = at(0);
-  for (int i = 1; i < count; ++i) max = std::max(max, at(i));
-  double exponentials[2048];  // 1024 real and 1024 zero experts
+// The softmax over x[0 .. count), in place.
+MIXLANE_CPU_LEVELS void softmax(float* x, int count) {
+  float max = x[0];
+  for (int i = 1; i < count; ++i) max = std::max(max, x[i]);
+  for (int i = 0; i < count; ++i) x[i] = exp_below(x[i], max);
   double sum = 0.0;
-  for (int i = 0; i < count; ++i) sum += exponentials[i] = std::exp(static_cast<double>(at(i)) - max);
-  const double inverse = 1.0 / sum;
-  for (int i = 0; i < count; ++i) out[i] = static_cast<float>(exponentials[i] * inverse);
+  for (int i = 0; i < count; ++i) sum += x[i];
+  const float inverse = 1.0f / static_cast<float>(sum);
+  for (int i = 0; i < count; ++i) x[i] *= inverse;
 }
 
-double softplus(double x) { return std::max(x, 0.0) + std::log1p(std::exp(-std::fabs(x))); }
+MIXLANE_CPU_LEVELS void sigmoid(float* x, int count) {
+  for (int i = 0; i < count; ++i) x[i] = sigmoid_f32(x[i]);
+}
+
+MIXLANE_CPU_LEVELS void sqrt_softplus(float* x, int count) {
+  for (int i = 0; i < count; ++i) x[i] = std::sqrt(softplus_f32(x[i]));
+}
 
 }  // namespace
 
@@ -53,24 +60,18 @@ bool load_logits(const void* logits, DType dtype, int count, float softcap, floa
 }
 
 void score(Scoring scoring, const float* x, int count, float* scores) {
+  std::copy_n(x, count, scores);
   switch (scoring) {
-    case Scoring::softmax:
-      softmax(
-          count, [&](int i) { return x[i]; }, scores);
-      break;
-    case Scoring::topk_softmax: std::copy_n(x, count, scores); break;
-    case Scoring::sigmoid:
-      for (int e = 0; e < count; ++e) scores[e] = static_cast<float>(1.0 / (1.0 + std::exp(-static_cast<double>(x[e]))));
-      break;
-    case Scoring::sqrt_softplus:
-      for (int e = 0; e < count; ++e) scores[e] = static_cast<float>(std::sqrt(softplus(x[e])));
-      break;
+    case Scoring::softmax: return softmax(scores, count);
+    case Scoring::topk_softmax: return;
+    case Scoring::sigmoid: return sigmoid(scores, count);
+    case Scoring::sqrt_softplus: return sqrt_softplus(scores, count);
   }
 }
 
 void softmax_of(const float* x, const int* ids, int count, float* weights) {
-  softmax(
-      count, [&](int i) { return x[ids[i]]; }, weights);
+  for (int i = 0; i < count; ++i) weights[i] = x[ids[i]];
+  softmax(weights, count);
 }
 
 }  // namespace mixlane::routing

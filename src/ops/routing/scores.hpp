@@ -9,7 +9,8 @@ namespace mixlane::routing {
 // soft-capped, -0 as +0. Returns whether there was a NaN.
 bool load_logits(const void* logits, DType dtype, int count, float softcap, float* x);
 
-// score = scoring(x), evaluated in f64 and rounded once to f32. topk_softmax: x itself.
+// score = scoring(x) in the f32 arithmetic of core/score_math.hpp, whose results GPUs repeat bit by bit; a softmax's sum is
+// taken in f64, so that its order does not matter. topk_softmax: x itself.
 void score(Scoring scoring, const float* x, int count, float* scores);
 
 // The softmax over the `count` values x[ids[i]], to weights[i].

@@ -369,6 +369,18 @@ TEST_F(RoutingGpu, ManyTokens) {
   check(simple(rng, 3001, 256, 8, Scoring::softmax, DType::bf16));
 }
 
+// Scores of which some are equal or neighbours in f32, with nothing else to decide: any difference in their last bit from
+// the CPU's shows in the ids.
+TEST_F(RoutingGpu, ScoresAreTheCpusBitByBit) {
+  Rng rng(10);
+  for (const Scoring scoring : {Scoring::softmax, Scoring::sigmoid, Scoring::sqrt_softplus}) {
+    Problem p = simple(rng, 20000, 256, 8, scoring);
+    p.bias.assign(256, 0.0f);
+    for (float& x : p.logits) x = x * 0.002f + (scoring == Scoring::sigmoid ? 4.0f : 0.5f);
+    check(p);
+  }
+}
+
 TEST_F(RoutingGpu, MoreThanAThousandColumns) {
   Rng rng(8);
   Problem p = simple(rng, 50, 1024, 12);

@@ -93,7 +93,9 @@ void route_one(const Problem& p, int64_t token, std::vector<int>& ids, std::vect
     for (Real& s : scores) s = 1 / (1 + std::exp(-s));
   if (c.scoring == Scoring::sqrt_softplus)
     for (Real& s : scores) s = std::sqrt(s > 100 ? s : std::log1p(std::exp(s)));
-  std::vector<float> choice(scores.begin(), scores.end());
+  const bool by_score = !p.bias.empty() || c.num_groups > 1;
+  const std::vector<Real>& compared = by_score ? scores : x;
+  std::vector<float> choice(compared.begin(), compared.end());
   for (size_t e = 0; e < p.bias.size(); ++e) choice[e] += p.bias[e];
   ids = ranking(mask_groups(c, choice));
   ids.resize(c.num_topk);
@@ -338,8 +340,10 @@ TEST(Routing, TiesGoToTheLowestIndexAndMinusZeroIsZero) {
   EXPECT_EQ(route_row({.num_topk = 3}, {1, 2, 2, 1, 2}).ids, (Ids{1, 2, 4}));
   EXPECT_EQ(route_row({.num_topk = 4}, {0, 0, 0, 0, 0, 0}).ids, (Ids{0, 1, 2, 3}));
   EXPECT_EQ(route_row({.num_topk = 3, .scoring = Scoring::topk_softmax}, {-0.0f, 0.0f, -0.0f, 0.0f}).ids, (Ids{0, 1, 2}));
-  // Scores decide, not logits: sigmoid(30) and sigmoid(40) are the same f32.
-  EXPECT_EQ(route_row({.num_topk = 1, .scoring = Scoring::sigmoid}, {30, 40}).ids, (Ids{0}));
+  // sigmoid(30) and sigmoid(40) are the same f32: scores tie where they decide, and don't where the logits do.
+  EXPECT_EQ(route_row({.num_topk = 1, .scoring = Scoring::sigmoid}, {30, 40}).ids, (Ids{1}));
+  EXPECT_EQ(route_row({.num_topk = 1, .scoring = Scoring::sigmoid, .num_groups = 2, .topk_groups = 2}, {30, 40, 0, 0}).ids,
+            (Ids{0}));
   // Groups 1 and 2 tie for the second place.
   EXPECT_EQ(
       route_row({.num_topk = 4, .scoring = Scoring::topk_softmax, .num_groups = 3, .topk_groups = 2}, {5, 5, 1, 3, 3, 1})
