@@ -1,5 +1,6 @@
 // The members of every stored struct, once: writer and reader walk the same lists, so they can't disagree about a key.
-// visit(key, member) is called in the order in which the file shows them.
+// visit(key, member) is called in the order in which the file shows them. visit.optional(key, member): files of older
+// versions do not have the key, and the member keeps what it is by default.
 #pragma once
 
 #include <concepts>
@@ -70,6 +71,13 @@ void visit_fields(Visitor& visit, MaybeConst<Peaks> auto& p) {
   visit("exchange_gbs", p.exchange_gbs);
   visit("bf16_tflops", p.bf16_tflops);
   visit("f32_tflops", p.f32_tflops);
+  visit.optional("fp8_tflops", p.fp8_tflops);
+  visit.optional("launch_us", p.launch_us);
+  visit.optional("graph_node_us", p.graph_node_us);
+  visit.optional("peer_write_gbs", p.peer_write_gbs);
+  visit.optional("peer_read_gbs", p.peer_read_gbs);
+  visit.optional("copy_engine_gbs", p.copy_engine_gbs);
+  visit.optional("flag_us", p.flag_us);
   visit("measured_at", p.measured_at);
   visit("skipped", p.skipped);
 }

@@ -81,6 +81,10 @@ struct Reader {
   void operator()(const char* key, T& value) {
     read_value(member(key), place.field(key), value);
   }
+  template <class T>
+  void optional(const char* key, T& value) {
+    if (json.contains(key)) (*this)(key, value);
+  }
   void maybe_nan(const char* key, double& value) {
     const Json& found = member(key);
     if (found.is_null()) {

@@ -52,6 +52,13 @@ TEST(ResultJson, KeepsEveryField) {
   EXPECT_EQ(file.peaks.exchange_gbs, 8);
   EXPECT_EQ(file.peaks.bf16_tflops, 3.5);
   EXPECT_EQ(file.peaks.f32_tflops, 1.75);
+  EXPECT_EQ(file.peaks.fp8_tflops, 1400.5);
+  EXPECT_EQ(file.peaks.launch_us, 2.9);
+  EXPECT_EQ(file.peaks.graph_node_us, 0.54);
+  EXPECT_EQ(file.peaks.peer_write_gbs, 367);
+  EXPECT_EQ(file.peaks.peer_read_gbs, 338);
+  EXPECT_EQ(file.peaks.copy_engine_gbs, 392);
+  EXPECT_EQ(file.peaks.flag_us, 0.69);
   EXPECT_EQ(file.peaks.measured_at, "2026-09-30T10-12-00");
   EXPECT_EQ(file.peaks.skipped, std::vector<std::string>{"bf16_tflops: oneDNN is not installed"});
   EXPECT_TRUE(file.complete);
@@ -106,6 +113,18 @@ TEST(ResultJson, AnErrorThatIsNoNumberSurvives) {
   EXPECT_TRUE(std::isnan(result_file_from_text(to_text(file), "a.json").records[0].correctness.rel_error));
 }
 
+// Files of the time when only CPUs were measured.
+TEST(ResultJson, PeaksOfGpusMayBeAbsent) {
+  json value = sample_json();
+  for (const char* key :
+       {"fp8_tflops", "launch_us", "graph_node_us", "peer_write_gbs", "peer_read_gbs", "copy_engine_gbs", "flag_us"})
+    ASSERT_EQ(value["peaks"].erase(key), 1u) << key;
+  const Peaks peaks = parse(value).peaks;
+  EXPECT_EQ(peaks.fp8_tflops, 0);
+  EXPECT_EQ(peaks.flag_us, 0);
+  EXPECT_EQ(peaks.copy_gbs, sample_file().peaks.copy_gbs);
+}
+
 TEST(ResultJson, NamesFileAndFieldOfWhatIsWrong) {
   const auto refused = [](const std::function<void(json&)>& damage, const std::vector<std::string>& mentions) {
     json value = sample_json();
@@ -129,6 +148,8 @@ TEST(ResultJson, NamesFileAndFieldOfWhatIsWrong) {
   refused([](json& v) { v["records"][0]["stages"][0]["samples_us"][2] = -0.5; }, {"samples_us[2]", "-0.5"});
   refused([](json& v) { v["records"][0]["stages"][0]["rank_median_us"] = {1.0}; },
           {"rank_median_us has 1 entries for 2 ranks"});
+  refused([](json& v) { v["peaks"].erase("f32_tflops"); }, {"peaks.f32_tflops is missing"});
+  refused([](json& v) { v["peaks"]["flag_us"] = "fast"; }, {"peaks.flag_us must be a number", "fast"});
   refused([](json& v) { v.erase("schema"); }, {"schema is missing", "mixlane bench"});
   refused([](json& v) { v["schema"] = kSchemaVersion + 1; }, {"schema is 2", "1 to 1", "newer"});
   refused([](json& v) { v["schema"] = 0; }, {"schema is 0"});
