@@ -19,7 +19,7 @@ struct Writer {
     out[key] = to_value(value);
   }
   template <class T>
-  void optional(const char* key, const T& value) {
+  void since(int, const char* key, const T& value) {
     (*this)(key, value);
   }
   void maybe_nan(const char* key, double value) { out[key] = std::isfinite(value) ? Json(value) : Json(nullptr); }

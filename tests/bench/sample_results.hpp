@@ -34,6 +34,26 @@ inline StageRecord sample_stage(const std::string& stage, const std::string& var
   return record;
 }
 
+// As a stage bench stores it: one variant, checked and timed on its own.
+inline StageRecord sample_stage_alone(const std::string& stage, const std::string& variant, const std::string& options,
+                                      double us) {
+  StageRecord record;
+  record.stage = stage;
+  record.variant = variant;
+  record.options = options;
+  record.automatic = true;
+  record.calls_per_sample = 32;
+  record.correctness = {true, 16, 0, 0, stage + ".cpu"};
+  record.kernels = {{variant, us - 0.25}, {"", 0.125}};
+  record.time = {us, us, us, us, us, 20, 0.004, true};
+  record.samples_us.assign(20, us);
+  record.bytes = 4000;
+  record.sol_us = us / 4;
+  record.sol_share = 0.25;
+  record.bound = "memory";
+  return record;
+}
+
 inline Record sample_record(int tokens, const std::string& workload) {
   Record record;
   record.tokens = tokens;
