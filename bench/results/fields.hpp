@@ -84,6 +84,13 @@ void visit_fields(Visitor& visit, MaybeConst<Peaks> auto& p) {
   visit("exchange_gbs", p.exchange_gbs);
   visit("bf16_tflops", p.bf16_tflops);
   visit("f32_tflops", p.f32_tflops);
+  visit.since(2, "fp8_tflops", p.fp8_tflops);
+  visit.since(2, "launch_us", p.launch_us);
+  visit.since(2, "graph_node_us", p.graph_node_us);
+  visit.since(2, "peer_write_gbs", p.peer_write_gbs);
+  visit.since(2, "peer_read_gbs", p.peer_read_gbs);
+  visit.since(2, "copy_engine_gbs", p.copy_engine_gbs);
+  visit.since(2, "flag_us", p.flag_us);
   visit("measured_at", p.measured_at);
   visit("skipped", p.skipped);
 }

@@ -12,7 +12,8 @@
 
 namespace mixlane::bench {
 
-// 2: mode and cache are the records'; stages have options, variants side by side, a check and kernels of their own.
+// 2: mode and cache are the records'; stages have options, variants side by side, a check and kernels of their own; peaks of
+// GPUs.
 inline constexpr int kSchemaVersion = 2;
 
 // Of samples that are each the maximum over ranks.
@@ -74,13 +75,22 @@ struct Record {
   int64_t weight_bytes = 0;         // largest rank
 };
 
-// Peaks that the speed-of-light column used, as measured by doctor on this machine; 0 = not measured.
+// Peaks that the speed-of-light column used, as measured by doctor on this machine; 0 = not measured. On CPUs they are of
+// the machine, on GPUs of one GPU, which a rank has to itself.
 struct Peaks {
-  double copy_gbs = 0;  // bytes read + written, all ranks' threads together
+  double copy_gbs = 0;  // bytes read + written; CPUs: all ranks' threads together
   double read_gbs = 0;
-  double exchange_gbs = 0;  // shared memory, bytes delivered, all ranks at once
+  double exchange_gbs = 0;  // CPUs: shared memory, bytes delivered, all ranks at once
   double bf16_tflops = 0;
   double f32_tflops = 0;
+  // GPUs only.
+  double fp8_tflops = 0;             // e4m3
+  double launch_us = 0;              // an empty kernel, back to back from the host
+  double graph_node_us = 0;          // an empty kernel in a graph
+  double peer_write_gbs = 0;         // between two GPUs, both directions at once, one direction's: kernels that store,
+  double peer_read_gbs = 0;          // kernels that load,
+  double copy_engine_gbs = 0;        // and copies that no kernel makes
+  double flag_us = 0;                // from a store on one GPU to its being seen on the other
   std::string measured_at;           // stamp
   std::vector<std::string> skipped;  // what was not measured, and why: "exchange: one rank has no neighbour"
 };

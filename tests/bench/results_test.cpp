@@ -54,6 +54,13 @@ TEST(ResultJson, KeepsEveryField) {
   EXPECT_EQ(file.peaks.exchange_gbs, 8);
   EXPECT_EQ(file.peaks.bf16_tflops, 3.5);
   EXPECT_EQ(file.peaks.f32_tflops, 1.75);
+  EXPECT_EQ(file.peaks.fp8_tflops, 1400.5);
+  EXPECT_EQ(file.peaks.launch_us, 2.9);
+  EXPECT_EQ(file.peaks.graph_node_us, 0.54);
+  EXPECT_EQ(file.peaks.peer_write_gbs, 367);
+  EXPECT_EQ(file.peaks.peer_read_gbs, 338);
+  EXPECT_EQ(file.peaks.copy_engine_gbs, 392);
+  EXPECT_EQ(file.peaks.flag_us, 0.69);
   EXPECT_EQ(file.peaks.measured_at, "2026-09-30T10-12-00");
   EXPECT_EQ(file.peaks.skipped, std::vector<std::string>{"bf16_tflops: oneDNN is not installed"});
   EXPECT_TRUE(file.complete);
@@ -123,11 +130,14 @@ TEST(ResultJson, AnErrorThatIsNoNumberSurvives) {
   EXPECT_TRUE(std::isnan(result_file_from_text(to_text(file), "a.json").records[0].correctness.rel_error));
 }
 
-// What schema 1 stored: mode and cache once per file, nothing of stages alone.
+// What schema 1 stored: mode and cache once per file, nothing of stages alone and of GPUs.
 json schema_one(json value) {
   value["schema"] = 1;
   value["mode"] = "eager";
   value["cache"] = "cold";
+  for (const char* key :
+       {"fp8_tflops", "launch_us", "graph_node_us", "peer_write_gbs", "peer_read_gbs", "copy_engine_gbs", "flag_us"})
+    value["peaks"].erase(key);
   for (json& record : value["records"]) {
     record.erase("mode");
     record.erase("cache");
@@ -140,6 +150,8 @@ json schema_one(json value) {
 TEST(ResultJson, OlderSchemasAreRead) {
   const ResultFile file = parse(schema_one(sample_json()));
   EXPECT_EQ(file.schema, 1);
+  EXPECT_EQ(file.peaks.f32_tflops, 1.75);
+  EXPECT_EQ(file.peaks.flag_us, 0);
   for (const Record& record : file.records) {
     EXPECT_EQ(record.mode, "eager");
     EXPECT_EQ(record.cache, "cold");
@@ -193,6 +205,8 @@ TEST(ResultJson, NamesFileAndFieldOfWhatIsWrong) {
   refused([](json& v) { v["records"][0]["stages"][0]["samples_us"][2] = -0.5; }, {"samples_us[2]", "-0.5"});
   refused([](json& v) { v["records"][0]["stages"][0]["rank_median_us"] = {1.0}; },
           {"rank_median_us has 1 entries for 2 ranks"});
+  refused([](json& v) { v["peaks"].erase("f32_tflops"); }, {"peaks.f32_tflops is missing"});
+  refused([](json& v) { v["peaks"]["flag_us"] = "fast"; }, {"peaks.flag_us must be a number", "fast"});
   refused([](json& v) { v.erase("schema"); }, {"schema is missing", "mixlane bench"});
   refused([](json& v) { v["schema"] = kSchemaVersion + 1; }, {"schema is 3", "1 to 2", "newer"});
   refused([](json& v) { v["schema"] = 0; }, {"schema is 0"});

@@ -77,7 +77,20 @@ inline ResultFile sample_file() {
   file.ranks = 2;
   file.seed = 18446744073709551615u;
   file.environment = {{"host", "box"}, {"cpu", "Some CPU"}, {"commit", "abc1234"}};
-  file.peaks = {20.5, 15.25, 8, 3.5, 1.75, "2026-09-30T10-12-00", {"bf16_tflops: oneDNN is not installed"}};
+  file.peaks = {.copy_gbs = 20.5,
+                .read_gbs = 15.25,
+                .exchange_gbs = 8,
+                .bf16_tflops = 3.5,
+                .f32_tflops = 1.75,
+                .fp8_tflops = 1400.5,
+                .launch_us = 2.9,
+                .graph_node_us = 0.54,
+                .peer_write_gbs = 367,
+                .peer_read_gbs = 338,
+                .copy_engine_gbs = 392,
+                .flag_us = 0.69,
+                .measured_at = "2026-09-30T10-12-00",
+                .skipped = {"bf16_tflops: oneDNN is not installed"}};
   file.records = {sample_record(16, "balanced"), sample_record(16, "zipf:1.2")};
   file.complete = true;
   return file;
