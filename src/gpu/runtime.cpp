@@ -29,6 +29,7 @@ DeviceType device_type() { return kDeviceType; }
 
 namespace {
 
+// In words that say what to install.
 std::string no_device_reason(ApiError error) {
   if (error == MIXLANE_GPU_API(Success)) return "none is installed";
   int driver = 0, runtime = 0;
@@ -36,8 +37,8 @@ std::string no_device_reason(ApiError error) {
   static_cast<void>(MIXLANE_GPU_API(RuntimeGetVersion)(&runtime));
   if (driver == 0) return "no driver is installed";
   if (driver < runtime)
-    return fmt::format("the driver (version {}) is older than this build's runtime ({}); update the driver", driver,
-                       runtime);
+    return fmt::format("the driver is of version {}.{}, this program needs {}.{} or newer", driver / 1000,
+                       driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
   return MIXLANE_GPU_API(GetErrorString)(error);
 }
 
