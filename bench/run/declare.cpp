@@ -112,6 +112,8 @@ void declare_stages(CLI::App& command, BenchArguments& a) {
   command.add_option("--mode", a.mode, "eager: the host enqueues each call; graph: calls are captured and replayed [graph]")
       ->delimiter(',')
       ->group(group);
+  command.add_flag("--kernel-times", a.kernel_times, "profile the kernels of each row too, in calls of their own")
+      ->group(group);
   StageOptionTexts& texts = a.stage_options_text;
   command.add_option("--align-block", texts.align_block, "align: rows per block [128]")->delimiter(',')->group(group);
   command.add_option("--id-type", texts.id_type, "routing, align: i32, i64 [i32]")->delimiter(',')->group(group);
