@@ -51,7 +51,8 @@ void declare_sweep(CLI::App& command, BenchArguments& a) {
             a.workload = names;
             a.has_workload = true;
           },
-          "routing skew: balanced, zipf:<exponent>, hot_expert, hot_rank, ragged, one_expert (stages alone) [balanced]")
+          "routing skew: balanced, uniform, zipf:<exponent>, hot_expert, hot_rank, ragged, one_expert (stages alone) "
+          "[balanced]")
       ->delimiter(',')
       ->group(group);
   command.add_option("--experts", a.experts, "number of experts instead of the model's")
