@@ -145,10 +145,13 @@ std::vector<VariantInfo> align_variants() {
   return infos;
 }
 
+const Variant<AlignArgs>& select_align(const Context& context, const AlignArgs& args) {
+  return select(variants_for(context.device().type, AlignShape(args).num_pairs()), args.variant, context, args);
+}
+
 void align(Context& context, const AlignArgs& args, Stream stream) {
   validate(context, args);
-  select(variants_for(context.device().type, AlignShape(args).num_pairs()), args.variant, context, args)
-      .launch(context, args, stream);
+  select_align(context, args).launch(context, args, stream);
 }
 
 }  // namespace mixlane

@@ -36,4 +36,7 @@ void launch_align_cpu(Context& context, const AlignArgs& args, Stream stream);
 // The GPU's, best first for so many pairs; none in a build without a GPU backend.
 std::span<const Variant<AlignArgs>> align_gpu_variants(int64_t num_pairs);
 
+// The one that runs.
+const Variant<AlignArgs>& select_align(const Context& context, const AlignArgs& args);
+
 }  // namespace mixlane

@@ -5,9 +5,11 @@
 
 #include <deque>
 
+#include "ops/align/launchers.hpp"
 #include "ops/align/op.hpp"
 #include "problem.hpp"
 #include "support/errors.hpp"
+#include "wave16.hpp"
 
 namespace mixlane {
 namespace {
@@ -218,6 +220,48 @@ TEST_F(AlignGpu, ConcurrentStreamsWithAContextEach) {
     on_gpu[i].fetch();
     expect_result(expected(problems[i], calls[i].args.sorted_pairs.shape[0]), calls[i].out, 8, true);
   }
+}
+
+// Expert counts around whole waves of the passes over codes, 16 and 32 of four each.
+TEST_F(AlignGpu, WaveOf16) {
+  Rng rng(10);
+  for (const int experts : {1, 16, 63, 64, 65, 127, 200, 256, 600, 1000})
+    for (const int64_t rows : {1, 15, 16, 100, 512}) {
+      Problem p = simple(rng, rows, 8, experts, 16);
+      if (rows % 2 == 1) p.ids[rng() % p.ids.size()] = experts + 3;
+      SCOPED_TRACE(describe(p));
+      for (const bool one_block_per_pair : {true, false}) {
+        if (one_block_per_pair && rows * 8 > align_gpu::max_none_pairs()) continue;
+        SCOPED_TRACE(one_block_per_pair ? "none" : "oneshot");
+        Call call(p, true);
+        ASSERT_LE(call.args.topk_ids.num_values(), kMaxOneshotPairsOf16);
+        GpuCall on_gpu(call);
+        on_gpu.send();
+        (one_block_per_pair ? launch_none_of_16 : launch_oneshot_of_16)(align_gpu::make_args(on_gpu.args()), true,
+                                                                        on_gpu.stream());
+        on_gpu.fetch();
+        expect_result(expected(p, call.args.sorted_pairs.shape[0]), call.out, p.num_topk, true);
+      }
+      if (HasFailure()) return;
+    }
+}
+
+TEST_F(AlignGpu, WaveOf16WithEveryOption) {
+  Rng rng(11);
+  int num_run = 0;
+  for (int i = 0; i < 60 && !HasFailure(); ++i) {
+    const Problem p = random_problem(rng);
+    Call call(p, true);
+    if (call.args.topk_ids.num_values() > kMaxOneshotPairsOf16 || groups_of(p) > 1000) continue;
+    SCOPED_TRACE(describe(p));
+    GpuCall on_gpu(call);
+    on_gpu.send();
+    launch_oneshot_of_16(align_gpu::make_args(on_gpu.args()), false, on_gpu.stream());
+    on_gpu.fetch();
+    expect_result(expected(p, call.args.sorted_pairs.shape[0]), call.out, p.num_topk, true);
+    ++num_run;
+  }
+  EXPECT_GT(num_run, 20);
 }
 
 TEST_F(AlignGpu, RefusalsNameTheLimit) {
