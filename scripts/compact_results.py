@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Result files for keeping: without samples, a record per line.
+"""Result files for keeping: without samples, numbers of five digits, a record per line.
 
     compact_results.py OUT_FOLDER RESULT.json...
 
@@ -11,11 +11,19 @@ import pathlib
 import sys
 
 
+def rounded(value):
+    if isinstance(value, float):
+        return float(f"{value:.5g}")
+    if isinstance(value, dict):
+        return {key: rounded(each) for key, each in value.items()}
+    return [rounded(each) for each in value] if isinstance(value, list) else value
+
+
 def compact(run):
     for record in run["records"]:
         for stage in record["stages"]:
             stage["samples_us"] = []
-    return run
+    return rounded(run)
 
 
 def key(record):

@@ -172,6 +172,10 @@ BenchOptions resolve(const BenchArguments& arguments, const std::vector<std::str
   require_distinct("--mode", options.mode);
   require_distinct("--cache", options.cache);
   require_distinct("--stages", options.stages);
+  require_distinct("--align-block", options.stage_options_text.align_block);
+  require_distinct("--id-type", options.stage_options_text.id_type);
+  require_distinct("--logits-type", options.stage_options_text.logits_type);
+  require_distinct("--quant-group", options.stage_options_text.quant_group);
   if (options.mode.empty()) options.mode = {options.on_gpu() ? "graph" : "eager"};
   for (const std::string& mode : options.mode)
     options.modes.push_back(static_cast<LaunchMode>(index_of("--mode", mode, {"eager", "graph"})));

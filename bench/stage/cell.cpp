@@ -31,6 +31,10 @@ class StageCellRun {
   std::vector<std::string> variants_for(std::string_view stage_name, const DeviceStage& stage);
   Correctness check(std::string_view stage_name, DeviceStage& stage, const std::string& variant, const TimerOptions& how);
   std::vector<KernelTime> profile(DeviceStage& stage, const std::string& variant, CacheState cache);
+  PreparedWork prepare(DeviceStage& stage, const std::string& variant, const TimerOptions& how) {
+    return request_.timer.prepare(
+        {[&stage, variant](Stream stream, int set) { stage.enqueue(variant, stream, set); }, stage.num_sets()}, how);
+  }
   StageRecord make_record(std::string_view stage_name, const DeviceStage& stage, const std::string& variant,
                           const PreparedWork& work) const;
 
@@ -159,7 +163,7 @@ void StageCellRun::run_stage(std::string_view stage_name, DeviceStage& stage) {
     std::vector<Correctness> checks;
     for (const std::string& id : ids) checks.push_back(check(stage_name, stage, id, how));
     std::vector<PreparedWork> works;
-    for (const std::string& id : ids) works.push_back(stage.prepare(request_.timer, id, how));
+    for (const std::string& id : ids) works.push_back(prepare(stage, id, how));
     std::vector<PreparedWork*> in_turn;
     for (PreparedWork& work : works) in_turn.push_back(&work);
     sample_in_turn(in_turn, request_.options.sample_plan(), [&](int n, double noise) {
