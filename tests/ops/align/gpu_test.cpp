@@ -77,7 +77,7 @@ class GpuCall {
 // The GPU variants that take these arguments.
 std::vector<std::string_view> variants_for(const Context& context, const AlignArgs& args) {
   std::vector<std::string_view> ids;
-  for (const auto& variant : align_gpu_variants(0))
+  for (const auto& variant : align_gpu_variants())
     if (variant.refuse(context, args).empty()) ids.push_back(variant.info.id);
   return ids;
 }
@@ -218,6 +218,43 @@ TEST_F(AlignGpu, ConcurrentStreamsWithAContextEach) {
     on_gpu[i].fetch();
     expect_result(expected(problems[i], calls[i].args.sorted_pairs.shape[0]), calls[i].out, 8, true);
   }
+}
+
+// What no counter per group in shared memory can hold, up to the largest numbers of groups there are.
+TEST_F(AlignGpu, ManyGroups) {
+  Rng rng(10);
+  for (const int experts : {1028, 1029, 2048, 4100, 8191, 8192, 65535})
+    for (const int64_t rows : {0, 1, 15, 700, 40001}) {
+      Problem p = simple(rng, rows, 8, experts, rows % 2 ? 1 : 16);
+      p.invalid_ids = rows % 3 ? InvalidIds::bucket : InvalidIds::drop;
+      if (rows > 1) p.ids[1] = experts, p.ids[2] = -1, p.ids[3] = experts - 1;
+      check(p);
+      if (HasFailure()) return;
+    }
+}
+
+TEST_F(AlignGpu, ManyGroupsWithRandomOptions) {
+  Rng rng(11);
+  for (int i = 0; i < 60 && !HasFailure(); ++i) {
+    Problem p = random_problem(rng);
+    p.num_experts = static_cast<int>(1000 + rng() % 9000);
+    p.ids = any_ids(rng, p.rows * p.num_topk, -1, p.num_experts - 1);
+    if (p.expert_map) {
+      p.num_local_experts = static_cast<int>(1 + rng() % 5000);
+      p.expert_map->resize(p.num_experts);
+      for (int32_t& local : *p.expert_map) local = static_cast<int32_t>(rng() % (p.num_local_experts + 1)) - 1;
+    }
+    check(p);
+  }
+}
+
+TEST_F(AlignGpu, ManyGroupsSkewed) {
+  Rng rng(12);
+  Problem p = simple(rng, 60000, 8, 8192, 64);
+  p.ids.assign(p.ids.size(), 8191);
+  check(p);
+  for (int64_t& id : p.ids) id = rng() % 100 < 90 ? 4095 : static_cast<int64_t>(rng() % 8192);
+  check(p);
 }
 
 TEST_F(AlignGpu, RefusalsNameTheLimit) {
