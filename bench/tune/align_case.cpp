@@ -173,4 +173,35 @@ DeviceWork AlignCase::work(const Variant<AlignArgs>& variant) const {
   return {[this, call = args(variant.info.id)](Stream stream, int) { align(context_, call, stream); }};
 }
 
+void refuse_capture(Stream caller) {
+  if (gpu::is_capturing(caller))
+    fail(ErrorCode::unsupported,
+         "tuning while a graph is captured: timing waits for the device; tune before the capture, or load a table");
+}
+
+std::vector<std::pair<std::string, double>> Timed::times() const {
+  std::vector<std::pair<std::string, double>> all;
+  for (size_t i = 0; i < candidates.size(); ++i) all.emplace_back(candidates[i]->info.id, result.median_us[i]);
+  return all;
+}
+
+Timed time_candidates(DeviceTimer& timer, const AlignCase& align_case, const RaceOptions& options) {
+  Timed timed;
+  timed.candidates = align_case.candidates();
+  std::vector<PreparedWork> works;
+  for (const auto* candidate : timed.candidates) works.push_back(timer.prepare(align_case.work(*candidate)));
+  const auto sample = [&](int candidate) {
+    PreparedWork& work = works[static_cast<size_t>(candidate)];
+    work.take(1);
+    return work.samples_us().back();
+  };
+  timed.result = race(static_cast<int>(works.size()), sample, options);
+  return timed;
+}
+
+std::string shape_text(const AlignShapeKey& shape) {
+  return fmt::format("experts={} topk={} ids={}", shape.experts, shape.topk,
+                     align_tune_space().fields[2].words[static_cast<size_t>(shape.ids)]);
+}
+
 }  // namespace mixlane::bench

@@ -8,6 +8,7 @@
 #include "measure/device_timer.hpp"
 #include "ops/align/choose.hpp"
 #include "ops/align/op.hpp"
+#include "tune/race.hpp"
 
 namespace mixlane::bench {
 
@@ -65,5 +66,21 @@ class AlignCase {
   int64_t capacity_;
   gpu::Buffer pairs_, blocks_, padded_;
 };
+
+// "experts=256 topk=8 ids=i32"
+std::string shape_text(const AlignShapeKey& shape);
+
+// The candidates of a case, timed against each other.
+struct Timed {
+  std::vector<const Variant<AlignArgs>*> candidates;
+  RaceResult result;
+
+  std::vector<std::pair<std::string, double>> times() const;  // medians by id
+};
+
+Timed time_candidates(DeviceTimer& timer, const AlignCase& align_case, const RaceOptions& options);
+
+// Throws unsupported while the stream is captured.
+void refuse_capture(Stream caller);
 
 }  // namespace mixlane::bench

@@ -15,6 +15,7 @@
 #include "measure/clock.hpp"
 #include "mixlane/model.hpp"
 #include "results/files.hpp"
+#include "tune/align_regret.hpp"
 #include "tune/align_sweep.hpp"
 #include "tune/options.hpp"
 

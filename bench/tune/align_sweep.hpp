@@ -1,4 +1,4 @@
-// Tuning align, and how far "auto" is from the best variant afterwards.
+// Tuning align: the choices for a sweep of keys.
 #pragma once
 
 #include <functional>
@@ -32,32 +32,5 @@ TunedTable tune_align(Context& context, const AlignSweep& sweep, const TuningRun
 
 // One line of a shape's choices by tokens: "align.none to 8, align.cluster to 16384, align.multi_phase".
 std::string choices_text(const std::vector<std::pair<int64_t, std::string>>& by_tokens);
-
-// A point of the sweep over shapes, skews and blocks: what "auto" takes and what each variant takes there.
-struct RegretPoint {
-  AlignShapeKey shape;
-  AlignSkew skew = AlignSkew::uniform;
-  int block = 0;
-  int64_t tokens = 0;
-  std::vector<std::pair<std::string, double>> median_us;
-  std::string chosen, modelled;         // by "auto", and by the model that fills its gaps
-  double regret = 0, model_regret = 0;  // time over the best variant's, minus 1
-};
-
-struct RegretSweep {
-  struct Layout {
-    AlignSkew skew;
-    int block;
-  };
-  std::vector<AlignShapeKey> shapes;
-  std::vector<Layout> layouts;
-  std::vector<int64_t> tokens;
-  RaceOptions race;
-};
-
-std::vector<RegretPoint> align_regret(Context& context, const RegretSweep& sweep, Stream caller,
-                                      const TuneProgress& progress = {});
-// Markdown: a row per shape and layout, the worst points, the sums.
-std::string regret_text(const std::vector<RegretPoint>& points);
 
 }  // namespace mixlane::bench

@@ -7,6 +7,7 @@
 #include "support/errors.hpp"
 #include "support/files.hpp"
 #include "support/gpu.hpp"
+#include "tune/align_regret.hpp"
 #include "tune/align_sweep.hpp"
 
 namespace mixlane::bench {

@@ -7,6 +7,7 @@
 #include "io/tuned.hpp"
 #include "program.hpp"
 #include "support/files.hpp"
+#include "tune/fit.hpp"
 #include "tune/race.hpp"
 
 namespace mixlane::bench {
@@ -72,6 +73,24 @@ TEST(Race, DriftOfTheMachineIsShared) {
     return drift * (candidate == 0 ? 5.0 : 4.7);
   });
   EXPECT_EQ(result.winner, 1);
+}
+
+TEST(Fit, FindsTheConstantsOfALine) {
+  std::vector<SizedTime> samples;
+  for (const double groups : {8.0, 64.0, 256.0})
+    for (const double pairs : {8.0, 1000.0, 80000.0})
+      samples.push_back({groups, pairs, 2.5 + 1e-3 * (3.0 * groups + 0.05 * pairs)});
+  const FittedLine line = fit_line(samples);
+  EXPECT_NEAR(line.launch_us, 2.5, 1e-6);
+  EXPECT_NEAR(line.group_ns, 3.0, 1e-6);
+  EXPECT_NEAR(line.pair_ns, 0.05, 1e-6);
+}
+
+TEST(Fit, OneSizeTellsOneConstant) {
+  const FittedLine line = fit_line(std::vector<SizedTime>{{256, 64, 2.0}, {256, 64, 2.0}});
+  EXPECT_NEAR(line.launch_us, 2.0, 1e-6);
+  EXPECT_EQ(line.group_ns, 0);
+  EXPECT_EQ(line.pair_ns, 0);
 }
 
 TEST(TuneCommand, ListShowsTheTablesOfTheEnvironment) {

@@ -13,10 +13,10 @@
 #pragma once
 
 #include "ops/align/outputs.cuh"
+#include "ops/align/radix_tile.cuh"
 
 namespace mixlane::align_gpu {
 
-inline constexpr uint32_t kNumDigits = 256;
 inline constexpr uint32_t kDropped = ~0u;
 
 // Pairs with their codes, in some order.
@@ -67,7 +67,7 @@ struct Share {
   uint32_t end;
 
   __device__ explicit Share(uint32_t count) {
-    const uint64_t share = even_share(count, gridDim.x);
+    const uint64_t share = (uint64_t{count} + gridDim.x - 1) / gridDim.x;
     begin = static_cast<uint32_t>(min(share * blockIdx.x, uint64_t{count}));
     end = static_cast<uint32_t>(min(share * (blockIdx.x + 1), uint64_t{count}));
   }
@@ -108,7 +108,7 @@ __device__ void load_digits(const Items& items, uint32_t first, uint32_t end, Fa
                             uint32_t (&codes)[Tile::kItems], uint32_t (&digits)[Tile::kItems]) {
 #pragma unroll
   for (int i = 0; i < Tile::kItems; ++i) {
-    const uint32_t index = first + Tile::pair_of(i);
+    const uint32_t index = first + Tile::item_of(i);
     codes[i] = index < end ? items.code(index, faults) : kDropped;
   }
 #pragma unroll
@@ -117,9 +117,9 @@ __device__ void load_digits(const Items& items, uint32_t first, uint32_t end, Fa
 }
 
 template <class Tile, class Items>
-__device__ void count_digits(const Tile& tile, const Items& items, const Share& chunk, const RadixSpace& space) {
-  for (uint32_t digit = threadIdx.x; digit < kNumDigits; digit += Tile::kThreads) tile.totals[digit] = 0;
-  tile.clear_facts();
+__device__ void count_digits(Tile& tile, const Items& items, const Share& chunk, const RadixSpace& space) {
+  if (threadIdx.x < kNumDigits) tile.totals[threadIdx.x] = 0;
+  tile.clear_faults();
   __syncthreads();
   Faults faults;
   for (uint32_t first = chunk.begin; first < chunk.end; first += Tile::kPairs) {
@@ -132,11 +132,10 @@ __device__ void count_digits(const Tile& tile, const Items& items, const Share& 
   }
   tile.add_faults(faults);
   __syncthreads();
-  for (uint32_t digit = threadIdx.x; digit < kNumDigits; digit += Tile::kThreads)
-    space.counts[digit * gridDim.x + blockIdx.x] = tile.totals[digit];
+  if (threadIdx.x < kNumDigits) space.counts[threadIdx.x * gridDim.x + blockIdx.x] = tile.totals[threadIdx.x];
   if (Items::kShift == 0 && threadIdx.x == 0) {
-    space.faults[2 * blockIdx.x] = tile.facts->fault_count;
-    space.faults[2 * blockIdx.x + 1] = tile.facts->fault_first;
+    space.faults[2 * blockIdx.x] = tile.fault_count;
+    space.faults[2 * blockIdx.x + 1] = tile.fault_first;
   }
 }
 
@@ -159,81 +158,53 @@ __device__ void sum_digit_columns(const RadixSpace& space) {
   }
 }
 
-// Where this block's first pair of each of this thread's digits goes; facts->num_kept becomes the number of all pairs.
-template <class Tile>
-__device__ Quad first_positions(const Tile& tile, const RadixSpace& space) {
-  const uint32_t first = threadIdx.x * 4;
-  Quad total;
-  if (first < kNumDigits)
-#pragma unroll
-    for (int j = 0; j < 4; ++j) total.of[j] = space.totals[first + j];
-  uint32_t below = tile.sum_below(total.sum());
-  if (first + 4 == kNumDigits) tile.facts->num_kept = below + total.sum();
-  Quad positions;
-  if (first < kNumDigits)
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      positions.of[j] = below + space.counts[(first + j) * gridDim.x + blockIdx.x];
-      below += total.of[j];
-    }
-  return positions;
-}
-
-// Sorts the chunk tile by tile and writes each tile to where its digits' pairs go.
+// Sorts the chunk tile by tile and writes each tile to where its digits' pairs go. `target`: where this block's first pair
+// of the digit threadIdx.x goes.
 template <class Tile, class Items>
-__device__ void scatter_digits(const Tile& tile, const Items& items, const Share& chunk, Quad positions,
-                               const CodedPairs& to) {
-  auto* const staged_codes = reinterpret_cast<uint16_t*>(tile.rest);
+__device__ void scatter_digits(Tile& tile, const Items& items, const Share& chunk, uint32_t target, const CodedPairs& to) {
   for (uint32_t first = chunk.begin; first < chunk.end; first += Tile::kPairs) {
     uint32_t codes[Tile::kItems];
     uint32_t digits[Tile::kItems];
     load_digits<Tile>(items, first, chunk.end, nullptr, codes, digits);
-    tile.clear_row();
-    tile.rank(digits, 9);  // 256 digits, and none
+    tile.rank(digits);
+    __syncthreads();
+    const uint32_t num_staged = tile.plan(target);
     __syncthreads();
 
-    const Quad in_tile = tile.sum_rows();
-    const uint32_t start = tile.sum_below(in_tile.sum());
-    tile.spread_rows(start, in_tile, positions);
-#pragma unroll
-    for (int j = 0; j < 4; ++j) positions.of[j] += in_tile.of[j];
-    if (threadIdx.x == tile.stride / 4 - 1) tile.facts->flag = start + in_tile.sum();
-    __syncthreads();
-
-    const uint16_t* const row = tile.row();
+    const uint16_t* const starts = tile.counts[Tile::Wave::index_in_block()];
 #pragma unroll
     for (int i = 0; i < Tile::kItems; ++i) {
       if (codes[i] == kDropped) continue;
-      const uint32_t digit = digits[i] & 0xffffu;
-      const uint32_t position = row[digit] + (digits[i] >> 16);
-      tile.staged[position] = Tile::pair_of(i) | digit << 16;
-      staged_codes[position] = static_cast<uint16_t>(codes[i]);
+      const uint32_t digit = codes[i] >> Items::kShift & (kNumDigits - 1);
+      const uint32_t position = starts[digit] + digits[i];
+      tile.entries[position] = Tile::item_of(i) | digit << 16;
+      tile.codes[position] = static_cast<uint16_t>(codes[i]);
     }
-    const uint32_t num_staged = tile.facts->flag;
     __syncthreads();
 
     for (uint32_t position = threadIdx.x; position < num_staged; position += Tile::kThreads) {
-      const uint32_t entry = tile.staged[position];
-      const uint32_t target = tile.shift[entry >> 16] + position;
-      to.pairs[target] = items.pair(first + (entry & 0xffffu));
-      to.codes[target] = staged_codes[position];
+      const uint32_t entry = tile.entries[position];
+      const uint32_t at = tile.shift[entry >> 16] + position;
+      to.pairs[at] = items.pair(first + (entry & 0xffffu));
+      to.codes[at] = tile.codes[position];
     }
   }
 }
 
 // Returns how many pairs have a code.
 template <class Tile, class Items>
-__device__ uint32_t sort_by_digit(const KernelArgs& args, const Tile& tile, const Items& items, uint32_t num_items,
+__device__ uint32_t sort_by_digit(const KernelArgs& args, Tile& tile, const Items& items, uint32_t num_items,
                                   const RadixSpace& space, const CodedPairs& to) {
   const Share chunk(num_items);
   count_digits(tile, items, chunk, space);
   gpu::grid_barrier(args.barrier);
   sum_digit_columns<Tile>(space);
   gpu::grid_barrier(args.barrier);
-  const Quad positions = first_positions(tile, space);
-  __syncthreads();
-  const uint32_t num_kept = tile.facts->num_kept;
-  scatter_digits(tile, items, chunk, positions, to);
+  const uint32_t digit = threadIdx.x;
+  uint32_t target = 0;
+  const uint32_t num_kept = tile.sum(digit < kNumDigits ? space.totals[digit] : 0, target);
+  if (digit < kNumDigits) target += space.counts[digit * gridDim.x + blockIdx.x];
+  scatter_digits(tile, items, chunk, target, to);
   gpu::grid_barrier(args.barrier);
   return num_kept;
 }
@@ -253,26 +224,9 @@ __device__ inline uint32_t padded_size(const KernelArgs& args, const RadixSpace&
   return gpu::divide(count + args.by_block.divisor - 1, args.by_block) * args.by_block.divisor;
 }
 
-// The sum over all threads of the block, and over those below. `scratch`: a word per wave. Ends with a barrier.
-template <class Tile>
-__device__ uint32_t block_sum(uint32_t value, uint32_t* scratch, uint32_t& below) {
-  using Wave = typename Tile::Wave;
-  const uint32_t inclusive = Wave::inclusive_sum(value);
-  if (Wave::lane() == Tile::kWave - 1) scratch[Wave::index_in_block()] = inclusive;
-  __syncthreads();
-  below = inclusive - value;
-  uint32_t total = 0;
-  for (uint32_t wave = 0; wave < Tile::kWaves; ++wave) {
-    if (wave < Wave::index_in_block()) below += scratch[wave];
-    total += scratch[wave];
-  }
-  __syncthreads();
-  return total;
-}
-
 // First slots of all codes: each block those of its share, after telling the others how many slots that takes.
 template <class Tile>
-__device__ void plan_offsets(const KernelArgs& args, const Tile& tile, const RadixSpace& space) {
+__device__ void plan_offsets(const KernelArgs& args, Tile& tile, const RadixSpace& space) {
   const Share share(args.num_codes);
   // Consecutive codes per thread.
   const uint32_t per_thread = (share.end - share.begin + Tile::kThreads - 1) / Tile::kThreads;
@@ -280,16 +234,15 @@ __device__ void plan_offsets(const KernelArgs& args, const Tile& tile, const Rad
   const uint32_t last = min(first + per_thread, share.end);
   uint32_t own = 0;
   for (uint32_t code = first; code < last; ++code) own += padded_size(args, space, code);
-  auto* const scratch = reinterpret_cast<uint32_t*>(tile.wave_sums);
   uint32_t below = 0;
-  const uint32_t sum = block_sum<Tile>(own, scratch, below);
+  const uint32_t sum = tile.sum(own, below);
   if (threadIdx.x == 0) space.block_sums[blockIdx.x] = sum;
   gpu::grid_barrier(args.barrier);
 
   uint32_t before = 0;
   for (uint32_t block = threadIdx.x; block < blockIdx.x; block += Tile::kThreads) before += space.block_sums[block];
   uint32_t unused = 0;
-  uint32_t slot = block_sum<Tile>(before, scratch, unused) + below;
+  uint32_t slot = tile.sum(before, unused) + below;
   for (uint32_t code = first; code < last; ++code) {
     space.offsets[code] = slot;
     slot += padded_size(args, space, code);
@@ -336,8 +289,8 @@ __device__ void write_radix_groups(const KernelArgs& args, const RadixSpace& spa
 
 // By one block.
 template <class Tile>
-__device__ void write_radix_summary(const KernelArgs& args, const Tile& tile, const RadixSpace& space, uint32_t num_kept) {
-  tile.clear_facts();
+__device__ void write_radix_summary(const KernelArgs& args, Tile& tile, const RadixSpace& space, uint32_t num_kept) {
+  tile.clear_faults();
   __syncthreads();
   for (uint32_t block = threadIdx.x; block < gridDim.x; block += Tile::kThreads)
     tile.add_faults({space.faults[2 * block], space.faults[2 * block + 1]});
@@ -346,14 +299,13 @@ __device__ void write_radix_summary(const KernelArgs& args, const Tile& tile, co
   const uint32_t in_bucket = args.source.bucket ? space.ends[0] - space.starts[0] : 0;
   args.out.num_padded[0] = static_cast<int32_t>(space.offsets[args.num_codes]);
   args.out.num_padded[1] = static_cast<int32_t>(num_kept - in_bucket);
-  report_faults(args, tile.facts->fault_count, tile.facts->fault_first);
+  report_faults(args, tile.fault_count, tile.fault_first);
 }
 
 template <class Tile, bool kPlain>
 __global__ void __launch_bounds__(Tile::kThreads, 1024 / Tile::kThreads)
     align_radix(const MIXLANE_GRID_CONSTANT KernelArgs args) {
-  extern __shared__ __align__(16) std::byte shared[];
-  const Tile tile(shared, kNumDigits);
+  __shared__ Tile tile;
   const RadixSpace space(args.workspace, args.source.num_pairs, args.num_codes, gridDim.x);
   const uint32_t first = blockIdx.x * Tile::kThreads + threadIdx.x;
   const uint32_t step = gridDim.x * Tile::kThreads;

@@ -7,11 +7,9 @@
 namespace mixlane::align_gpu {
 namespace {
 
-using SortTile = Tile<512, 8, gpu::kHardwareWave>;
+using SortTile = DigitTile<512, 8, gpu::kHardwareWave>;
 constexpr uint32_t kMaxBlocksPerMultiprocessor = 2;  // of 512 threads with 64 registers
 constexpr uint32_t kMinPairsPerBlock = 2048;
-
-int64_t shared_bytes() { return SortTile::shared_bytes(kNumDigits) + SortTile::kPairs * 2; }
 
 // Enough blocks for the pairs and for what is done per code.
 uint32_t wanted_blocks(const KernelArgs& args, Device device) {
@@ -25,13 +23,12 @@ uint32_t wanted_blocks(const KernelArgs& args, Device device) {
 template <bool kPlain>
 void launch_sort(const KernelArgs& args, Device device, Stream stream) {
   const auto kernel = align_radix<SortTile, kPlain>;
-  const int resident = gpu::max_resident_blocks(reinterpret_cast<const void*>(kernel), SortTile::kThreads, shared_bytes());
+  const int resident = gpu::max_resident_blocks(reinterpret_cast<const void*>(kernel), SortTile::kThreads, 0);
   const auto most = static_cast<uint32_t>(gpu::num_multiprocessors(device.index) * std::max(resident, 1));
   gpu::launch(kernel,
               {.variant = "align.radix",
                .num_blocks = std::min(wanted_blocks(args, device), most),
                .num_threads = SortTile::kThreads,
-               .shared_bytes = shared_bytes(),
                .cooperative = true},
               stream, args);
 }
