@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <set>
+#include <tuple>
 
 #include "command.hpp"
 
@@ -11,7 +12,7 @@ namespace mixlane::bench {
 namespace {
 
 std::string processor(const ResultFile& file) {
-  const auto found = file.environment.find("cpu");
+  const auto found = file.environment.find(file.device == "cpu" ? "cpu" : "gpu");
   return found == file.environment.end() ? "unknown" : found->second;
 }
 
@@ -29,8 +30,8 @@ std::string failed_check(const char* side, const Correctness& c) {
 std::string obstacle(const Measured& a, const Measured& b) {
   for (std::string reason :
        {differs("device", a.file->device, b.file->device), differs("processor", processor(*a.file), processor(*b.file)),
-        differs("ranks", a.file->ranks, b.file->ranks), differs("mode", a.file->mode, b.file->mode),
-        differs("cache", a.file->cache, b.file->cache), failed_check("A", a.record->correctness),
+        differs("ranks", a.file->ranks, b.file->ranks), differs("mode", a.record->mode, b.record->mode),
+        differs("cache", a.record->cache, b.record->cache), failed_check("A", a.record->correctness),
         failed_check("B", b.record->correctness)})
     if (!reason.empty()) return reason;
   return "";
@@ -59,11 +60,12 @@ std::vector<Measured> repeats_of_newest(const std::vector<Measured>& newest_firs
   return repeats;
 }
 
-// A stage's samples in each run that has them.
-Runs runs_of(const std::vector<Measured>& repeats, const std::string& stage) {
+// A stage's samples in each run that has them; it is of the newest.
+Runs runs_of(const std::vector<Measured>& repeats, const StageRecord& stage) {
   Runs runs;
   for (const Measured& each : repeats)
-    if (const StageRecord* record = find_stage(*each.record, stage); record && !record->samples_us.empty())
+    if (const StageRecord* record = find_counterpart(*repeats[0].record, stage, *each.record);
+        record && !record->samples_us.empty())
       runs.emplace_back(record->samples_us);
   return runs;
 }
@@ -102,14 +104,28 @@ void compare_cell(const CellKey& cell, const std::vector<Measured>& all_a, const
       result.warnings.push_back(warning);
   const std::vector<Measured> repeats_a = repeats_of_newest(all_a), repeats_b = repeats_of_newest(all_b);
   const double drift = machine_drift(*a.file, *b.file);
-  for (const StageRecord& record : a.record->stages) {
-    const std::string& stage = record.stage;
-    result.rows.push_back(find_stage(*b.record, stage) ? compare_stage(cell, stage, runs_of(repeats_a, stage),
-                                                                       runs_of(repeats_b, stage), drift, result.threshold)
-                                                       : not_comparable(cell, stage, "only in A"));
+  for (const StageRecord& in_a : a.record->stages) {
+    const std::string name = row_name(*a.record, in_a);
+    const StageRecord* in_b = find_counterpart(*a.record, in_a, *b.record);
+    result.rows.push_back(
+        in_b ? compare_stage(cell, name, runs_of(repeats_a, in_a), runs_of(repeats_b, *in_b), drift, result.threshold)
+             : not_comparable(cell, name, "only in A"));
   }
-  for (const StageRecord& stage : b.record->stages)
-    if (!find_stage(*a.record, stage.stage)) result.rows.push_back(not_comparable(cell, stage.stage, "only in B"));
+  for (const StageRecord& in_b : b.record->stages)
+    if (!find_counterpart(*b.record, in_b, *a.record))
+      result.rows.push_back(not_comparable(cell, row_name(*b.record, in_b), "only in B"));
+}
+
+using Measurements = std::map<CellKey, std::vector<Measured>>;
+
+// A cell of `others` that measured the same under other conditions and has no partner of its own; end if there is none.
+Measurements::const_iterator find_other_conditions(const CellKey& key, const Measurements& others,
+                                                   const std::set<CellKey>& paired) {
+  return std::find_if(others.begin(), others.end(), [&](const auto& other) {
+    const CellKey& o = other.first;
+    return !paired.contains(o) &&
+           std::tie(o.model, o.quant, o.tokens, o.workload) == std::tie(key.model, key.quant, key.tokens, key.workload);
+  });
 }
 
 }  // namespace
@@ -120,22 +136,26 @@ int CompareResult::count(Verdict verdict) const {
 }
 
 CompareResult compare_results(const std::vector<ResultFile>& a, const std::vector<ResultFile>& b, double threshold) {
-  const auto cells_a = group_cells(a), cells_b = group_cells(b);
-  std::set<CellKey> keys;
-  for (const auto& [key, runs] : cells_a) keys.insert(key);
-  for (const auto& [key, runs] : cells_b) keys.insert(key);
+  const Measurements cells_a = group_cells(a), cells_b = group_cells(b);
+  std::set<CellKey> paired;  // of B
+  for (const auto& [key, runs] : cells_a)
+    if (cells_b.contains(key)) paired.insert(key);
   CompareResult result;
   result.threshold = threshold;
-  for (const CellKey& key : keys) {
-    const auto in_a = cells_a.find(key), in_b = cells_b.find(key);
+  for (const auto& [key, runs] : cells_a) {
+    auto in_b = cells_b.find(key);
+    if (in_b == cells_b.end()) in_b = find_other_conditions(key, cells_b, paired);
     if (in_b == cells_b.end()) {
       result.rows.push_back(not_comparable(key, "*", "only in A"));
-    } else if (in_a == cells_a.end()) {
-      result.rows.push_back(not_comparable(key, "*", "only in B"));
-    } else {
-      compare_cell(key, in_a->second, in_b->second, result);
+      continue;
     }
+    paired.insert(in_b->first);
+    compare_cell(key, runs, in_b->second, result);
   }
+  for (const auto& [key, runs] : cells_b)
+    if (!paired.contains(key)) result.rows.push_back(not_comparable(key, "*", "only in B"));
+  std::stable_sort(result.rows.begin(), result.rows.end(),
+                   [](const CompareRow& x, const CompareRow& y) { return x.cell < y.cell; });
   return result;
 }
 

@@ -11,7 +11,11 @@ namespace {
 double percent(double ratio) { return (ratio - 1) * 100; }
 
 std::vector<std::string> cells_of(const CompareRow& row) {
-  std::vector<std::string> cells = {row.cell.model, row.cell.quant, std::to_string(row.cell.tokens), row.cell.workload,
+  std::vector<std::string> cells = {row.cell.model,
+                                    row.cell.quant,
+                                    std::to_string(row.cell.tokens),
+                                    row.cell.workload,
+                                    row.cell.mode + " " + row.cell.cache,
                                     row.stage};
   if (row.reason.empty()) {
     const Comparison& c = row.comparison;
@@ -28,7 +32,8 @@ std::vector<std::string> cells_of(const CompareRow& row) {
 }  // namespace
 
 std::string to_text(const CompareResult& result) {
-  Table table({"model", "quant", "tokens", "workload", "stage", "us A -> B", "change", "95 % interval", "verdict"});
+  Table table(
+      {"model", "quant", "tokens", "workload", "conditions", "stage", "us A -> B", "change", "95 % interval", "verdict"});
   for (const CompareRow& row : result.rows) table.add(cells_of(row));
   std::string text = table.empty() ? " nothing to compare\n" : table.plain();
   for (const std::string& warning : result.warnings) text += " warning: " + warning + "\n";
@@ -47,9 +52,10 @@ nlohmann::ordered_json to_json(const CompareResult& result) {
   json["rows"] = nlohmann::ordered_json::array();
   for (const CompareRow& row : result.rows) {
     const Comparison& c = row.comparison;
-    nlohmann::ordered_json entry = {{"model", row.cell.model},   {"quant", row.cell.quant},
-                                    {"tokens", row.cell.tokens}, {"workload", row.cell.workload},
-                                    {"stage", row.stage},        {"verdict", name(c.verdict)}};
+    nlohmann::ordered_json entry = {
+        {"model", row.cell.model},       {"quant", row.cell.quant},   {"tokens", row.cell.tokens},
+        {"workload", row.cell.workload}, {"device", row.cell.device}, {"mode", row.cell.mode},
+        {"cache", row.cell.cache},       {"stage", row.stage},        {"verdict", name(c.verdict)}};
     if (row.reason.empty()) {
       entry.update(
           {{"a_us", row.a_us}, {"b_us", row.b_us}, {"ratio", c.ratio}, {"low", c.interval.low}, {"high", c.interval.high}});

@@ -30,11 +30,13 @@ struct PeakPair {
   double factor() const { return std::max(a / b, b / a); }
 };
 
-std::array<PeakPair, 4> peak_pairs(const Peaks& a, const Peaks& b) {
+std::array<PeakPair, 6> peak_pairs(const Peaks& a, const Peaks& b) {
   return {{{"memory copy", a.copy_gbs, b.copy_gbs},
            {"memory read", a.read_gbs, b.read_gbs},
            {"exchange", a.exchange_gbs, b.exchange_gbs},
-           {"bf16 matrix", a.bf16_tflops, b.bf16_tflops}}};
+           {"bf16 matrix", a.bf16_tflops, b.bf16_tflops},
+           {"fp8 matrix", a.fp8_tflops, b.fp8_tflops},
+           {"peer write", a.peer_write_gbs, b.peer_write_gbs}}};
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 #include "core/error.hpp"
 #include "doctor/environment.hpp"
 #include "doctor/examine.hpp"
+#include "doctor/gpu_survey.hpp"
 #include "doctor/peaks.hpp"
 #include "doctor/probes.hpp"
 #include "results/files.hpp"
@@ -44,10 +45,11 @@ Peaks measure_with_threads(const DoctorOptions& options) {
 }
 
 nlohmann::ordered_json to_json(const std::map<std::string, std::string>& environment, const Peaks& peaks,
-                               const std::vector<Finding>& findings) {
+                               const GpuSurvey& gpus, const std::vector<Finding>& findings) {
   nlohmann::ordered_json json;
   json["environment"] = environment;
   json["peaks"] = to_json(peaks);
+  json.update(to_json(gpus));
   json["findings"] = nlohmann::ordered_json::array();
   for (const Finding& f : findings)
     json["findings"].push_back({{"subject", f.subject}, {"text", f.text}, {"level", name(f.level)}, {"advice", f.advice}});
@@ -57,8 +59,10 @@ nlohmann::ordered_json to_json(const std::map<std::string, std::string>& environ
 int run_doctor(const DoctorOptions& options) {
   const auto environment = capture_environment();  // first: measuring would show up in the load
   const Peaks peaks = measure_with_threads(options);
-  const std::vector<Finding> findings = examine(environment, peaks);
-  if (!options.json.empty()) write_output(options.json, to_json(environment, peaks, findings).dump(1) + "\n");
+  const GpuSurvey gpus = survey_gpus(Env::read(), {.seconds = options.seconds / 4});
+  std::vector<Finding> findings = examine(environment, peaks);
+  for (Finding& finding : examine(gpus)) findings.push_back(std::move(finding));
+  if (!options.json.empty()) write_output(options.json, to_json(environment, peaks, gpus, findings).dump(1) + "\n");
   if (options.json != "-") fmt::print("{}", to_text(findings));
   const bool failed = std::any_of(findings.begin(), findings.end(), [](const Finding& f) { return f.level == Level::fail; });
   return failed ? kExitFailed : kExitOk;
@@ -72,7 +76,7 @@ void add_doctor(CLI::App& app, Action& action) {
   command->add_option("--ranks", options->ranks, "Ranks that measure at once, as threads")
       ->check(CLI::Range(1, 64))
       ->capture_default_str();
-  command->add_option("--seconds", options->seconds, "Measuring time for all peaks together")
+  command->add_option("--seconds", options->seconds, "Measuring time for all peaks of the CPU; a GPU takes a quarter of it")
       ->check(CLI::Range(0.1, 600.0))
       ->capture_default_str();
   command->add_option("--json", options->json, "Write everything as JSON to this file; - is standard output");

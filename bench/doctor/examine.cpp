@@ -155,11 +155,15 @@ std::vector<Finding> examine(const std::map<std::string, std::string>& environme
 }
 
 std::string to_text(const std::vector<Finding>& findings) {
-  size_t width = 0;
-  for (const Finding& finding : findings) width = std::max(width, std::min<size_t>(finding.text.size(), 100));
+  size_t width = 0, subjects = 9;
+  for (const Finding& finding : findings) {
+    width = std::max(width, std::min<size_t>(finding.text.size(), 100));
+    subjects = std::max(subjects, finding.subject.size());
+  }
   std::string text;
   for (const Finding& f : findings) {
-    const std::string line = fmt::format(" {:<9} {:<{}}  {:<4}  {}", f.subject, f.text, width, name(f.level), f.advice);
+    const std::string line =
+        fmt::format(" {:<{}} {:<{}}  {:<4}  {}", f.subject, subjects, f.text, width, name(f.level), f.advice);
     text += line.substr(0, line.find_last_not_of(' ') + 1) + "\n";
   }
   return text;

@@ -16,6 +16,7 @@ std::filesystem::path write_report(const std::filesystem::path& runs, const std:
     fail(ErrorCode::io_error, "no result below {0}; mixlane bench --out {0} makes some", runs.string());
   const Report report = make_report(found.files, found.warnings);
   write_text_file(out / "summary.csv", report.csv);
+  if (!report.stages_csv.empty()) write_text_file(out / "stages.csv", report.stages_csv);
   write_text_file(out / "REPORT.md", report.markdown);
   return out / "REPORT.md";
 }

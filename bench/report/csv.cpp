@@ -75,7 +75,7 @@ std::vector<std::string> cell_row(const CellKey& key, const std::vector<Measured
   const auto commit = file->environment.find("commit");
   for (const std::string& cell :
        {truth(record->correctness.passed), number(record->correctness.rel_error), number(record->correctness.tolerance),
-        std::to_string(file->ranks), file->device, file->mode, file->cache, file->stamp,
+        std::to_string(file->ranks), file->device, record->mode, record->cache, file->stamp,
         commit == file->environment.end() ? std::string() : commit->second, history(runs)})
     row.push_back(cell);
   return row;
@@ -87,12 +87,66 @@ std::string line(const std::vector<std::string>& row) {
   return text + "\n";
 }
 
+// "align.cluster=3.91;not attributed=0.02"
+std::string kernels_text(const std::vector<KernelTime>& kernels) {
+  std::string text;
+  for (const KernelTime& kernel : kernels)
+    text += fmt::format("{}{}={}", text.empty() ? "" : ";", kernel.variant.empty() ? "not attributed" : kernel.variant,
+                        kernel.us);
+  return text;
+}
+
+std::vector<std::string> stage_row(const CellKey& key, const Measured& run, const StageRecord& stage) {
+  const Statistic& time = stage.time;
+  const auto commit = run.file->environment.find("commit");
+  return {key.model,
+          key.quant,
+          std::to_string(key.tokens),
+          key.workload,
+          stage.stage,
+          stage.options,
+          stage.variant,
+          truth(stage.automatic),
+          key.device,
+          key.mode,
+          key.cache,
+          number(time.median_us),
+          number(time.p10_us),
+          number(time.p90_us),
+          std::to_string(time.n),
+          std::to_string(stage.calls_per_sample),
+          number(time.rel_half_width),
+          truth(time.converged),
+          std::to_string(stage.bytes),
+          std::to_string(stage.flops),
+          std::to_string(stage.remote_bytes),
+          number(stage.sol_us),
+          number(stage.sol_share),
+          stage.bound,
+          truth(stage.correctness.passed),
+          number(stage.correctness.rel_error),
+          stage.correctness.reference,
+          kernels_text(stage.kernels),
+          run.file->stamp,
+          commit == run.file->environment.end() ? std::string() : commit->second};
+}
+
 }  // namespace
 
 std::string summary_csv(const Cells& cells) {
   const std::vector<std::string> stages = stage_columns(cells);
   std::string text = line(header(stages));
   for (const auto& [key, runs] : cells) text += line(cell_row(key, runs, stages));
+  return text;
+}
+
+std::string stages_csv(const Cells& cells) {
+  std::string text =
+      "model,quant,tokens,workload,stage,options,variant,automatic,device,mode,cache,us,p10_us,p90_us,n,calls_per_sample,"
+      "rel_half_width,converged,bytes,flops,remote_bytes,sol_us,sol_share,bound,passed,rel_error,reference,kernels,stamp,"
+      "commit\n";
+  for (const auto& [key, runs] : cells)
+    for (const StageRecord& stage : runs.front().record->stages) text += line(stage_row(key, runs.front(), stage));
   return text;
 }
 

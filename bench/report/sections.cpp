@@ -25,8 +25,8 @@ std::string correctness(const Record& record) {
   return fmt::format("{:.1e}{}", c.rel_error, c.passed ? "" : " FAILED");
 }
 
-std::string conditions(const ResultFile& file) {
-  return fmt::format("{} ranks, {}, {}, {}", file.ranks, file.device, file.mode, file.cache);
+std::string conditions(const Measured& run) {
+  return fmt::format("{} ranks, {}, {}, {}", run.file->ranks, run.file->device, run.record->mode, run.record->cache);
 }
 
 std::string text_of(const ResultFile& file, const std::string& key) {
@@ -84,7 +84,7 @@ std::string differences(const std::vector<const ResultFile*>& files) {
     if (std::find(seen.begin(), seen.end(), file->stamp) != seen.end()) continue;
     seen.push_back(file->stamp);
     std::string line;
-    for (const char* key : {"host", "cpu", "cores", "kernel", "compiler", "onednn", "commit"})
+    for (const char* key : {"host", "cpu", "gpu", "gpu_driver", "cores", "kernel", "compiler", "onednn", "commit"})
       if (const std::string value = text_of(*file, key); value != text_of(*files.front(), key))
         line += fmt::format("{}{} {}", line.empty() ? "" : ", ", key, value);
     if (!line.empty()) text += fmt::format("- {} differs: {}\n", file->stamp, line);
@@ -125,6 +125,9 @@ std::string rules_section() {
 - Speed of light (SOL) = max(bytes / memory rate, remote bytes / exchange rate, flops / matrix rate) of the rank with most work,
   by the peaks measured in the same run; SOL % is its share of the median, "bound" the term that decides.
 - Wait is the part of a stage's time that passed before the last rank began it: the skew of the stage before.
+- Stages alone are timed on a stream of one device: graph = calls captured in a graph and replayed, eager = each enqueued by
+  the host; hot = on data that the call before left in the caches, cold = on data that is in memory only. A sample is the mean
+  of many calls. Launch and graph-node costs are part of it.
 - Logical bytes are all rows received, a rank's own included; remote bytes are those that came from other ranks. The two never
   share a column.
 - The layer is timed as a whole: the sum of its stages exceeds it where stages overlap.
@@ -137,7 +140,6 @@ std::string machine_section(const Cells& cells) {
   const ResultFile& newest = *files.front();
   Table environment({"of the newest run, " + newest.stamp, ""});
   environment.add({"command", newest.command});
-  environment.add({"conditions", conditions(newest)});
   for (const auto& [key, value] : newest.environment) environment.add({key, value});
   return "## Machine\n\n" + environment.markdown() + differences(files) + "\nPeaks that the speed of light uses:\n\n" +
          peaks_table(files) + "\n";
@@ -152,10 +154,10 @@ std::string layer_table(const Cells& cells) {
     if (layer) {
       table.add({tokens_of(key), key.workload, format_us(layer->time.median_us), spread(layer->time), interval(layer->time),
                  std::to_string(layer->time.n), format_percent(layer->sol_share),
-                 layer->bound.empty() ? "none" : layer->bound, correctness(*record), conditions(*file), file->stamp});
+                 layer->bound.empty() ? "none" : layer->bound, correctness(*record), conditions(runs.front()), file->stamp});
     } else {
-      table.add({tokens_of(key), key.workload, "-", "-", "-", "0", "-", "none", correctness(*record), conditions(*file),
-                 file->stamp});
+      table.add({tokens_of(key), key.workload, "-", "-", "-", "0", "-", "none", correctness(*record),
+                 conditions(runs.front()), file->stamp});
     }
   }
   return table.markdown();
@@ -194,7 +196,7 @@ std::string history_section(const Cells& cells) {
       const double ratio = newest && newest->time.median_us > 0 ? layer->time.median_us / newest->time.median_us : 0;
       table.add({key.model, key.quant, tokens_of(key), key.workload, file->stamp, format_us(layer->time.median_us),
                  spread(layer->time), std::to_string(layer->time.n), ratio > 0 ? fmt::format("{:.3f}", ratio) : "-",
-                 conditions(*file), text_of(*file, "commit")});
+                 conditions({file, record}), text_of(*file, "commit")});
     }
   }
   if (table.empty()) return "";

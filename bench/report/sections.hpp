@@ -15,6 +15,10 @@ std::string layer_table(const Cells& cells);
 std::string stage_table(const Cells& cells);
 std::string skew_table(const Cells& cells);
 
+// Of cells of stages alone: a table per stage, options, workload and conditions, a row per token count, the variants beside
+// each other.
+std::string stages_alone(const Cells& cells);
+
 // Cells that were measured more than once; empty if none was.
 std::string history_section(const Cells& cells);
 

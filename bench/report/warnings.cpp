@@ -12,6 +12,14 @@ std::string cell_name(const CellKey& key) {
   return fmt::format("{} {} tokens={} {}", key.model, key.quant, key.tokens, key.workload);
 }
 
+void time_warning(const std::string& what, const Statistic& time, std::vector<std::string>& warnings) {
+  if (!time.converged)
+    warnings.push_back(
+        fmt::format("not converged: {}: the median is known to +-{:.1f} % after {} samples; measure longer or on "
+                    "a quieter machine",
+                    what, time.rel_half_width * 100, time.n));
+}
+
 std::string joined(const std::vector<std::string>& texts) {
   std::string all;
   for (const std::string& text : texts) all += (all.empty() ? "" : ", ") + text;
@@ -24,14 +32,14 @@ void cell_warnings(const CellKey& key, const Record& record, std::vector<std::st
     warnings.push_back(fmt::format("WRONG RESULT: {}: relative error {:.2e} against {} exceeds {:.2e}; do not use its times",
                                    cell_name(key), c.rel_error, c.reference, c.tolerance));
   if (c.checked_tokens == 0) warnings.push_back(fmt::format("not checked for correctness: {}", cell_name(key)));
-  const StageRecord* layer = find_stage(record, "layer");
-  if (!layer) {
+  if (has_stages_alone(record)) {
+    for (const StageRecord& stage : record.stages)
+      time_warning(fmt::format("{} {} {} {}", cell_name(key), key.mode, key.cache, row_name(record, stage)), stage.time,
+                   warnings);
+  } else if (const StageRecord* layer = find_stage(record, "layer")) {
+    time_warning(cell_name(key), layer->time, warnings);
+  } else {
     warnings.push_back(fmt::format("no time of the layer: {}", cell_name(key)));
-  } else if (!layer->time.converged) {
-    warnings.push_back(
-        fmt::format("not converged: {}: the median is known to +-{:.1f} % after {} samples; measure longer or on "
-                    "a quieter machine",
-                    cell_name(key), layer->time.rel_half_width * 100, layer->time.n));
   }
 }
 

@@ -1,5 +1,6 @@
 // The members of every stored struct, once: writer and reader walk the same lists, so they can't disagree about a key.
-// visit(key, member) is called in the order in which the file shows them.
+// visit(key, member) is called in the order in which the file shows them; visit.since(schema, key, member) for members
+// that older files have not.
 #pragma once
 
 #include <concepts>
@@ -25,23 +26,6 @@ void visit_fields(Visitor& visit, MaybeConst<Statistic> auto& s) {
 }
 
 template <class Visitor>
-void visit_fields(Visitor& visit, MaybeConst<StageRecord> auto& s) {
-  visit("stage", s.stage);
-  visit("variant", s.variant);
-  visit("time", s.time);
-  visit("wait_us", s.wait_us);
-  visit("bytes", s.bytes);
-  visit("flops", s.flops);
-  visit("logical_bytes", s.logical_bytes);
-  visit("remote_bytes", s.remote_bytes);
-  visit("sol_us", s.sol_us);
-  visit("sol_share", s.sol_share);
-  visit("bound", s.bound);
-  visit("rank_median_us", s.rank_median_us);
-  visit("samples_us", s.samples_us);
-}
-
-template <class Visitor>
 void visit_fields(Visitor& visit, MaybeConst<Correctness> auto& c) {
   visit("passed", c.passed);
   visit("checked_tokens", c.checked_tokens);
@@ -51,9 +35,39 @@ void visit_fields(Visitor& visit, MaybeConst<Correctness> auto& c) {
 }
 
 template <class Visitor>
+void visit_fields(Visitor& visit, MaybeConst<KernelTime> auto& k) {
+  visit("variant", k.variant);
+  visit("us", k.us);
+}
+
+template <class Visitor>
+void visit_fields(Visitor& visit, MaybeConst<StageRecord> auto& s) {
+  visit("stage", s.stage);
+  visit("variant", s.variant);
+  visit.since(2, "options", s.options);
+  visit.since(2, "automatic", s.automatic);
+  visit.since(2, "calls_per_sample", s.calls_per_sample);
+  visit("time", s.time);
+  visit("wait_us", s.wait_us);
+  visit("bytes", s.bytes);
+  visit("flops", s.flops);
+  visit("logical_bytes", s.logical_bytes);
+  visit("remote_bytes", s.remote_bytes);
+  visit("sol_us", s.sol_us);
+  visit("sol_share", s.sol_share);
+  visit("bound", s.bound);
+  visit.since(2, "correctness", s.correctness);
+  visit.since(2, "kernels", s.kernels);
+  visit("rank_median_us", s.rank_median_us);
+  visit("samples_us", s.samples_us);
+}
+
+template <class Visitor>
 void visit_fields(Visitor& visit, MaybeConst<Record> auto& r) {
   visit("tokens", r.tokens);
   visit("workload", r.workload);
+  visit.since(2, "mode", r.mode);
+  visit.since(2, "cache", r.cache);
   visit("correctness", r.correctness);
   visit("stages", r.stages);
   visit("rank_tokens", r.rank_tokens);
@@ -70,6 +84,13 @@ void visit_fields(Visitor& visit, MaybeConst<Peaks> auto& p) {
   visit("exchange_gbs", p.exchange_gbs);
   visit("bf16_tflops", p.bf16_tflops);
   visit("f32_tflops", p.f32_tflops);
+  visit.since(2, "fp8_tflops", p.fp8_tflops);
+  visit.since(2, "launch_us", p.launch_us);
+  visit.since(2, "graph_node_us", p.graph_node_us);
+  visit.since(2, "peer_write_gbs", p.peer_write_gbs);
+  visit.since(2, "peer_read_gbs", p.peer_read_gbs);
+  visit.since(2, "copy_engine_gbs", p.copy_engine_gbs);
+  visit.since(2, "flag_us", p.flag_us);
   visit("measured_at", p.measured_at);
   visit("skipped", p.skipped);
 }
@@ -85,8 +106,6 @@ void visit_fields(Visitor& visit, MaybeConst<ResultFile> auto& f) {
   visit("ranks", f.ranks);
   visit("seed", f.seed);
   visit("device", f.device);
-  visit("mode", f.mode);
-  visit("cache", f.cache);
   visit("environment", f.environment);
   visit("peaks", f.peaks);
   visit("complete", f.complete);

@@ -2,8 +2,10 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <tuple>
 
 #include "core/error.hpp"
+#include "results/cells.hpp"
 #include "results/fields.hpp"
 #include "results/files.hpp"
 
@@ -15,10 +17,11 @@ using Json = nlohmann::json;
 // Where in which file we are, for messages: "a.json: records[2].stages[0].time.n".
 struct Place {
   const std::string& file;
+  int schema;
   std::string path;
 
-  Place field(const std::string& key) const { return {file, path.empty() ? key : path + "." + key}; }
-  Place element(size_t index) const { return {file, fmt::format("{}[{}]", path, index)}; }
+  Place field(const std::string& key) const { return {file, schema, path.empty() ? key : path + "." + key}; }
+  Place element(size_t index) const { return {file, schema, fmt::format("{}[{}]", path, index)}; }
 
   [[noreturn]] void bad(const std::string& problem) const {
     fail(ErrorCode::bad_format, "{}: {} {}", file, path.empty() ? "the file" : path, problem);
@@ -81,6 +84,10 @@ struct Reader {
   void operator()(const char* key, T& value) {
     read_value(member(key), place.field(key), value);
   }
+  template <class T>
+  void since(int schema, const char* key, T& value) {
+    if (place.schema >= schema) (*this)(key, value);
+  }
   void maybe_nan(const char* key, double& value) {
     const Json& found = member(key);
     if (found.is_null()) {
@@ -115,12 +122,15 @@ void require_per_rank(const std::vector<T>& values, int ranks, const Place& plac
 void require_consistent(const Record& record, int ranks, const Place& place) {
   require_per_rank(record.rank_tokens, ranks, place.field("rank_tokens"));
   require_per_rank(record.rank_rows, ranks, place.field("rank_rows"));
-  std::set<std::string> stages;
+  std::set<std::string> stages, rows;
   for (size_t i = 0; i < record.stages.size(); ++i) {
     const Place at = place.field("stages").element(i);
     const StageRecord& stage = record.stages[i];
     require_per_rank(stage.rank_median_us, ranks, at.field("rank_median_us"));
-    if (!stages.insert(stage.stage).second) at.bad(fmt::format("repeats the stage '{}'", stage.stage));
+    const bool repeats = !rows.insert(fmt::format("{}\n{}\n{}", stage.stage, stage.variant, stage.options)).second;
+    // A layer has each stage once, whatever its variant.
+    if (repeats || (!stages.insert(stage.stage).second && !has_stages_alone(record)))
+      at.bad(fmt::format("repeats the stage '{}'", stage.stage));
   }
 }
 
@@ -129,17 +139,18 @@ void require_consistent(const ResultFile& file, const Place& place) {
   if (file.model.empty()) place.field("model").bad("is empty");
   if (file.quant.empty()) place.field("quant").bad("is empty");
   if (file.ranks < 1) place.field("ranks").bad("is 0");
-  std::set<std::pair<int, std::string>> cells;
+  std::set<std::tuple<int, std::string, std::string, std::string>> cells;
   for (size_t i = 0; i < file.records.size(); ++i) {
     const Place at = place.field("records").element(i);
     const Record& record = file.records[i];
     require_consistent(record, file.ranks, at);
-    if (!cells.insert({record.tokens, record.workload}).second)
-      at.bad(fmt::format("repeats tokens={} workload={}", record.tokens, record.workload));
+    if (!cells.insert({record.tokens, record.workload, record.mode, record.cache}).second)
+      at.bad(fmt::format("repeats tokens={} workload={} mode={} cache={}", record.tokens, record.workload, record.mode,
+                         record.cache));
   }
 }
 
-void require_known_schema(const Json& json, const Place& place) {
+int known_schema(const Json& json, const Place& place) {
   int schema = 0;
   const Place at = place.field("schema");
   const auto found = json.find("schema");
@@ -148,16 +159,30 @@ void require_known_schema(const Json& json, const Place& place) {
   if (schema < 1 || schema > kSchemaVersion)
     at.bad(fmt::format("is {}, this program reads 1 to {}; use the mixlane that wrote it or a newer one", schema,
                        kSchemaVersion));
+  return schema;
+}
+
+// Until schema 1 all records of a file had one mode and cache, which were the file's.
+void read_common_conditions(const Json& json, const Place& place, ResultFile& file) {
+  std::string mode, cache;
+  Reader reader{json, place};
+  reader("mode", mode);
+  reader("cache", cache);
+  for (Record& record : file.records) {
+    record.mode = mode;
+    record.cache = cache;
+  }
 }
 
 }  // namespace
 
 ResultFile result_file_from_json(const nlohmann::json& json, const std::string& file_name) {
-  const Place place{file_name, ""};
+  Place place{file_name, kSchemaVersion, ""};
   if (!json.is_object()) place.bad("an object", json);
-  require_known_schema(json, place);
+  place.schema = known_schema(json, place);
   ResultFile file;
   read_value(json, place, file);
+  if (place.schema == 1) read_common_conditions(json, place, file);
   require_consistent(file, place);
   return file;
 }

@@ -18,6 +18,10 @@ struct Writer {
   void operator()(const char* key, const T& value) {
     out[key] = to_value(value);
   }
+  template <class T>
+  void since(int, const char* key, const T& value) {
+    (*this)(key, value);
+  }
   void maybe_nan(const char* key, double value) { out[key] = std::isfinite(value) ? Json(value) : Json(nullptr); }
 
  private:

@@ -101,6 +101,7 @@ CellResult Cell::run() {
   Record& record = result.record;
   record.tokens = request_.tokens;
   record.workload = request_.workload;
+  record.cache = request_.plan.cold ? "cold" : "hot";
   record.rank_tokens = request_.source.rank_tokens();
   record.window_bytes = rig_.window_bytes();
 

@@ -15,6 +15,7 @@
 #include "run/sweep.hpp"
 #include "run/together.hpp"
 #include "run/variants.hpp"
+#include "stage/sweep.hpp"
 
 namespace mixlane::bench {
 namespace {
@@ -53,6 +54,7 @@ int run(const BenchArguments& arguments) {
   }
   const std::vector<std::string> command_line = own_command_line();
   const BenchOptions options = resolve(arguments, command_line);
+  if (options.on_gpu()) return run_stage_sweep(options);
   const LaunchInfo launch = launch_info();
   if (launch.source == "none" && options.num_ranks > 1) {
     require_writable(options.out);
@@ -69,7 +71,8 @@ int run(const BenchArguments& arguments) {
 }  // namespace
 
 void add_bench(CLI::App& app, Action& action) {
-  CLI::App* command = app.add_subcommand("bench", "Run a MoE layer on all ranks and time every stage of it");
+  CLI::App* command =
+      app.add_subcommand("bench", "Time every stage of a MoE layer: a layer on all ranks (CPU), or stages alone (GPU)");
   const auto arguments = std::make_shared<BenchArguments>();
   declare(*command, *arguments);
   command->callback([arguments, &action] { action = [arguments] { return run(*arguments); }; });

@@ -58,6 +58,8 @@ void Console::warn(std::string_view text) {
   log(line);
 }
 
+void Console::note(std::string_view text) { log(text); }
+
 void Console::begin_cells(int done, int total) {
   done_ = done_before_ = done;
   total_ = total;

@@ -31,6 +31,7 @@ class Console {
   void say(std::string_view text);     // to the user, unless quiet, and the log
   void report(std::string_view text);  // even if quiet
   void warn(std::string_view text);    // on stderr, with "warning: "
+  void note(std::string_view text);    // to the log alone
 
   // A sweep of `total` cells of which `done` need no work any more.
   void begin_cells(int done, int total);

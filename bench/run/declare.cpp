@@ -6,7 +6,9 @@ namespace mixlane::bench {
 namespace {
 
 constexpr const char* kFooter =
-    R"(Every cell (quant x tokens x workload) is checked against the reference before it is timed. One sample: all ranks pass a
+    R"(On the CPU all ranks run a layer; on a GPU the stages of --stages run alone on one device (docs/bench.md).
+
+Every cell (quant x tokens x workload) is checked against the reference before it is timed. One sample: all ranks pass a
 gate together, the layer runs; the value is the slowest rank's time since the gate opened. Sampling ends when the 95 %
 interval of the median is narrow enough (--target) or the time is up ("not converged").
 
@@ -19,7 +21,8 @@ Examples:
   mixlane bench --workload balanced,zipf:1.2,hot_expert,hot_rank,ragged --tokens 64
   mixlane bench --model my_model.json --variant experts=experts.reference
   mixlane bench --model mixtral-8x7b --checkpoint ~/Mixtral-8x7B-v0.1 --layer 3
-  torchrun --no-python --nproc-per-node 4 mixlane bench --tokens 64)";
+  torchrun --no-python --nproc-per-node 4 mixlane bench --tokens 64
+  mixlane bench --device cuda --stages align --variant align=all --mode eager,graph --cache hot,cold)";
 
 void declare_sweep(CLI::App& command, BenchArguments& a) {
   const char* group = "What";
@@ -30,11 +33,17 @@ void declare_sweep(CLI::App& command, BenchArguments& a) {
       ->delimiter(',')
       ->group(group)
       ->capture_default_str();
-  command.add_option("--tokens", a.tokens, "tokens per rank")
+  command
+      .add_option_function<std::vector<int>>(
+          "--tokens",
+          [&a](const std::vector<int>& tokens) {
+            a.tokens = tokens;
+            a.has_tokens = true;
+          },
+          "tokens per rank [1,16,64,256; GPU 1,8,64,512,4096,16384]")
       ->delimiter(',')
-      ->check(CLI::Range(1, 1 << 20))
-      ->group(group)
-      ->capture_default_str();
+      ->check(CLI::Range(1, 1 << 24))
+      ->group(group);
   command
       .add_option_function<std::vector<std::string>>(
           "--workload",
@@ -42,9 +51,13 @@ void declare_sweep(CLI::App& command, BenchArguments& a) {
             a.workload = names;
             a.has_workload = true;
           },
-          "routing skew: balanced, zipf:<exponent>, hot_expert, hot_rank, ragged [balanced]")
+          "routing skew: balanced, zipf:<exponent>, hot_expert, hot_rank, ragged, one_expert (stages alone) [balanced]")
       ->delimiter(',')
       ->group(group);
+  command.add_option("--experts", a.experts, "number of experts instead of the model's")
+      ->check(CLI::Range(1, 1024))
+      ->group(group);
+  command.add_option("--topk", a.topk, "experts per token instead of the model's")->check(CLI::Range(1, 32))->group(group);
   command.add_option("--checkpoint", a.checkpoint, "folder of safetensors with the weights; random ones without")
       ->group(group);
   command.add_option("--layer", a.checkpoint_layer, "layer of the checkpoint")
@@ -58,14 +71,18 @@ void declare_sweep(CLI::App& command, BenchArguments& a) {
 
 void declare_layer(CLI::App& command, BenchArguments& a) {
   const char* group = "How";
-  command.add_option("--ranks", a.ranks, "ranks, started here; under torchrun, mpirun or srun theirs count [4]")
+  command
+      .add_option("--ranks", a.ranks,
+                  "ranks, started here; under torchrun, mpirun or srun theirs count [4]. GPU: that share the experts [1]")
       ->check(CLI::Range(1, 64))
       ->group(group);
   command.add_option("--threads", a.threads, "threads per rank; 0 = cores / ranks")
       ->check(CLI::Range(0, 4096))
       ->group(group)
       ->capture_default_str();
-  command.add_option("--device", a.device, "cpu")->group(group)->capture_default_str();
+  command.add_option("--device", a.device, "cpu, cuda or hip, with an index if it is not 0: cuda:1")
+      ->group(group)
+      ->capture_default_str();
   command.add_option("--wire", a.wire, "dispatch carries auto, bf16, fp8_1x128 (quant fp8) or fp8_row (quant fp8_channel)")
       ->group(group)
       ->capture_default_str();
@@ -76,7 +93,10 @@ void declare_layer(CLI::App& command, BenchArguments& a) {
       ->check(CLI::NonNegativeNumber)
       ->group(group)
       ->capture_default_str();
-  command.add_option("--variant", a.variants, "implementation of a stage, as stage=id; repeatable")->group(group);
+  command
+      .add_option("--variant", a.variants,
+                  "implementation of a stage, as stage=id; repeatable. GPU: several, stage=id,id or stage=all")
+      ->group(group);
   command.add_flag("--list-variants", a.list_variants, "print the stages and their implementations")->group(group);
   command.add_option("--deadline", a.deadline_s, "seconds to wait for a peer [30]")
       ->check(CLI::Range(0.05, 3600.0))
@@ -84,14 +104,33 @@ void declare_layer(CLI::App& command, BenchArguments& a) {
   command.add_flag("--mask", a.mask, "leave a rank that does not answer out and go on")->group(group);
 }
 
+void declare_stages(CLI::App& command, BenchArguments& a) {
+  const char* group = "Stages alone (GPU)";
+  command.add_option("--stages", a.stages, "routing, quant, align, chain (the three in a row) [all]")
+      ->delimiter(',')
+      ->group(group);
+  command.add_option("--mode", a.mode, "eager: the host enqueues each call; graph: calls are captured and replayed [graph]")
+      ->delimiter(',')
+      ->group(group);
+  StageOptionTexts& texts = a.stage_options_text;
+  command.add_option("--align-block", texts.align_block, "align: rows per block [128]")->delimiter(',')->group(group);
+  command.add_option("--id-type", texts.id_type, "routing, align: i32, i64 [i32]")->delimiter(',')->group(group);
+  command.add_option("--logits-type", texts.logits_type, "routing: f32, bf16, f16 [f32]")->delimiter(',')->group(group);
+  command.add_option("--quant-group", texts.quant_group, "quant: 1x128, row, 128x128, 1x32 [what --quant takes; 1x128]")
+      ->delimiter(',')
+      ->group(group);
+}
+
 void declare_measuring(CLI::App& command, BenchArguments& a) {
   const char* group = "Measuring";
-  command.add_option("--min-time", a.min_time_s, "least seconds of samples per cell")
+  command.add_option("--min-time", a.min_time_s, "least seconds of samples per cell [0.3; GPU, per row 0.02]")
       ->check(CLI::NonNegativeNumber)
-      ->group(group)
-      ->capture_default_str();
-  command.add_option("--max-time", a.max_time_s, "most seconds of samples per cell")
+      ->group(group);
+  command.add_option("--max-time", a.max_time_s, "most seconds of samples per cell [3; GPU, per row 0.2]")
       ->check(CLI::NonNegativeNumber)
+      ->group(group);
+  command.add_option("--max-samples", a.max_samples, "most samples per cell or row")
+      ->check(CLI::Range(1, 1 << 20))
       ->group(group)
       ->capture_default_str();
   command.add_option("--target", a.target, "half the 95 % interval of the median, relative, at which sampling ends")
@@ -102,7 +141,8 @@ void declare_measuring(CLI::App& command, BenchArguments& a) {
       ->check(CLI::Range(0.0, 600.0))
       ->group(group)
       ->capture_default_str();
-  command.add_option("--cache", a.cache, "hot, or cold: caches are flushed before each sample")
+  command.add_option("--cache", a.cache, "hot, or cold: caches are flushed before each sample; GPU: hot,cold for both")
+      ->delimiter(',')
       ->group(group)
       ->capture_default_str();
 }
@@ -122,6 +162,7 @@ void declare(CLI::App& command, BenchArguments& arguments) {
   command.footer(kFooter);
   declare_sweep(command, arguments);
   declare_layer(command, arguments);
+  declare_stages(command, arguments);
   declare_measuring(command, arguments);
   declare_output(command, arguments);
 }

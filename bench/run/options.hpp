@@ -8,9 +8,11 @@
 #include <string>
 #include <vector>
 
+#include "measure/device_timer.hpp"
 #include "measure/sampler.hpp"
 #include "mixlane/layer.hpp"
 #include "mixlane/model.hpp"
+#include "stage/options.hpp"
 #include "workload/workload.hpp"
 
 namespace CLI {
@@ -35,11 +37,15 @@ struct BenchArguments {
   std::string wire = "auto";
   std::string combine_wire = "bf16";
   std::vector<std::string> variants;
-  double min_time_s = SamplePlan{}.min_time_s;
-  double max_time_s = SamplePlan{}.max_time_s;
+  std::optional<double> min_time_s, max_time_s;  // default_times() without
+  int max_samples = SamplePlan{}.max_samples;
   double target = SamplePlan{}.target;
   double peak_time_s = 1.2;
-  std::string cache = "hot";
+  std::vector<std::string> mode;  // empty: eager on the CPU, graph on a GPU
+  std::vector<std::string> cache{"hot"};
+  std::vector<std::string> stages;  // GPU: all without
+  StageOptionTexts stage_options_text;
+  std::optional<int> experts, topk;  // instead of the model's
   std::filesystem::path checkpoint;
   int checkpoint_layer = 0;
   std::filesystem::path hidden, logits;
@@ -50,6 +56,7 @@ struct BenchArguments {
   bool no_trace = false;
   bool list_variants = false;
   bool has_workload = false;  // --workload was given
+  bool has_tokens = false;    // --tokens was given
 };
 
 // Declares the options on `command`, bound to `arguments`, each with its default and meaning.
@@ -60,11 +67,17 @@ struct BenchOptions : BenchArguments {
   Model shape;
   std::vector<QuantFormat> formats;
   std::vector<Workload> workloads;  // empty: recorded activations
+  Device chosen_device;             // index of --device included
+  std::vector<LaunchMode> modes;
+  std::vector<CacheState> caches;
+  StageOptions stage_options;
+  std::map<std::string, std::vector<std::string>> variant_lists;  // GPU: stage -> ids, "auto" among them
   int num_ranks = 0;
   int threads_per_rank = 1;
   std::chrono::milliseconds deadline{};
-  std::map<std::string, std::string> variant_of;  // stage -> id
+  std::map<std::string, std::string> variant_of;  // CPU: stage -> id
   std::string command;                            // the command line without --fresh: what a resumed run must repeat
+  bool on_gpu() const { return chosen_device.type != DeviceType::cpu; }
   bool recorded() const { return workloads.empty(); }
   int max_tokens() const;
   std::vector<std::string> workload_names() const;  // "recorded" if they are

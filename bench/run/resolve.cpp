@@ -1,15 +1,19 @@
 #include <algorithm>
+#include <charconv>
 
 #include "core/env.hpp"
 #include "core/error.hpp"
 #include "doctor/probes.hpp"
 #include "run/options.hpp"
 #include "run/variants.hpp"
+#include "stage/device.hpp"
+#include "stage/sweep.hpp"
 
 namespace mixlane::bench {
 namespace {
 
 constexpr int kDefaultRanks = 4;
+constexpr double kGpuMinTime = 0.02, kGpuMaxTime = 0.2;
 
 // The index of `value` among `valid`, or invalid_argument naming the option and what it takes.
 int index_of(std::string_view option, const std::string& value, std::initializer_list<std::string_view> valid) {
@@ -19,9 +23,24 @@ int index_of(std::string_view option, const std::string& value, std::initializer
   return static_cast<int>(found - valid.begin());
 }
 
-int resolve_ranks(const BenchArguments& arguments) {
+// "cuda:1" -> the device, of whatever build and machine.
+Device resolve_device(const std::string& text) {
+  const size_t colon = std::min(text.find(':'), text.size());
+  Device device;
+  device.type = static_cast<DeviceType>(index_of("--device", text.substr(0, colon), {"cpu", "cuda", "hip"}));
+  if (colon == text.size()) return device;
+  const char* end = text.data() + text.size();
+  const auto [parsed, error] = std::from_chars(text.data() + colon + 1, end, device.index);
+  if (error != std::errc() || parsed != end || device.index < 0 || device.type == DeviceType::cpu)
+    fail(ErrorCode::invalid_argument, "--device '{}' is unknown; write cpu, cuda, hip, or an index as in cuda:1", text);
+  return device;
+}
+
+int resolve_ranks(const BenchArguments& arguments, bool on_gpu) {
   const LaunchInfo launch = launch_info();
-  if (launch.source == "none") return arguments.ranks.value_or(kDefaultRanks);
+  if (launch.source == "none") return arguments.ranks.value_or(on_gpu ? 1 : kDefaultRanks);
+  if (on_gpu)
+    fail(ErrorCode::invalid_argument, "stages alone run in one process on one GPU; start them without {}", launch.source);
   if (arguments.ranks && *arguments.ranks != launch.num_ranks)
     fail(ErrorCode::invalid_argument, "--ranks {} contradicts {}, which started {} ranks; leave --ranks out",
          *arguments.ranks, launch.source, launch.num_ranks);
@@ -48,6 +67,22 @@ void check_recorded(const BenchArguments& a) {
          "whose router makes them");
 }
 
+// --experts and --topk make a shape of their own, which the name tells.
+void override_shape(const BenchArguments& arguments, Model& shape) {
+  if (!arguments.experts && !arguments.topk) return;
+  if (!arguments.checkpoint.empty())
+    fail(ErrorCode::invalid_argument, "--checkpoint has the model's own experts; leave --experts and --topk out");
+  if (arguments.experts) {
+    shape.routing.num_experts = *arguments.experts;
+    shape.name += fmt::format("-E{}", *arguments.experts);
+  }
+  if (arguments.topk) {
+    shape.routing.num_topk = *arguments.topk;
+    shape.name += fmt::format("-K{}", *arguments.topk);
+  }
+  validate(shape.routing);
+}
+
 template <class T>
 void require_distinct(std::string_view option, std::vector<T> values) {
   std::sort(values.begin(), values.end());
@@ -68,18 +103,63 @@ std::vector<std::string> BenchOptions::workload_names() const {
 
 SamplePlan BenchOptions::sample_plan() const {
   SamplePlan plan;
-  plan.min_time_s = min_time_s;
-  plan.max_time_s = max_time_s;
+  plan.max_time_s = max_time_s.value_or(on_gpu() ? kGpuMaxTime : plan.max_time_s);
+  plan.min_time_s = std::min(min_time_s.value_or(on_gpu() ? kGpuMinTime : plan.min_time_s), plan.max_time_s);
   plan.target = target;
-  plan.cold = cache == "cold";
+  plan.max_samples = max_samples;
+  plan.min_samples = std::min(plan.min_samples, max_samples);
+  plan.cold = caches.front() == CacheState::cold;
   return plan;
 }
+
+namespace {
+
+// What only one of the two kinds of benchmark has.
+void check_layer_options(const BenchOptions& options) {
+  if (!options.stages.empty() || options.stage_options_text.any())
+    fail(ErrorCode::invalid_argument,
+         "--stages, --align-block, --id-type, --logits-type and --quant-group are of stages alone, which run on a GPU: add "
+         "--device cuda or hip; on the cpu the layer's table has every stage");
+  if (options.modes.size() != 1 || options.modes[0] != LaunchMode::eager || options.caches.size() != 1)
+    fail(ErrorCode::invalid_argument, "on the cpu --mode is eager, and --cache is one of hot, cold");
+  for (const Workload& workload : options.workloads)
+    if (workload.skew == Skew::one_expert)
+      fail(ErrorCode::invalid_argument, "--workload one_expert is for stages alone on a GPU: no router makes it");
+}
+
+void check_gpu_options(const BenchOptions& options) {
+  if (!options.checkpoint.empty() || !options.hidden.empty() || !options.logits.empty() || options.mask)
+    fail(ErrorCode::invalid_argument,
+         "--checkpoint, --hidden, --logits and --mask are of a layer, which runs on the cpu; on "
+         "a GPU stages are measured alone");
+  for (const Workload& workload : options.workloads)
+    if (workload.skew == Skew::ragged)
+      fail(ErrorCode::invalid_argument, "--workload ragged spreads tokens over ranks; stages alone have one rank's");
+  const std::vector<std::string> known = stage_names();
+  for (const std::string& stage : options.stages)
+    if (std::find(known.begin(), known.end(), stage) == known.end())
+      fail(ErrorCode::invalid_argument, "--stages '{}' is unknown; valid ones: {}", stage, fmt::join(known, ", "));
+}
+
+void resolve_gpu(BenchOptions& options) {
+  require_gpu(options.chosen_device);
+  check_gpu_options(options);
+  if (options.stages.empty()) options.stages = stage_names();
+  if (!options.has_tokens) options.tokens = {1, 8, 64, 512, 4096, 16384};
+  options.stage_options = parse_stage_options(options.stage_options_text);
+  options.variant_lists = parse_variant_lists(options.variants, lone_stage_variants(), options.chosen_device.type);
+}
+
+}  // namespace
 
 BenchOptions resolve(const BenchArguments& arguments, const std::vector<std::string>& command_line) {
   BenchOptions options;
   static_cast<BenchArguments&>(options) = arguments;
   const Env env = Env::read();
   options.shape = find_model(env, options.model);
+  options.chosen_device = resolve_device(options.device);
+  options.device = name(options.chosen_device.type);
+  override_shape(arguments, options.shape);
   for (const std::string& quant : options.quant) options.formats.push_back(quant_format_from_name(quant));
   check_recorded(arguments);
   if (options.hidden.empty() && options.logits.empty())
@@ -87,16 +167,27 @@ BenchOptions resolve(const BenchArguments& arguments, const std::vector<std::str
   require_distinct("--quant", options.quant);
   require_distinct("--tokens", options.tokens);
   require_distinct("--workload", options.workload_names());
-  options.min_time_s = std::min(options.min_time_s, options.max_time_s);
-  index_of("--device", options.device, {"cpu"});
-  index_of("--cache", options.cache, {"hot", "cold"});
+  require_distinct("--mode", options.mode);
+  require_distinct("--cache", options.cache);
+  require_distinct("--stages", options.stages);
+  if (options.mode.empty()) options.mode = {options.on_gpu() ? "graph" : "eager"};
+  for (const std::string& mode : options.mode)
+    options.modes.push_back(static_cast<LaunchMode>(index_of("--mode", mode, {"eager", "graph"})));
+  for (const std::string& cache : options.cache)
+    options.caches.push_back(static_cast<CacheState>(index_of("--cache", cache, {"hot", "cold"})));
   if (!options.json.empty()) index_of("--json", options.json, {"-"});
   for (QuantFormat format : options.formats) wire_format(options, format);
   combine_wire(options);
-  options.variant_of = parse_variants(options.variants);
-  options.num_ranks = resolve_ranks(arguments);
+  if (options.on_gpu()) {
+    resolve_gpu(options);
+  } else {
+    check_layer_options(options);
+    options.variant_of = parse_variants(options.variants);
+  }
+  options.num_ranks = resolve_ranks(arguments, options.on_gpu());
   options.threads_per_rank = options.threads > 0   ? options.threads
                              : env.num_threads > 0 ? env.num_threads
+                             : options.on_gpu()    ? usable_cores()
                                                    : std::max(1, usable_cores() / options.num_ranks);
   options.deadline =
       arguments.deadline_s ? std::chrono::milliseconds(static_cast<int64_t>(*arguments.deadline_s * 1000)) : env.deadline;

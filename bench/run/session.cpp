@@ -61,7 +61,6 @@ ResultFile empty_result(const BenchOptions& options, const std::string& stamp, Q
   file.ranks = options.num_ranks;
   file.seed = options.seed;
   file.device = options.device;
-  file.cache = options.cache;
   return file;
 }
 

@@ -49,7 +49,7 @@ std::string stage_table(const ResultFile& file, const Record& record) {
   if (!layer) return "";
   const size_t width = longest_variant(record);
   std::string text = fmt::format("tokens={} {} quant={} EP{} {}   n={}, {} (+-{:.1f} %)   correct: error {:.1e} <= {:.0e}\n",
-                                 record.tokens, record.workload, file.quant, file.ranks, file.cache, layer->time.n,
+                                 record.tokens, record.workload, file.quant, file.ranks, record.cache, layer->time.n,
                                  layer->time.converged ? "converged" : "not converged", layer->time.rel_half_width * 100,
                                  record.correctness.rel_error, record.correctness.tolerance);
   text += fmt::format(" {:<16} {:<{}} {:>9}  {:>8} .. {:<8} {:>5} {:>7} {:>6} {:>9} {:>6}  {}\n", "stage", "variant", width,

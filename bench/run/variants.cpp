@@ -5,6 +5,7 @@
 #include "ops/align/op.hpp"
 #include "ops/dispatch/op.hpp"
 #include "ops/experts/op.hpp"
+#include "ops/quant/op.hpp"
 #include "ops/routing/op.hpp"
 
 namespace mixlane::bench {
@@ -25,6 +26,10 @@ std::vector<StageVariants> all_variants() {
           {"align", align_variants()},
           {"experts", experts_variants()},
           {"combine", combine_variants()}};
+}
+
+std::vector<StageVariants> lone_stage_variants() {
+  return {{"routing", routing_variants()}, {"quant", quant_variants()}, {"align", align_variants()}};
 }
 
 std::map<std::string, std::string> parse_variants(const std::vector<std::string>& settings) {
@@ -71,7 +76,9 @@ std::string resolved_variant(const Context& context, const MoeLayerConfig& confi
 
 std::string variants_text() {
   std::string text;
-  for (const StageVariants& stage : all_variants()) {
+  std::vector<StageVariants> stages = all_variants();
+  stages.insert(stages.begin() + 1, {"quant", quant_variants()});
+  for (const StageVariants& stage : stages) {
     text += stage.stage + "\n";
     for (const VariantInfo& variant : stage.variants)
       text += fmt::format("  {:<20} {:<5} {}\n", variant.id, name(variant.device), variant.summary);

@@ -15,8 +15,10 @@ struct StageVariants {
   std::vector<VariantInfo> variants;
 };
 
-// The stages whose variant can be chosen, in the order of the data flow.
+// The stages of a layer whose variant can be chosen, in the order of the data flow.
 std::vector<StageVariants> all_variants();
+// Those that can be measured alone.
+std::vector<StageVariants> lone_stage_variants();
 
 // "align=align.cpu" and the like -> stage -> id. Throws invalid_argument listing the valid stages or ids.
 std::map<std::string, std::string> parse_variants(const std::vector<std::string>& settings);

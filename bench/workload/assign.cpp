@@ -28,6 +28,7 @@ class Assigner {
   const WorkloadRequest& request_;
   const RoutingConfig& routing_;
   int num_columns_, group_size_, num_groups_;
+  int hot_ = 0;
   Stream64 random_;
   std::vector<double> mass_, group_mass_;     // zipf: popularity
   std::vector<int64_t> count_, group_count_;  // pairs so far
@@ -51,7 +52,7 @@ Assigner::Assigner(const WorkloadRequest& request)
       group_forced_(num_groups_),
       key_(num_columns_),
       group_key_(num_groups_) {
-  const int hot = static_cast<int>(random_.next() % routing_.num_experts);
+  const int hot = hot_ = static_cast<int>(random_.next() % routing_.num_experts);
   const Skew skew = request.workload.skew;
   if (skew == Skew::hot_expert) forced_[hot] = 1;
   if (skew == Skew::hot_rank)
@@ -98,6 +99,7 @@ void Assigner::choose_groups() {
 }
 
 void Assigner::next(std::span<int32_t> columns) {
+  if (request_.workload.skew == Skew::one_expert) return std::fill(columns.begin(), columns.end(), hot_);
   make_keys();
   choose_groups();
   std::partial_sort(order_.begin(), order_.begin() + static_cast<std::ptrdiff_t>(columns.size()), order_.end(),

@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <functional>
 #include <numeric>
+#include <utility>
 
 #include "core/error.hpp"
 #include "core/numeric.hpp"
@@ -12,10 +14,10 @@
 namespace mixlane::bench {
 namespace {
 
-constexpr std::string_view kNames[] = {"balanced", "zipf", "hot_expert", "hot_rank", "ragged"};
+constexpr std::string_view kNames[] = {"balanced", "zipf", "hot_expert", "hot_rank", "one_expert", "ragged"};
 
 // Distinct streams of random numbers from one seed.
-enum class Purpose : uint64_t { ragged_order = 1, logits, hidden };
+enum class Purpose : uint64_t { ragged_order = 1, logits, hidden, normal_logits };
 
 uint64_t stream_seed(uint64_t seed, Purpose purpose, uint64_t index) {
   return mix_bits(mix_bits(seed, static_cast<uint64_t>(purpose)), index);
@@ -36,10 +38,10 @@ Workload parse_workload(std::string_view text) {
         workload.exponent > 0 && workload.exponent <= 10)
       return workload;
   }
-  fail(
-      ErrorCode::invalid_argument,
-      "unknown workload '{}'; valid ones: balanced, zipf:<exponent in (0, 10]> as in zipf:1.2, hot_expert, hot_rank, ragged",
-      text);
+  fail(ErrorCode::invalid_argument,
+       "unknown workload '{}'; valid ones: balanced, zipf:<exponent in (0, 10]> as in zipf:1.2, hot_expert, hot_rank, "
+       "one_expert, ragged",
+       text);
 }
 
 std::string to_string(const Workload& workload) {
@@ -67,6 +69,22 @@ void fill_logits(const WorkloadRequest& request, int64_t token, std::span<const 
   const float gap = 2.0f / static_cast<float>(columns.size());
   for (size_t k = 0; k < columns.size(); ++k)
     logits[columns[k]] = 3.0f - gap * (static_cast<float>(k) + 0.5f * random.uniform());
+}
+
+void fill_normal_logits(const WorkloadRequest& request, int64_t token, std::span<const int32_t> columns,
+                        std::span<float> logits) {
+  Stream64 random(stream_seed(mix_bits(request.seed, request.step), Purpose::normal_logits, static_cast<uint64_t>(token)));
+  std::vector<float> values(logits.size() + 1);
+  for (size_t i = 0; i < logits.size(); i += 2) random.normal_pair(values[i], values[i + 1]);
+  values.pop_back();
+  const auto num_best = static_cast<std::ptrdiff_t>(std::min(columns.size(), values.size()));
+  std::partial_sort(values.begin(), values.begin() + num_best, values.end(), std::greater<>());
+  std::vector<char> given(logits.size());
+  size_t next = 0;
+  for (const int32_t column : columns)
+    if (!std::exchange(given[static_cast<size_t>(column)], char{1})) logits[static_cast<size_t>(column)] = values[next++];
+  for (size_t e = 0; e < logits.size(); ++e)
+    if (!given[e]) logits[e] = values[next++];
 }
 
 void fill_hidden(uint64_t seed, int rank, int64_t token, std::span<uint16_t> row) {

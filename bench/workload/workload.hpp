@@ -16,6 +16,7 @@ enum class Skew : uint8_t {
   zipf,        // expert popularity ~ 1 / n^exponent, the order of popularity drawn from the seed
   hot_expert,  // one expert is in every token; the other choices are balanced
   hot_rank,    // the choices of every token lie on one rank's experts as far as it has enough of them
+  one_expert,  // every pair goes to one expert, which no router does for more than one per token: the worst case of align
   ragged,      // balanced choices, but rank r has a share of the tokens between none and all, all shares different
 };
 
@@ -24,7 +25,7 @@ struct Workload {
   double exponent = 0;  // zipf only
 };
 
-// "balanced", "zipf:1.2", "hot_expert", "hot_rank" or "ragged"; throws invalid_argument listing them.
+// "balanced", "zipf:1.2", "hot_expert", "hot_rank", "one_expert" or "ragged"; throws invalid_argument listing them.
 Workload parse_workload(std::string_view text);
 std::string to_string(const Workload& workload);
 
@@ -48,6 +49,11 @@ std::vector<int32_t> assign_columns(const WorkloadRequest& request);
 // One token's logits that make the model's routing choose `columns` [K] in their order: high values for these, low ones for
 // the others, noise on both. `token` counts over all ranks.
 void fill_logits(const WorkloadRequest& request, int64_t token, std::span<const int32_t> columns, std::span<float> logits);
+
+// One token's standard-normal logits with the largest of them at `columns`, in their order: what a router that knows no
+// margins makes. Columns that repeat count once.
+void fill_normal_logits(const WorkloadRequest& request, int64_t token, std::span<const int32_t> columns,
+                        std::span<float> logits);
 
 // The standard-normal bf16 hidden row of a token of a rank.
 void fill_hidden(uint64_t seed, int rank, int64_t token, std::span<uint16_t> row);

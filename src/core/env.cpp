@@ -34,6 +34,7 @@ Env Env::read() {
   env.deadline = std::chrono::milliseconds(integer("MIXLANE_DEADLINE_MS", 30'000, 1, 3'600'000));
   env.num_threads = static_cast<int>(integer("MIXLANE_NUM_THREADS", 0, 0, 4096));
   env.fault = variable("MIXLANE_FAULT").value_or("");
+  env.cupti = variable("MIXLANE_CUPTI").value_or("");
 
   Launch& launch = env.launch;
   launch.mixlane_rank = variable("MIXLANE_RANK");

@@ -24,6 +24,8 @@ struct Env {
   // MIXLANE_FAULT: injects a fault for tests, "kill:<stage>:<rank>:<epoch>" or "stall_<ms>:<stage>:<rank>:<epoch>",
   // stage = dispatch | combine: the rank does that to itself in the middle of sending that epoch.
   std::string fault;
+  // MIXLANE_CUPTI: the file libcupti.so that kernel times are taken with; default: searched in the usual places.
+  std::filesystem::path cupti;
 
   // The launcher's variables, as they are (see launch_info).
   struct Launch {

@@ -28,14 +28,29 @@ void check(ApiError error, const char* call, const std::string& purpose, ErrorCo
 
 DeviceType device_type() { return kDeviceType; }
 
+namespace {
+
+// In words that say what to install.
+std::string no_device_reason(ApiError error) {
+  if (error == MIXLANE_GPU_API(Success)) return "none is installed";
+  int driver = 0, runtime = 0;
+  static_cast<void>(MIXLANE_GPU_API(DriverGetVersion)(&driver));
+  static_cast<void>(MIXLANE_GPU_API(RuntimeGetVersion)(&runtime));
+  if (driver == 0) return "no driver is installed";
+  if (driver < runtime)
+    return fmt::format("the driver is of version {}.{}, this program needs {}.{} or newer", driver / 1000,
+                       driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
+  return MIXLANE_GPU_API(GetErrorString)(error);
+}
+
+}  // namespace
+
 int num_devices(std::string* why) {
   int count = 0;
   const ApiError error = MIXLANE_GPU_API(GetDeviceCount)(&count);
   if (error == MIXLANE_GPU_API(Success) && count > 0) return count;
   static_cast<void>(MIXLANE_GPU_API(GetLastError)());
-  if (why)
-    *why = fmt::format("no {} GPU: {}", kVendor,
-                       error == MIXLANE_GPU_API(Success) ? "none is installed" : MIXLANE_GPU_API(GetErrorString)(error));
+  if (why) *why = fmt::format("no {} GPU: {}", kVendor, no_device_reason(error));
   return 0;
 }
 

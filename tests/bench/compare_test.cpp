@@ -74,8 +74,8 @@ TEST(Compare, OtherConditionsAreNamedNotJudged) {
   expect_reason([](ResultFile& b) { b.device = "cuda"; }, "device differs (cpu and cuda)");
   expect_reason([](ResultFile& b) { b.environment["cpu"] = "Other"; }, "processor differs (Some CPU and Other)");
   expect_reason([](ResultFile& b) { b.ranks = 4; }, "ranks differs (2 and 4)");
-  expect_reason([](ResultFile& b) { b.mode = "graph"; }, "mode differs (eager and graph)");
-  expect_reason([](ResultFile& b) { b.cache = "cold"; }, "cache differs (hot and cold)");
+  expect_reason([](ResultFile& b) { b.records[0].mode = "graph"; }, "mode differs (eager and graph)");
+  expect_reason([](ResultFile& b) { b.records[0].cache = "cold"; }, "cache differs (hot and cold)");
 }
 
 TEST(Compare, RowsOfOneSideOnly) {

@@ -35,8 +35,12 @@ json sample_json() { return json::parse(to_text(sample_file())); }
 ResultFile parse(const json& value) { return result_file_from_json(value, "a.json"); }
 
 TEST(ResultJson, KeepsEveryField) {
-  const ResultFile file = result_file_from_text(to_text(sample_file()), "a.json");
-  EXPECT_EQ(file.schema, 1);
+  ResultFile written = sample_file();
+  written.records[1].mode = "graph";
+  written.records[1].cache = "cold";
+  written.records[1].stages[0] = test::sample_stage_alone("align", "align.none", "block=64", 3.5);
+  const ResultFile file = result_file_from_text(to_text(written), "a.json");
+  EXPECT_EQ(file.schema, 2);
   EXPECT_EQ(file.stamp, "2026-09-30T10-12-33");
   EXPECT_EQ(file.command, "mixlane bench --model toy");
   EXPECT_EQ(file.model, "toy");
@@ -44,14 +48,19 @@ TEST(ResultJson, KeepsEveryField) {
   EXPECT_EQ(file.ranks, 2);
   EXPECT_EQ(file.seed, 18446744073709551615u);
   EXPECT_EQ(file.device, "cpu");
-  EXPECT_EQ(file.mode, "eager");
-  EXPECT_EQ(file.cache, "hot");
   EXPECT_EQ(file.environment.at("cpu"), "Some CPU");
   EXPECT_EQ(file.peaks.copy_gbs, 20.5);
   EXPECT_EQ(file.peaks.read_gbs, 15.25);
   EXPECT_EQ(file.peaks.exchange_gbs, 8);
   EXPECT_EQ(file.peaks.bf16_tflops, 3.5);
   EXPECT_EQ(file.peaks.f32_tflops, 1.75);
+  EXPECT_EQ(file.peaks.fp8_tflops, 1400.5);
+  EXPECT_EQ(file.peaks.launch_us, 2.9);
+  EXPECT_EQ(file.peaks.graph_node_us, 0.54);
+  EXPECT_EQ(file.peaks.peer_write_gbs, 367);
+  EXPECT_EQ(file.peaks.peer_read_gbs, 338);
+  EXPECT_EQ(file.peaks.copy_engine_gbs, 392);
+  EXPECT_EQ(file.peaks.flag_us, 0.69);
   EXPECT_EQ(file.peaks.measured_at, "2026-09-30T10-12-00");
   EXPECT_EQ(file.peaks.skipped, std::vector<std::string>{"bf16_tflops: oneDNN is not installed"});
   EXPECT_TRUE(file.complete);
@@ -59,6 +68,8 @@ TEST(ResultJson, KeepsEveryField) {
   const Record& record = file.records[1];
   EXPECT_EQ(record.tokens, 16);
   EXPECT_EQ(record.workload, "zipf:1.2");
+  EXPECT_EQ(record.mode, "graph");
+  EXPECT_EQ(record.cache, "cold");
   EXPECT_EQ(record.rank_tokens, (std::vector<int>{16, 16}));
   EXPECT_EQ(record.expert_pairs, (std::vector<int64_t>{6, 1, 1, 0}));
   EXPECT_EQ(record.rank_rows, (std::vector<int64_t>{7, 3}));
@@ -70,7 +81,20 @@ TEST(ResultJson, KeepsEveryField) {
   EXPECT_EQ(record.window_bytes, 1 << 20);
   EXPECT_EQ(record.weight_bytes, 1 << 22);
   ASSERT_EQ(record.stages.size(), 2u);
-  const StageRecord& stage = record.stages[0];
+  const StageRecord& alone = record.stages[0];
+  EXPECT_EQ(alone.options, "block=64");
+  EXPECT_TRUE(alone.automatic);
+  EXPECT_EQ(alone.calls_per_sample, 32);
+  EXPECT_TRUE(alone.correctness.passed);
+  EXPECT_EQ(alone.correctness.checked_tokens, 16);
+  EXPECT_EQ(alone.correctness.reference, "align.cpu");
+  ASSERT_EQ(alone.kernels.size(), 2u);
+  EXPECT_EQ(alone.kernels[0].variant, "align.none");
+  EXPECT_EQ(alone.kernels[0].us, 3.25);
+  EXPECT_EQ(alone.kernels[1].variant, "");
+  EXPECT_EQ(file.records[0].mode, "eager");
+  EXPECT_EQ(file.records[0].cache, "hot");
+  const StageRecord& stage = file.records[0].stages[0];
   EXPECT_EQ(stage.stage, "dispatch");
   EXPECT_EQ(stage.variant, "dispatch.cpu");
   EXPECT_EQ(stage.time.median_us, 100.5);
@@ -96,7 +120,7 @@ TEST(ResultJson, KeepsEveryField) {
 TEST(ResultJson, TextIsReadableAndStable) {
   const std::string text = to_text(sample_file());
   EXPECT_EQ(to_text(result_file_from_text(text, "a.json")), text);
-  EXPECT_EQ(text.rfind("{\n \"schema\": 1,\n \"stamp\": \"2026-09-30T10-12-33\",", 0), 0u) << text.substr(0, 80);
+  EXPECT_EQ(text.rfind("{\n \"schema\": 2,\n \"stamp\": \"2026-09-30T10-12-33\",", 0), 0u) << text.substr(0, 80);
   EXPECT_NE(text.find("\"samples_us\": [40.0,41.0,42.0]"), std::string::npos);
 }
 
@@ -104,6 +128,57 @@ TEST(ResultJson, AnErrorThatIsNoNumberSurvives) {
   ResultFile file = sample_file();
   file.records[0].correctness.rel_error = std::numeric_limits<double>::infinity();
   EXPECT_TRUE(std::isnan(result_file_from_text(to_text(file), "a.json").records[0].correctness.rel_error));
+}
+
+// What schema 1 stored: mode and cache once per file, nothing of stages alone and of GPUs.
+json schema_one(json value) {
+  value["schema"] = 1;
+  value["mode"] = "eager";
+  value["cache"] = "cold";
+  for (const char* key :
+       {"fp8_tflops", "launch_us", "graph_node_us", "peer_write_gbs", "peer_read_gbs", "copy_engine_gbs", "flag_us"})
+    value["peaks"].erase(key);
+  for (json& record : value["records"]) {
+    record.erase("mode");
+    record.erase("cache");
+    for (json& stage : record["stages"])
+      for (const char* key : {"options", "automatic", "calls_per_sample", "correctness", "kernels"}) stage.erase(key);
+  }
+  return value;
+}
+
+TEST(ResultJson, OlderSchemasAreRead) {
+  const ResultFile file = parse(schema_one(sample_json()));
+  EXPECT_EQ(file.schema, 1);
+  EXPECT_EQ(file.peaks.f32_tflops, 1.75);
+  EXPECT_EQ(file.peaks.flag_us, 0);
+  for (const Record& record : file.records) {
+    EXPECT_EQ(record.mode, "eager");
+    EXPECT_EQ(record.cache, "cold");
+    EXPECT_EQ(record.stages[0].time.median_us, 100.5);
+    EXPECT_EQ(record.stages[0].options, "");
+    EXPECT_EQ(record.stages[0].calls_per_sample, 1);
+    EXPECT_EQ(record.stages[0].correctness.checked_tokens, 0);
+  }
+  json without_cache = schema_one(sample_json());
+  without_cache.erase("cache");
+  expect_error(ErrorCode::bad_format, {"a.json: cache is missing"}, [&] { parse(without_cache); });
+}
+
+TEST(ResultJson, StagesAloneStandBesideEachOther) {
+  ResultFile file = sample_file();
+  file.records[0].stages = {test::sample_stage_alone("align", "align.none", "block=64", 3),
+                            test::sample_stage_alone("align", "align.none", "block=128", 4),
+                            test::sample_stage_alone("align", "align.cluster", "block=64", 5)};
+  file.records[1].workload = file.records[0].workload;
+  file.records[1].cache = "cold";
+  EXPECT_EQ(parse(json::parse(to_text(file))).records[0].stages.size(), 3u);
+  file.records[0].stages.push_back(file.records[0].stages[1]);
+  expect_error(ErrorCode::bad_format, {"stages[3] repeats the stage 'align'"}, [&] { parse(json::parse(to_text(file))); });
+  file.records[1].cache = "hot";
+  file.records[0].stages.pop_back();
+  expect_error(ErrorCode::bad_format, {"records[1] repeats", "mode=eager cache=hot"},
+               [&] { parse(json::parse(to_text(file))); });
 }
 
 TEST(ResultJson, NamesFileAndFieldOfWhatIsWrong) {
@@ -123,14 +198,17 @@ TEST(ResultJson, NamesFileAndFieldOfWhatIsWrong) {
   refused([](json& v) { v["records"][1]["tokens"] = 1.5; }, {"records[1].tokens", "2147483647", "1.5"});
   refused([](json& v) { v["records"][1]["tokens"] = 2147483648u; }, {"records[1].tokens", "2147483648"});
   refused([](json& v) { v["records"][1]["workload"] = "balanced"; }, {"records[1] repeats tokens=16 workload=balanced"});
+  refused([](json& v) { v["records"][1].erase("mode"); }, {"records[1].mode is missing"});
   refused([](json& v) { v["records"][0]["stages"][1]["time"].erase("n"); }, {"records[0].stages[1].time.n is missing"});
   refused([](json& v) { v["records"][0]["stages"][1]["stage"] = "dispatch"; }, {"stages[1] repeats the stage 'dispatch'"});
   refused([](json& v) { v["records"][0]["stages"][0]["samples_us"][2] = nullptr; }, {"samples_us[2]", "null"});
   refused([](json& v) { v["records"][0]["stages"][0]["samples_us"][2] = -0.5; }, {"samples_us[2]", "-0.5"});
   refused([](json& v) { v["records"][0]["stages"][0]["rank_median_us"] = {1.0}; },
           {"rank_median_us has 1 entries for 2 ranks"});
+  refused([](json& v) { v["peaks"].erase("f32_tflops"); }, {"peaks.f32_tflops is missing"});
+  refused([](json& v) { v["peaks"]["flag_us"] = "fast"; }, {"peaks.flag_us must be a number", "fast"});
   refused([](json& v) { v.erase("schema"); }, {"schema is missing", "mixlane bench"});
-  refused([](json& v) { v["schema"] = kSchemaVersion + 1; }, {"schema is 2", "1 to 1", "newer"});
+  refused([](json& v) { v["schema"] = kSchemaVersion + 1; }, {"schema is 3", "1 to 2", "newer"});
   refused([](json& v) { v["schema"] = 0; }, {"schema is 0"});
   refused([](json& v) { v = json::array(); }, {"a.json: the file must be an object, not []"});
   expect_error(ErrorCode::bad_format, {"b.json: not JSON"}, [] { result_file_from_text("{\"schema\": 1,", "b.json"); });

@@ -34,6 +34,26 @@ inline StageRecord sample_stage(const std::string& stage, const std::string& var
   return record;
 }
 
+// As a stage bench stores it: one variant, checked and timed on its own.
+inline StageRecord sample_stage_alone(const std::string& stage, const std::string& variant, const std::string& options,
+                                      double us) {
+  StageRecord record;
+  record.stage = stage;
+  record.variant = variant;
+  record.options = options;
+  record.automatic = true;
+  record.calls_per_sample = 32;
+  record.correctness = {true, 16, 0, 0, stage + ".cpu"};
+  record.kernels = {{variant, us - 0.25}, {"", 0.125}};
+  record.time = {us, us, us, us, us, 20, 0.004, true};
+  record.samples_us.assign(20, us);
+  record.bytes = 4000;
+  record.sol_us = us / 4;
+  record.sol_share = 0.25;
+  record.bound = "memory";
+  return record;
+}
+
 inline Record sample_record(int tokens, const std::string& workload) {
   Record record;
   record.tokens = tokens;
@@ -57,7 +77,20 @@ inline ResultFile sample_file() {
   file.ranks = 2;
   file.seed = 18446744073709551615u;
   file.environment = {{"host", "box"}, {"cpu", "Some CPU"}, {"commit", "abc1234"}};
-  file.peaks = {20.5, 15.25, 8, 3.5, 1.75, "2026-09-30T10-12-00", {"bf16_tflops: oneDNN is not installed"}};
+  file.peaks = {.copy_gbs = 20.5,
+                .read_gbs = 15.25,
+                .exchange_gbs = 8,
+                .bf16_tflops = 3.5,
+                .f32_tflops = 1.75,
+                .fp8_tflops = 1400.5,
+                .launch_us = 2.9,
+                .graph_node_us = 0.54,
+                .peer_write_gbs = 367,
+                .peer_read_gbs = 338,
+                .copy_engine_gbs = 392,
+                .flag_us = 0.69,
+                .measured_at = "2026-09-30T10-12-00",
+                .skipped = {"bf16_tflops: oneDNN is not installed"}};
   file.records = {sample_record(16, "balanced"), sample_record(16, "zipf:1.2")};
   file.complete = true;
   return file;

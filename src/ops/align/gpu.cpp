@@ -69,6 +69,8 @@ Outputs make_outputs(const AlignArgs& args) {
   return out;
 }
 
+}  // namespace
+
 KernelArgs make_args(const AlignArgs& args) {
   KernelArgs kernel_args;
   kernel_args.source = make_source(args);
@@ -79,6 +81,8 @@ KernelArgs make_args(const AlignArgs& args) {
   while ((1u << kernel_args.full_code_bits) < kernel_args.num_codes) ++kernel_args.full_code_bits;
   return kernel_args;
 }
+
+namespace {
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Why a variant does not take (valid) arguments; empty if it does

@@ -1,10 +1,13 @@
 // The launchers that the device files define. No formatting library here: nvcc stumbles over it.
 #pragma once
 
-#include "mixlane/core.hpp"
+#include "mixlane/align.hpp"
 #include "ops/align/device_args.hpp"
 
 namespace mixlane::align_gpu {
+
+// What every variant gets; multi_phase's memory is still to be added.
+KernelArgs make_args(const AlignArgs& args);
 
 // `plain`: contiguous i32 ids, no expert map, at most one segment.
 int max_none_pairs();

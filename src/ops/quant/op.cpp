@@ -29,16 +29,6 @@ constexpr std::array<std::pair<QuantFormat, std::string_view>, 4> kFormatNames{{
     {QuantFormat::mxfp4, "mxfp4"},
 }};
 
-std::string_view name(ScaleGroup group) {
-  switch (group) {
-    case ScaleGroup::group_1x128: return "group_1x128";
-    case ScaleGroup::row: return "row";
-    case ScaleGroup::block_128x128: return "block_128x128";
-    case ScaleGroup::group_1x32: return "group_1x32";
-  }
-  fail(ErrorCode::invalid_argument, "group is {}; it must be one of ScaleGroup's values", static_cast<int>(group));
-}
-
 void validate_values(std::string_view argument, const ConstTensorView& view, ScaleGroup group, int64_t rows, int64_t cols,
                      Device device) {
   if (group != ScaleGroup::group_1x32) {
@@ -70,6 +60,16 @@ void validate_scales(const ConstTensorView& scales, ScaleGroup group, int64_t ro
 int64_t bytes_of(const ConstTensorView& view) { return view.num_values() * bits(view.dtype) / 8; }
 
 }  // namespace
+
+std::string_view name(ScaleGroup group) {
+  switch (group) {
+    case ScaleGroup::group_1x128: return "group_1x128";
+    case ScaleGroup::row: return "row";
+    case ScaleGroup::block_128x128: return "block_128x128";
+    case ScaleGroup::group_1x32: return "group_1x32";
+  }
+  fail(ErrorCode::invalid_argument, "group is {}; it must be one of ScaleGroup's values", static_cast<int>(group));
+}
 
 std::string_view name(QuantFormat format) {
   for (const auto& [value, text] : kFormatNames)
@@ -136,9 +136,13 @@ std::vector<VariantInfo> dequant_variants() {
   return all;
 }
 
+const Variant<QuantArgs>& select_quant(const Context& context, const QuantArgs& args) {
+  return select(quant_variants_of(context.device().type), args.variant, context, args);
+}
+
 void quantize(Context& context, const QuantArgs& args, Stream stream) {
   validate(context, args);
-  select(quant_variants_of(context.device().type), args.variant, context, args).launch(context, args, stream);
+  select_quant(context, args).launch(context, args, stream);
 }
 
 void dequantize(Context& context, const DequantArgs& args, Stream stream) {

@@ -30,6 +30,11 @@ Cost dequantize_cost(const DequantArgs& args);
 std::vector<VariantInfo> quant_variants();
 std::vector<VariantInfo> dequant_variants();
 
+// The one that runs.
+const Variant<QuantArgs>& select_quant(const Context& context, const QuantArgs& args);
+
+std::string_view name(ScaleGroup group);
+
 // Variants
 std::span<const Variant<QuantArgs>> quant_gpu_variants();  // none in a build without a GPU backend
 std::span<const Variant<DequantArgs>> dequant_gpu_variants();

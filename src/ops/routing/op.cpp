@@ -113,9 +113,13 @@ std::vector<VariantInfo> routing_variants() {
   return all;
 }
 
+const Variant<RoutingArgs>& select_routing(const Context& context, const RoutingArgs& args) {
+  return select(variants_of(context.device().type), args.variant, context, args);
+}
+
 void route(Context& context, const RoutingArgs& args, Stream stream) {
   validate(context, args);
-  select(variants_of(context.device().type), args.variant, context, args).launch(context, args, stream);
+  select_routing(context, args).launch(context, args, stream);
 }
 
 }  // namespace mixlane

@@ -21,6 +21,9 @@ Cost routing_cost(const RoutingArgs& args);
 
 std::vector<VariantInfo> routing_variants();
 
+// The one that runs.
+const Variant<RoutingArgs>& select_routing(const Context& context, const RoutingArgs& args);
+
 // Variants
 std::span<const Variant<RoutingArgs>> routing_gpu_variants();  // none in a build without a GPU backend
 void launch_routing_cpu(Context& context, const RoutingArgs& args, Stream stream);

@@ -1,0 +1,26 @@
+#include "gpu/launch.hpp"
+#include "ops/align/none.cuh"
+#include "ops/align/oneshot.cuh"
+#include "wave16.hpp"
+
+namespace mixlane::test {
+
+using namespace align_gpu;
+
+void launch_none_of_16(const KernelArgs& args, bool plain, Stream stream) {
+  gpu::launch(plain ? align_none<16, true> : align_none<16, false>,
+              {.variant = "none of 16", .num_blocks = 8, .num_threads = kMaxNonePairs}, stream, args);
+}
+
+void launch_oneshot_of_16(const KernelArgs& args, bool plain, Stream stream) {
+  using SmallTile = Tile<256, 16, 16>;
+  static_assert(SmallTile::kPairs == kMaxOneshotPairsOf16);
+  gpu::launch(plain ? align_oneshot<SmallTile, true> : align_oneshot<SmallTile, false>,
+              {.variant = "oneshot of 16",
+               .num_blocks = 3,
+               .num_threads = SmallTile::kThreads,
+               .shared_bytes = SmallTile::shared_bytes(args.num_codes)},
+              stream, args);
+}
+
+}  // namespace mixlane::test

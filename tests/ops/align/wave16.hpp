@@ -1,0 +1,13 @@
+// The align kernels of one block's worth of pairs with a logical wave of 16: nothing in them may assume 32.
+#pragma once
+
+#include "ops/align/device_args.hpp"
+
+namespace mixlane::test {
+
+// As their namesakes in ops/align.
+void launch_none_of_16(const align_gpu::KernelArgs& args, bool plain, Stream stream);
+inline constexpr int64_t kMaxOneshotPairsOf16 = 4096;
+void launch_oneshot_of_16(const align_gpu::KernelArgs& args, bool plain, Stream stream);
+
+}  // namespace mixlane::test
