@@ -96,26 +96,24 @@ std::vector<RegretPoint> align_regret(Context& context, const RegretSweep& sweep
 
 namespace {
 
-// The model's constants as these points, of dense i32 ids, would have them. Only where a variant is near the best does its
-// time decide.
+// The model's constants as these points would have them. Only where a variant is near the best does its time decide.
 std::string fit_text(const std::vector<RegretPoint>& points) {
   constexpr double kNear = 1.3;
-  std::map<std::string, std::vector<SizedTime>> samples;
+  std::map<std::pair<bool, std::string>, std::vector<SizedTime>> samples;
   for (const RegretPoint& point : points) {
-    if (point.shape.ids != AlignIds::i32) continue;
     double best = point.median_us.front().second;
     for (const auto& [id, us] : point.median_us) best = std::min(best, us);
     for (const auto& [id, us] : point.median_us)
       if (us <= kNear * best)
-        samples[id].push_back(
+        samples[{point.shape.ids != AlignIds::i32, id}].push_back(
             {static_cast<double>(point.shape.experts), static_cast<double>(point.tokens * point.shape.topk), us});
   }
   std::string text =
-      "\n| constants fitted to these points | near the best at | launch us | group ns | pair ns |\n|---|---|---|---|---|\n";
-  for (const auto& [id, of_variant] : samples) {
+      "\n| fitted to these points | ids | near the best at | launch us | group ns | pair ns |\n|---|---|---|---|---|---|\n";
+  for (const auto& [key, of_variant] : samples) {
     const FittedLine line = fit_line(of_variant);
-    text += fmt::format("| {} | {} | {:.2f} | {:.2f} | {:.5f} |\n", id, of_variant.size(), line.launch_us, line.group_ns,
-                        line.pair_ns);
+    text += fmt::format("| {} | {} | {} | {:.2f} | {:.2f} | {:.5f} |\n", key.second, key.first ? "other" : "dense i32",
+                        of_variant.size(), line.launch_us, line.group_ns, line.pair_ns);
   }
   return text;
 }

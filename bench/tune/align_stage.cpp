@@ -160,7 +160,6 @@ int tune_stage(const TuneOptions& options) {
   const int64_t begin = now_ns();
   AlignSweep sweep;
   sweep.shapes = key_shapes(options);
-  sweep.tokens = all_token_buckets();
   sweep.block = options.block;
   sweep.race.margin = options.margin;
   const TunedTable fresh = tune_align(context, sweep, describe_run(options), {}, say);

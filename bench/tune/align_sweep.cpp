@@ -14,11 +14,15 @@ TuneValue value_of(const TuneField& field, int64_t packed) {
 
 }  // namespace
 
-std::vector<int64_t> all_token_buckets() {
+std::vector<int64_t> all_token_buckets(int64_t pairs_per_token) {
   std::vector<int64_t> buckets;
-  for (int64_t tokens = 1; buckets.empty() || token_bucket(tokens) != buckets.back(); tokens = buckets.back() + 1)
-    buckets.push_back(token_bucket(tokens));
-  return buckets;
+  int64_t tokens = 1;
+  for (;;) {
+    const int64_t bucket = token_bucket(tokens, pairs_per_token);
+    if (!buckets.empty() && bucket <= buckets.back()) return buckets;
+    buckets.push_back(bucket);
+    tokens = bucket + 1;
+  }
 }
 
 std::string choices_text(const std::vector<std::pair<int64_t, std::string>>& by_tokens) {
@@ -45,11 +49,11 @@ TunedTable tune_align(Context& context, const AlignSweep& sweep, const TuningRun
   for (const TuneField& field : space.fields) table.fields.emplace_back(field.name);
   Context cpu;
   DeviceTimer timer(context.device());
-  const int64_t most = *std::max_element(sweep.tokens.begin(), sweep.tokens.end());
   for (const AlignShapeKey& shape : sweep.shapes) {
-    const AlignIdsOnGpu ids(context.device(), shape, AlignSkew::uniform, most);
+    const std::vector<int64_t> sizes = sweep.tokens.empty() ? all_token_buckets(shape.topk) : sweep.tokens;
+    const AlignIdsOnGpu ids(context.device(), shape, AlignSkew::uniform, *std::max_element(sizes.begin(), sizes.end()));
     std::vector<std::pair<int64_t, std::string>> by_tokens;
-    for (const int64_t tokens : sweep.tokens) {
+    for (const int64_t tokens : sizes) {
       const AlignCase align_case(context, ids, tokens, sweep.block);
       if (align_case.candidates().size() < 2) continue;
       align_case.check(cpu, timer.stream());

@@ -16,13 +16,13 @@ using TuneProgress = std::function<void(const std::string& line)>;
 
 struct AlignSweep {
   std::vector<AlignShapeKey> shapes;
-  std::vector<int64_t> tokens;  // each stands for its bucket
+  std::vector<int64_t> tokens;  // none: every bucket of the shape
   int block = 64;
   RaceOptions race;
 };
 
 // Every bucket up to the largest.
-std::vector<int64_t> all_token_buckets();
+std::vector<int64_t> all_token_buckets(int64_t pairs_per_token);
 
 // Measures every key of the sweep that more than one variant takes, after checking their results, and returns the choices.
 // `caller` is the stream that the caller works on: unsupported is thrown while it is captured, because timing waits for the

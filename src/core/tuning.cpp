@@ -9,7 +9,7 @@
 namespace mixlane {
 namespace {
 
-constexpr int64_t kLargestBucket = int64_t{1} << 17;
+constexpr int64_t kMostPairs = int64_t{1} << 20;
 
 int index_of(std::string_view name, std::span<const std::string_view> names) {
   const auto found = std::find(names.begin(), names.end(), name);
@@ -71,11 +71,13 @@ std::string key_text(const TuneSpace& space, const PackedKey& key) {
   return text;
 }
 
-int64_t token_bucket(int64_t num_tokens) {
-  if (num_tokens <= 2) return std::max<int64_t>(num_tokens, 1);
-  if (num_tokens >= kLargestBucket) return kLargestBucket;
-  const auto power = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(num_tokens)));
-  return num_tokens <= power / 4 * 3 ? power / 4 * 3 : power;
+int64_t token_bucket(int64_t num_tokens, int64_t pairs_per_token) {
+  const int64_t pairs = std::max<int64_t>(num_tokens, 1) * pairs_per_token;
+  if (pairs >= kMostPairs) return std::max<int64_t>(kMostPairs / pairs_per_token, 1);
+  const auto power = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(pairs)));
+  // 3 is between 2 and 4; there is nothing between 1 and 2.
+  const int64_t bucket = power >= 4 && pairs <= power / 4 * 3 ? power / 4 * 3 : power;
+  return bucket / pairs_per_token;
 }
 
 TunedLookup::TunedLookup(const TunedLayers& layers, const TunedMachine& machine, const TuneSpace& space,

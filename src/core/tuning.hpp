@@ -49,8 +49,9 @@ struct PackedKeyHash {
 
 std::string key_text(const TuneSpace& space, const PackedKey& key);
 
-// Sizes between two buckets are tuned as the larger: 1, 2, 3, 4, 6, 8, 12 ... 131072, which stands for all above as well.
-int64_t token_bucket(int64_t num_tokens);
+// The size that is tuned for `num_tokens`: the most tokens whose pairs, `pairs_per_token` of each, are as many as the next
+// of 1, 2, 3, 4, 6, 8, 12 ... 1048576, where kernels change their ways. The largest stands for all above as well.
+int64_t token_bucket(int64_t num_tokens, int64_t pairs_per_token = 1);
 
 // The choices of one stage for one machine, as indices into a list of names.
 class TunedLookup {

@@ -47,18 +47,22 @@ std::string_view choice(const Context& context, StageTuning& tuning, const DemoA
 
 TEST(Tuning, BucketsCoverAllSizesAndHoldTheirBorders) {
   EXPECT_EQ(token_bucket(0), 1);
-  int64_t last = 0;
-  for (int64_t tokens = 1; tokens <= 131072; ++tokens) {
-    const int64_t bucket = token_bucket(tokens);
-    ASSERT_GE(bucket, tokens);
-    ASSERT_GE(bucket, last);
-    ASSERT_LE(bucket, std::max<int64_t>(tokens + tokens / 2, tokens));
-    ASSERT_EQ(token_bucket(bucket), bucket);
-    last = bucket;
+  for (const int64_t topk : {1, 2, 5, 6, 8, 22, 1000}) {
+    int64_t last = 0;
+    for (int64_t tokens = 1; tokens * topk <= 1 << 20; ++tokens) {
+      const int64_t bucket = token_bucket(tokens, topk);
+      ASSERT_GE(bucket, tokens) << topk;
+      ASSERT_GE(bucket, last) << topk;
+      ASSERT_LE(bucket * topk, std::max<int64_t>(tokens * topk * 3 / 2, 2)) << tokens;
+      ASSERT_EQ(token_bucket(bucket, topk), bucket) << topk;
+      last = bucket;
+    }
   }
   EXPECT_EQ(token_bucket(5), 6);
   EXPECT_EQ(token_bucket(7), 8);
-  EXPECT_EQ(token_bucket(int64_t{1} << 40), 131072);
+  EXPECT_EQ(token_bucket(17, 6), 21);  // 128 pairs and no more
+  EXPECT_EQ(token_bucket(22, 6), 32);  // 192 pairs
+  EXPECT_EQ(token_bucket(int64_t{1} << 30, 8), 131072);
 }
 
 TEST(Tuning, LookupKnowsItsMachineAndStageOnly) {

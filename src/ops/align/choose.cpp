@@ -20,26 +20,35 @@ std::vector<std::string_view> variant_ids() {
   return ids;
 }
 
-// us = launch + per_group * groups + per_pair * pairs, where the multiprocessors that share the pairs are a constant number,
-// or all of them. Fitted to what `mixlane tune` measured on an H200 (132 multiprocessors) for dense i32 ids; what matters is
-// where the lines cross, and that is set by the numbers of barriers and of multiprocessors more than by a GPU's clock.
+// us = launch + per_group * groups + per_pair * pairs, where all multiprocessors share the pairs, or a constant number of
+// them works. Fitted to an H200 (132 multiprocessors) where a variant is near the best: `mixlane tune --stage align
+// --regret` prints such fits. What matters is where the lines cross.
 struct Line {
   double launch_us;
   double group_ns;
   double pair_ns;  // of one multiprocessor if all share the pairs
 
-  double us(const AlignArgs& args, int num_sharing = 1) const {
-    const AlignShape shape(args);
+  double us(const AlignShape& shape, int num_sharing) const {
     return launch_us +
            1e-3 * (group_ns * shape.num_groups() + pair_ns * static_cast<double>(shape.num_pairs()) / num_sharing);
   }
 };
 
-constexpr Line kNone{1.9, 0, 14};
-constexpr Line kOneshot{2.3, 1.5, 0.48};
-constexpr Line kCluster{3.1, 3.2, 0.044};
-constexpr Line kMultiPhase{7.6, 3.2, 0.82};
-constexpr Line kRadix{20, 0.2, 2.5};
+// Kernels read dense i32 ids in a way of their own.
+struct Lines {
+  Line dense_i32;
+  Line other;
+
+  double us(const AlignArgs& args, int num_sharing = 1) const {
+    return (align_ids(args) == AlignIds::i32 ? dense_i32 : other).us(AlignShape(args), num_sharing);
+  }
+};
+
+constexpr Lines kNone{{1.55, 0.47, 15}, {1.9, 0.5, 15}};
+constexpr Lines kOneshot{{2.38, 1.4, 0.64}, {6.5, 1.5, 0.24}};
+constexpr Lines kCluster{{3.12, 2.5, 0.059}, {8.2, 2.5, 0.03}};
+constexpr Lines kMultiPhase{{6.94, 4.8, 1.6}, {10.5, 4.8, 3.5}};
+constexpr Lines kRadix{{21, 0.2, 1.6}, {22, 0.2, 10}};
 
 }  // namespace
 
@@ -53,7 +62,8 @@ const TuneSpace& align_tune_space() { return kSpace; }
 
 PackedKey align_key(const AlignArgs& args) {
   const AlignShape shape(args);
-  return {shape.num_local_experts, shape.num_topk, static_cast<int64_t>(align_ids(args)), token_bucket(shape.rows)};
+  return {shape.num_local_experts, shape.num_topk, static_cast<int64_t>(align_ids(args)),
+          token_bucket(shape.rows, shape.num_topk)};
 }
 
 StageTuning& align_tuning(const Context& context) {

@@ -14,7 +14,7 @@ enum class AlignIds : uint8_t {
 };
 AlignIds align_ids(const AlignArgs& args);
 
-// Key: experts (the local ones, which are the groups), topk, ids, tokens (rows, as a bucket).
+// Key: experts (the local ones, which are the groups), topk, ids, tokens (rows, as a bucket of pairs).
 const TuneSpace& align_tune_space();
 PackedKey align_key(const AlignArgs& args);
 // Of a context on a GPU.

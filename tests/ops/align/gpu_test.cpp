@@ -5,6 +5,7 @@
 
 #include <deque>
 
+#include "ops/align/choose.hpp"
 #include "ops/align/launchers.hpp"
 #include "ops/align/op.hpp"
 #include "problem.hpp"
@@ -299,6 +300,25 @@ TEST_F(AlignGpu, ManyGroupsSkewed) {
   check(p);
   for (int64_t& id : p.ids) id = rng() % 100 < 90 ? 4095 : static_cast<int64_t>(rng() % 8192);
   check(p);
+}
+
+TEST_F(AlignGpu, RadixOfWave16) {
+  Rng rng(23);
+  const gpu::Buffer barrier(gpu_device(), 4);
+  for (int i = 0; i < 40 && !HasFailure(); ++i) {
+    const Problem p = i % 2 == 0 ? random_problem(rng) : simple(rng, 3001, 8, 5000, 4);
+    SCOPED_TRACE(describe(p));
+    Call call(p, true);
+    GpuCall on_gpu(call);
+    align_gpu::KernelArgs args = align_gpu::make_args(on_gpu.args());
+    const gpu::Buffer workspace(gpu_device(), radix_words_of_16(args) * 4);
+    args.workspace = workspace.as<uint32_t>();
+    args.barrier = barrier.as<uint32_t>();
+    on_gpu.send();
+    launch_radix_of_16(args, align_ids(on_gpu.args()) == AlignIds::i32, on_gpu.stream());
+    on_gpu.fetch();
+    expect_result(expected(p, call.args.sorted_pairs.shape[0]), call.out, p.num_topk, true);
+  }
 }
 
 TEST_F(AlignGpu, RefusalsNameTheLimit) {
