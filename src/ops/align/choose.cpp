@@ -44,10 +44,10 @@ struct Lines {
   }
 };
 
-constexpr Lines kNone{{1.55, 0.47, 15}, {1.9, 0.5, 15}};
-constexpr Lines kOneshot{{2.38, 1.4, 0.64}, {6.5, 1.5, 0.24}};
-constexpr Lines kCluster{{3.12, 2.5, 0.059}, {8.2, 2.5, 0.03}};
-constexpr Lines kMultiPhase{{6.94, 4.8, 1.6}, {10.5, 4.8, 3.5}};
+constexpr Lines kNone{{1.7, 0.5, 20}, {1.9, 0.5, 15}};
+constexpr Lines kOneshot{{3.0, 1.8, 0.7}, {6.5, 1.5, 0.24}};
+constexpr Lines kCluster{{3.9, 1.6, 0.047}, {8.2, 2.5, 0.03}};
+constexpr Lines kMultiPhase{{9, 6.6, 1.7}, {10.5, 4.8, 3.5}};
 constexpr Lines kRadix{{21, 0.2, 1.6}, {22, 0.2, 10}};
 
 }  // namespace
