@@ -139,22 +139,25 @@ __device__ void count_digits(Tile& tile, const Items& items, const Share& chunk,
   }
 }
 
-// Counts become sums over the blocks before; a wave per digit.
+// Counts become sums over the blocks before; a wave per digit. Every wave goes as many rounds: waves may be parts of the
+// hardware's, whose threads shuffle together.
 template <class Tile>
 __device__ void sum_digit_columns(const RadixSpace& space) {
   using Wave = typename Tile::Wave;
-  for (uint32_t digit = Wave::index_in_block() * gridDim.x + blockIdx.x; digit < kNumDigits;
-       digit += Tile::kWaves * gridDim.x) {
+  for (uint32_t first = 0; first < kNumDigits; first += Tile::kWaves * gridDim.x) {
+    const uint32_t digit = first + Wave::index_in_block() * gridDim.x + blockIdx.x;
+    const bool is_digit = digit < kNumDigits;
     uint32_t* const column = space.counts + digit * gridDim.x;
     uint32_t below = 0;
     for (uint32_t base = 0; base < gridDim.x; base += Tile::kWave) {
       const uint32_t block = base + Wave::lane();
-      const uint32_t count = block < gridDim.x ? column[block] : 0;
+      const bool is_count = is_digit && block < gridDim.x;
+      const uint32_t count = is_count ? column[block] : 0;
       const uint32_t inclusive = Wave::inclusive_sum(count);
-      if (block < gridDim.x) column[block] = below + inclusive - count;
+      if (is_count) column[block] = below + inclusive - count;
       below += Wave::shuffle(inclusive, Tile::kWave - 1);
     }
-    if (Wave::lane() == 0) space.totals[digit] = below;
+    if (is_digit && Wave::lane() == 0) space.totals[digit] = below;
   }
 }
 
