@@ -18,6 +18,7 @@ constexpr const char* kFooter = R"(Examples:
   mixlane compare before/runs after/runs                did it get slower? exit code 1 says yes
   mixlane doctor                                        what this machine has and can do
   mixlane models                                        the shape catalogue
+  mixlane tune --stage align                            the fastest variant for each shape on this GPU
 
 Exit codes: 0 fine, 1 failed or slower, 2 wrong usage, 3 not comparable.)";
 
@@ -37,6 +38,7 @@ int main(int argc, char** argv) {
   add_compare(app, action);
   add_doctor(app, action);
   add_models(app, action);
+  add_tune(app, action);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

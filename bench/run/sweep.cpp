@@ -254,6 +254,7 @@ void Sweep::run_one(Rig& rig, ResultFile& file, TraceWriter& traces, int tokens,
 }
 
 void Sweep::finish() {
+  for (const std::string& notice : context_.notices()) console_.report("note: " + notice);
   for (const ResultFile& file : files_) {
     console_.report(fmt::format("wrote {}", result_path(options_.out, file).string()));
     if (!options_.no_trace)

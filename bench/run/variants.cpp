@@ -44,7 +44,8 @@ std::map<std::string, std::string> parse_variants(const std::vector<std::string>
            "--variant '{}': write stage=id with a stage of routing, dispatch, align, experts, "
            "combine",
            setting);
-    const std::string id = setting.substr(equals + 1);
+    std::string id = setting.substr(equals + 1);
+    if (stage == "align" && id.size() == 1 && id[0] >= '0' && id[0] <= '9') id = align_variant(id[0] - '0');
     std::string valid = "auto";
     for (const VariantInfo& variant : known->variants) valid += fmt::format(", {}", variant.id);
     const bool found = id == "auto" || std::any_of(known->variants.begin(), known->variants.end(),

@@ -135,6 +135,7 @@ void StageSweep::run_one(QuantFormat format, ResultFile& file, int tokens, const
 }
 
 void StageSweep::finish() {
+  for (const std::string& notice : context_.notices()) console_.report("note: " + notice);
   for (const ResultFile& file : files_) console_.report(fmt::format("wrote {}", result_path(options_.out, file).string()));
   console_.report(fmt::format("report {}", write_report(options_.out).string()));
   if (options_.json == "-")

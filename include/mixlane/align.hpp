@@ -40,15 +40,19 @@ struct AlignArgs {
   TensorView zero_fill{};  // optional: any contiguous tensor, zeroed in the same call (for accumulating GEMMs)
 
   Status* status = nullptr;  // receives bad_expert_id with the first such pair's row; nullptr: thrown (CPU only)
-  std::string_view variant = "auto";
+  std::string_view variant = "auto";  // or a variant's id; align_variant(policy) says it in the engines' numbers
 };
+
+// Policy 0: "auto", the tuned choice for the shape (mixlane/tuning.hpp); 1: "align.oneshot"; 2: "align.multi_phase". As with
+// every id, what the variant can't take is refused. Throws invalid_argument for other numbers.
+std::string_view align_variant(int policy);
 
 // Slots that `sorted_pairs` must hold in the worst case: every group's last block nearly empty.
 int64_t align_capacity(int64_t num_pairs, int num_groups, int block);
 
-// Deterministic; no atomics on shared counters; graph-safe. CPU variants: align.cpu. GPU variants, up to 1028 groups:
-// align.none, align.oneshot, align.cluster (sm_90), align.multi_phase. Contract = the union of what
-// SGLang, vLLM and aiter's align kernels offer: docs/stages/align.md.
+// Deterministic; no atomics on shared counters; graph-safe. CPU variants: align.cpu. GPU variants: align.none (few
+// pairs), align.oneshot, align.cluster (sm_90), align.multi_phase (up to 1028 groups), align.radix (any number).
+// Contract = the union of what SGLang, vLLM and aiter's align kernels offer: docs/stages/align.md.
 void align(Context& context, const AlignArgs& args, Stream stream = {});
 
 }  // namespace mixlane

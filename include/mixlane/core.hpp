@@ -10,6 +10,7 @@
 #include <string>
 #include <string_view>
 #include <type_traits>
+#include <vector>
 
 namespace mixlane {
 
@@ -183,8 +184,8 @@ struct ContextOptions {
   int num_threads = 0;  // CPU: threads of this rank, the calling one included; 0 = every core this process may use
 };
 
-class Arena;  // src/core/arena.hpp
-struct Env;   // src/core/env.hpp
+class Arena;        // src/core/arena.hpp
+struct Env;         // src/core/env.hpp
 class StageStates;  // src/core/stage_states.hpp
 
 // What one rank's calls share: device, CPU threads, workspace arena and a snapshot of the environment. A Context
@@ -202,6 +203,9 @@ class Context {
   Arena& arena();
   const Env& env() const;
   StageStates& states() const;
+  // What works but could be better, a line each, with the command that does it; each is said once per context. The library
+  // itself prints nothing.
+  const std::vector<std::string>& notices() const;
 
  private:
   struct Impl;

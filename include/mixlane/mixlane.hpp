@@ -10,4 +10,5 @@
 #include "mixlane/model.hpp"
 #include "mixlane/quant.hpp"
 #include "mixlane/routing.hpp"
+#include "mixlane/tuning.hpp"
 #include "mixlane/version.hpp"

@@ -3,6 +3,7 @@
 #include "core/arena.hpp"
 #include "core/env.hpp"
 #include "core/error.hpp"
+#include "core/notices.hpp"
 #include "core/stage_states.hpp"
 
 namespace mixlane {
@@ -46,5 +47,6 @@ int Context::num_threads() const { return impl_->num_threads; }
 Arena& Context::arena() { return impl_->arena; }
 const Env& Context::env() const { return impl_->env; }
 StageStates& Context::states() const { return impl_->states; }
+const std::vector<std::string>& Context::notices() const { return notices_of(*this).lines; }
 
 }  // namespace mixlane

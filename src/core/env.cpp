@@ -29,6 +29,7 @@ int64_t integer(const char* name, int64_t fallback, int64_t low, int64_t high) {
 Env Env::read() {
   Env env;
   env.models = variable("MIXLANE_MODELS").value_or("");
+  env.tuned = variable("MIXLANE_TUNED").value_or("");
   env.modules = variable("MIXLANE_MODULES").value_or("");
   env.deadline = std::chrono::milliseconds(integer("MIXLANE_DEADLINE_MS", 30'000, 1, 3'600'000));
   env.num_threads = static_cast<int>(integer("MIXLANE_NUM_THREADS", 0, 0, 4096));

@@ -13,6 +13,8 @@ namespace mixlane {
 struct Env {
   // MIXLANE_MODELS: a folder of model files searched before the installed catalogue.
   std::filesystem::path models;
+  // MIXLANE_TUNED: a folder of tuned tables that go before the installed ones.
+  std::filesystem::path tuned;
   // MIXLANE_MODULES: the folder of modules loaded on demand (mixlane_onednn.so); default: beside libmixlane.so.
   std::filesystem::path modules;
   // MIXLANE_DEADLINE_MS: how long a rank waits for a peer, 1..3600000; default 30000.

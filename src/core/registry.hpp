@@ -23,22 +23,33 @@ struct Variant {
   // Why these (valid) arguments are not for it, with the values; empty if they are. nullptr: takes everything.
   std::string (*refuse)(const Context&, const Args&);
   void (*launch)(Context&, const Args&, Stream);
+  // About how long it takes where nothing was measured (core/tuning.hpp); nullptr: the order of the table decides.
+  double (*estimate_us)(const Args&, int num_multiprocessors) = nullptr;
 };
+
+template <class Args>
+bool takes(const Variant<Args>& variant, const Context& context, const Args& args) {
+  return !variant.refuse || variant.refuse(context, args).empty();
+}
 
 // The variant called `wanted`, or for "auto" the first of the table, best first, that runs on the context's device and
 // takes the arguments. Throws invalid_argument listing the valid ids, or unsupported with every variant's reason.
 template <class Args>
 const Variant<Args>& select(std::span<const Variant<Args>> table, std::string_view wanted, const Context& context,
                             const Args& args) {
+  const bool any = wanted == "auto";
+  const auto is_asked_for = [&](const Variant<Args>& variant) {
+    return variant.info.device == context.device().type && (any || wanted == variant.info.id);
+  };
+  for (const Variant<Args>& variant : table)
+    if (is_asked_for(variant) && takes(variant, context, args)) return variant;
+  // Only now are texts worth making: this is on the path of every call.
   std::string ids = "auto";
   std::string reasons;
   for (const Variant<Args>& variant : table) {
-    if (variant.info.device != context.device().type) continue;
-    ids += fmt::format(", {}", variant.info.id);
-    if (wanted != "auto" && wanted != variant.info.id) continue;
-    const std::string reason = variant.refuse ? variant.refuse(context, args) : "";
-    if (reason.empty()) return variant;
-    reasons += fmt::format("{}{}: {}", reasons.empty() ? "" : "; ", variant.info.id, reason);
+    if (variant.info.device == context.device().type) ids += fmt::format(", {}", variant.info.id);
+    if (is_asked_for(variant))
+      reasons += fmt::format("{}{}: {}", reasons.empty() ? "" : "; ", variant.info.id, variant.refuse(context, args));
   }
   if (reasons.empty())
     fail(ErrorCode::invalid_argument, "unknown variant '{}' on {}; valid ones: {}", wanted, name(context.device().type),

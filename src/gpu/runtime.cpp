@@ -2,6 +2,7 @@
 
 #include "core/error.hpp"
 #include "core/memory.hpp"
+#include "core/tuning.hpp"
 #include "gpu/api.hpp"
 
 // One line per runtime call: the call, and what it is for should it fail.
@@ -88,6 +89,7 @@ DeviceProperties properties(int index) {
   result.name = raw.name;
 #if defined(MIXLANE_HIP)
   result.architecture = raw.gcnArchName;
+  result.architecture = result.architecture.substr(0, result.architecture.find(':'));  // "gfx942:sramecc+:xnack-"
 #else
   result.architecture = fmt::format("sm_{}{}", raw.major, raw.minor);
 #endif
@@ -132,6 +134,15 @@ void OwnedStream::Tag::release(void* handle) noexcept {
 }
 
 void synchronize(Stream stream) { MIXLANE_CHECKED(StreamSynchronize, "waiting for a stream's work", api(stream)); }
+
+bool is_capturing(Stream stream) {
+  auto status = MIXLANE_GPU_API(StreamCaptureStatusNone);
+  const ApiError error = MIXLANE_GPU_API(StreamIsCapturing)(api(stream), &status);
+  // What the default stream answers while another stream is captured.
+  if (error == MIXLANE_GPU_API(ErrorStreamCaptureImplicit)) return true;
+  check(error, "StreamIsCapturing", "asking whether a stream is captured");
+  return status != MIXLANE_GPU_API(StreamCaptureStatusNone);
+}
 
 using ApiEvent = MIXLANE_GPU_API(Event_t);
 
@@ -283,4 +294,9 @@ void Graph::launch(Stream stream) const {
 
 std::unique_ptr<mixlane::DeviceMemory> mixlane::open_gpu_memory(Device device) {
   return std::make_unique<gpu::GpuMemory>(device);
+}
+
+mixlane::TunedMachine mixlane::gpu_machine(Device device) {
+  const gpu::DeviceProperties properties = gpu::properties(device.index);
+  return {properties.architecture, properties.num_multiprocessors};
 }

@@ -1,41 +1,14 @@
 // Where model files lie, and finding one by name.
-#include <dlfcn.h>
-
 #include <algorithm>
 #include <map>
 
 #include "core/env.hpp"
 #include "core/error.hpp"
+#include "io/data_folder.hpp"
 #include "mixlane/model.hpp"
 
 namespace mixlane {
 namespace {
-
-// MIXLANE_MODELS_FROM_LIBRARY: the installed models/ relative to the library's folder. MIXLANE_SOURCE_MODELS: the source
-// tree's, for programs that run from the build folder.
-std::filesystem::path built_in_folder() {
-  Dl_info library{};
-  if (dladdr(reinterpret_cast<const void*>(&built_in_folder), &library) != 0 && library.dli_fname != nullptr) {
-    std::error_code error;
-    const auto file = std::filesystem::canonical(library.dli_fname, error);
-    const auto installed = (file.parent_path() / MIXLANE_MODELS_FROM_LIBRARY).lexically_normal();
-    if (!error && std::filesystem::is_directory(installed, error)) return installed;
-  }
-  return MIXLANE_SOURCE_MODELS;
-}
-
-std::vector<std::filesystem::path> model_files(const std::filesystem::path& folder) {
-  std::vector<std::filesystem::path> files;
-  std::error_code error;
-  std::filesystem::directory_iterator entries(folder, error);
-  if (error)
-    fail(ErrorCode::io_error, "model catalogue {}: {}; set MIXLANE_MODELS to a folder of model files or unset it",
-         folder.string(), error.message());
-  for (const auto& entry : entries)
-    if (entry.path().extension() == ".json") files.push_back(entry.path());
-  std::sort(files.begin(), files.end());
-  return files;
-}
 
 // Every name and alias of one folder means one file.
 void require_own_names(const std::vector<Model>& models) {
@@ -75,7 +48,7 @@ Model find_named(const Env& env, const std::string& wanted) {
 std::vector<std::filesystem::path> catalogue_folders(const Env& env) {
   std::vector<std::filesystem::path> folders;
   if (!env.models.empty()) folders.push_back(env.models);
-  folders.push_back(built_in_folder());
+  folders.push_back(data_folder("models"));
   return folders;
 }
 
@@ -83,7 +56,9 @@ std::vector<Model> load_catalogue(const Env& env) {
   std::map<std::string, Model> by_name;
   for (const auto& folder : catalogue_folders(env)) {
     std::vector<Model> models;
-    for (const auto& file : model_files(folder)) models.push_back(load_model(file));
+    for (const auto& file :
+         json_files(folder, "model catalogue", "set MIXLANE_MODELS to a folder of model files or unset it"))
+      models.push_back(load_model(file));
     require_own_names(models);
     for (Model& model : models) by_name.emplace(model.name, std::move(model));
   }

@@ -3,6 +3,7 @@
 
 #include "core/arena.hpp"
 #include "gpu/runtime.hpp"
+#include "ops/align/choose.hpp"
 #include "ops/align/launchers.hpp"
 #include "ops/align/op.hpp"
 
@@ -11,17 +12,14 @@ namespace align_gpu {
 namespace {
 
 constexpr int64_t kMaxPairs = int64_t{1} << 31;
-// Four codes per thread of the smallest block, and counters that fit in shared memory.
+// Four codes per thread of the smallest block, and counters that fit in shared memory; align.radix takes any number.
 constexpr int64_t kMaxCodes = 1028;
 
 int64_t num_pairs(const AlignArgs& args) { return args.topk_ids.num_values(); }
 int num_groups(const AlignArgs& args) { return args.num_local_experts > 0 ? args.num_local_experts : args.num_experts; }
 int num_codes(const AlignArgs& args) { return num_groups(args) + (args.invalid_ids == InvalidIds::bucket ? 1 : 0); }
 
-bool is_plain(const AlignArgs& args) {
-  const bool one_segment = !args.segment_rows.given() || args.segment_rows.shape[0] == 1;
-  return args.topk_ids.dtype == DType::i32 && args.topk_ids.contiguous() && !args.expert_map.given() && one_segment;
-}
+bool is_plain(const AlignArgs& args) { return align_ids(args) == AlignIds::i32; }
 
 PairSource make_source(const AlignArgs& args) {
   PairSource source;
@@ -148,6 +146,19 @@ void run_multi_phase(Context& context, const AlignArgs& args, Stream stream) {
   launch_multi_phase(kernel_args, is_plain(args), device, stream);
 }
 
+std::string refuse_radix(const Context&, const AlignArgs& args) { return refuse_any(args); }
+
+void run_radix(Context& context, const AlignArgs& args, Stream stream) {
+  const Device device = context.device();
+  const gpu::DeviceGuard guard(device);
+  KernelArgs kernel_args = make_args(args);
+  Arena& arena = context.arena();
+  const Arena::Scope scope(arena);
+  kernel_args.barrier = static_cast<uint32_t*>(arena.zeros());
+  kernel_args.workspace = arena.take_as<uint32_t>(radix_workspace_words(kernel_args, device));
+  launch_radix(kernel_args, is_plain(args), device, stream);
+}
+
 }  // namespace
 }  // namespace align_gpu
 
@@ -157,37 +168,36 @@ namespace {
 constexpr DeviceType kGpu = DeviceType::hip;
 #else
 constexpr DeviceType kGpu = DeviceType::cuda;
-constexpr Variant<AlignArgs> kCluster{
-    {"align.cluster", "one cluster, counts through its shared memory; up to 131072 pairs", kGpu},
-    align_gpu::refuse_cluster,
-    align_gpu::run_cluster};
 #endif
-constexpr Variant<AlignArgs> kNone{
-    {"align.none", "every pair looks at all others; a few tokens", kGpu}, align_gpu::refuse_none, align_gpu::run_none};
-constexpr Variant<AlignArgs> kOneshot{
-    {"align.oneshot", "every block sorts everything, writes its share; up to 8192 pairs", kGpu},
-    align_gpu::refuse_oneshot,
-    align_gpu::run_oneshot};
-constexpr Variant<AlignArgs> kMultiPhase{
-    {"align.multi_phase", "all multiprocessors, one cooperative launch; any size", kGpu},
-    align_gpu::refuse_multi_phase,
-    align_gpu::run_multi_phase};
 
-#if defined(MIXLANE_HIP)
-constexpr Variant<AlignArgs> kForFewPairs[] = {kNone, kOneshot, kMultiPhase};
-constexpr Variant<AlignArgs> kForManyPairs[] = {kMultiPhase, kOneshot, kNone};
-#else
-constexpr Variant<AlignArgs> kForFewPairs[] = {kNone, kOneshot, kCluster, kMultiPhase};
-constexpr Variant<AlignArgs> kForManyPairs[] = {kCluster, kMultiPhase, kOneshot, kNone};
+// What is simpler comes first: it wins ties.
+constexpr Variant<AlignArgs> kVariants[] = {
+    {{"align.none", "every pair looks at all others; a few tokens", kGpu},
+     align_gpu::refuse_none,
+     align_gpu::run_none,
+     estimate_align_none},
+    {{"align.oneshot", "every block sorts everything, writes its share; up to 8192 pairs", kGpu},
+     align_gpu::refuse_oneshot,
+     align_gpu::run_oneshot,
+     estimate_align_oneshot},
+#if !defined(MIXLANE_HIP)
+    {{"align.cluster", "one cluster, counts through its shared memory; up to 131072 pairs", kGpu},
+     align_gpu::refuse_cluster,
+     align_gpu::run_cluster,
+     estimate_align_cluster},
 #endif
-// Up to here one block sorts faster than a cluster has met (H200: 2.9 against 3.9 us; twice as many: 4.2 against 3.9).
-constexpr int64_t kFewPairs = 1024;
+    {{"align.multi_phase", "all multiprocessors, one cooperative launch; any number of pairs", kGpu},
+     align_gpu::refuse_multi_phase,
+     align_gpu::run_multi_phase,
+     estimate_align_multi_phase},
+    {{"align.radix", "two passes over digits of the group, one cooperative launch; any number of groups", kGpu},
+     align_gpu::refuse_radix,
+     align_gpu::run_radix,
+     estimate_align_radix},
+};
 
 }  // namespace
 
-std::span<const Variant<AlignArgs>> align_gpu_variants(int64_t num_pairs) {
-  if (num_pairs <= kFewPairs) return kForFewPairs;
-  return kForManyPairs;
-}
+std::span<const Variant<AlignArgs>> align_gpu_variants() { return kVariants; }
 
 }  // namespace mixlane

@@ -24,4 +24,7 @@ void launch_cluster(const KernelArgs& args, bool plain, Stream stream);
 int64_t multi_phase_workspace_words(uint32_t num_codes, int num_multiprocessors);
 void launch_multi_phase(const KernelArgs& args, bool plain, Device device, Stream stream);
 
+int64_t radix_workspace_words(const KernelArgs& args, Device device);
+void launch_radix(const KernelArgs& args, bool plain, Device device, Stream stream);
+
 }  // namespace mixlane::align_gpu

@@ -3,6 +3,6 @@
 
 namespace mixlane {
 
-std::span<const Variant<AlignArgs>> align_gpu_variants(int64_t) { return {}; }
+std::span<const Variant<AlignArgs>> align_gpu_variants() { return {}; }
 
 }  // namespace mixlane

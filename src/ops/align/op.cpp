@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "core/check.hpp"
+#include "ops/align/choose.hpp"
 
 namespace mixlane {
 namespace {
@@ -12,11 +13,6 @@ namespace {
 constexpr std::array<Variant<AlignArgs>, 1> kCpuVariants{{
     {{"align.cpu", "stable counting sort; one histogram and one scatter pass per thread"}, nullptr, launch_align_cpu},
 }};
-
-std::span<const Variant<AlignArgs>> variants_for(DeviceType device, int64_t num_pairs) {
-  if (device == DeviceType::cpu) return kCpuVariants;
-  return align_gpu_variants(num_pairs);
-}
 
 constexpr int64_t kMaxPairs = std::numeric_limits<int32_t>::max();
 constexpr int kMaxExperts = 65535;
@@ -141,12 +137,24 @@ Cost align_cost(const AlignArgs& args) {
 std::vector<VariantInfo> align_variants() {
   std::vector<VariantInfo> infos;
   for (const auto& variant : kCpuVariants) infos.push_back(variant.info);
-  for (const auto& variant : align_gpu_variants(0)) infos.push_back(variant.info);
+  for (const auto& variant : align_gpu_variants()) infos.push_back(variant.info);
   return infos;
 }
 
+std::string_view align_variant(int policy) {
+  constexpr std::array<std::string_view, 3> kIds{"auto", "align.oneshot", "align.multi_phase"};
+  if (policy < 0 || policy >= static_cast<int>(kIds.size()))
+    fail(ErrorCode::invalid_argument, "align policy {}; 0 is auto, 1 oneshot, 2 multi_phase", policy);
+  return kIds[static_cast<size_t>(policy)];
+}
+
 const Variant<AlignArgs>& select_align(const Context& context, const AlignArgs& args) {
-  return select(variants_for(context.device().type, AlignShape(args).num_pairs()), args.variant, context, args);
+  if (context.device().type == DeviceType::cpu)
+    return select(std::span<const Variant<AlignArgs>>(kCpuVariants), args.variant, context, args);
+  const auto table = align_gpu_variants();
+  // An id needs no tables.
+  if (args.variant != "auto") return select(table, args.variant, context, args);
+  return select_tuned(table, args.variant, context, args, align_tuning(context), align_key(args));
 }
 
 void align(Context& context, const AlignArgs& args, Stream stream) {

@@ -33,8 +33,11 @@ std::vector<VariantInfo> align_variants();
 
 // Variants
 void launch_align_cpu(Context& context, const AlignArgs& args, Stream stream);
-// The GPU's, best first for so many pairs; none in a build without a GPU backend.
-std::span<const Variant<AlignArgs>> align_gpu_variants(int64_t num_pairs);
+// The GPU's, the simpler one first; none in a build without a GPU backend.
+std::span<const Variant<AlignArgs>> align_gpu_variants();
+
+// The one that runs; "auto" by tuned tables on GPUs (choose.hpp).
+const Variant<AlignArgs>& select_align(const Context& context, const AlignArgs& args);
 
 // The one that runs.
 const Variant<AlignArgs>& select_align(const Context& context, const AlignArgs& args);

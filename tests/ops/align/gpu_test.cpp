@@ -5,6 +5,7 @@
 
 #include <deque>
 
+#include "ops/align/choose.hpp"
 #include "ops/align/launchers.hpp"
 #include "ops/align/op.hpp"
 #include "problem.hpp"
@@ -79,7 +80,7 @@ class GpuCall {
 // The GPU variants that take these arguments.
 std::vector<std::string_view> variants_for(const Context& context, const AlignArgs& args) {
   std::vector<std::string_view> ids;
-  for (const auto& variant : align_gpu_variants(0))
+  for (const auto& variant : align_gpu_variants())
     if (variant.refuse(context, args).empty()) ids.push_back(variant.info.id);
   return ids;
 }
@@ -262,6 +263,62 @@ TEST_F(AlignGpu, WaveOf16WithEveryOption) {
     ++num_run;
   }
   EXPECT_GT(num_run, 20);
+}
+
+// What no counter per group in shared memory can hold, up to the largest numbers of groups there are.
+TEST_F(AlignGpu, ManyGroups) {
+  Rng rng(20);
+  for (const int experts : {1028, 1029, 2048, 4100, 8191, 8192, 65535})
+    for (const int64_t rows : {0, 1, 15, 700, 40001}) {
+      Problem p = simple(rng, rows, 8, experts, rows % 2 ? 1 : 16);
+      p.invalid_ids = rows % 3 ? InvalidIds::bucket : InvalidIds::drop;
+      if (rows > 1) p.ids[1] = experts, p.ids[2] = -1, p.ids[3] = experts - 1;
+      check(p);
+      if (HasFailure()) return;
+    }
+}
+
+TEST_F(AlignGpu, ManyGroupsWithRandomOptions) {
+  Rng rng(21);
+  for (int i = 0; i < 60 && !HasFailure(); ++i) {
+    Problem p = random_problem(rng);
+    p.num_experts = static_cast<int>(1000 + rng() % 9000);
+    p.ids = any_ids(rng, p.rows * p.num_topk, -1, p.num_experts - 1);
+    if (p.expert_map) {
+      p.num_local_experts = static_cast<int>(1 + rng() % 5000);
+      p.expert_map->resize(p.num_experts);
+      for (int32_t& local : *p.expert_map) local = static_cast<int32_t>(rng() % (p.num_local_experts + 1)) - 1;
+    }
+    check(p);
+  }
+}
+
+TEST_F(AlignGpu, ManyGroupsSkewed) {
+  Rng rng(22);
+  Problem p = simple(rng, 60000, 8, 8192, 64);
+  p.ids.assign(p.ids.size(), 8191);
+  check(p);
+  for (int64_t& id : p.ids) id = rng() % 100 < 90 ? 4095 : static_cast<int64_t>(rng() % 8192);
+  check(p);
+}
+
+TEST_F(AlignGpu, RadixOfWave16) {
+  Rng rng(23);
+  const gpu::Buffer barrier(gpu_device(), 4);
+  for (int i = 0; i < 40 && !HasFailure(); ++i) {
+    const Problem p = i % 2 == 0 ? random_problem(rng) : simple(rng, 3001, 8, 5000, 4);
+    SCOPED_TRACE(describe(p));
+    Call call(p, true);
+    GpuCall on_gpu(call);
+    align_gpu::KernelArgs args = align_gpu::make_args(on_gpu.args());
+    const gpu::Buffer workspace(gpu_device(), radix_words_of_16(args) * 4);
+    args.workspace = workspace.as<uint32_t>();
+    args.barrier = barrier.as<uint32_t>();
+    on_gpu.send();
+    launch_radix_of_16(args, align_ids(on_gpu.args()) == AlignIds::i32, on_gpu.stream());
+    on_gpu.fetch();
+    expect_result(expected(p, call.args.sorted_pairs.shape[0]), call.out, p.num_topk, true);
+  }
 }
 
 TEST_F(AlignGpu, RefusalsNameTheLimit) {

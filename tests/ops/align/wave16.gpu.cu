@@ -1,6 +1,7 @@
 #include "gpu/launch.hpp"
 #include "ops/align/none.cuh"
 #include "ops/align/oneshot.cuh"
+#include "ops/align/radix.cuh"
 #include "wave16.hpp"
 
 namespace mixlane::test {
@@ -21,6 +22,18 @@ void launch_oneshot_of_16(const KernelArgs& args, bool plain, Stream stream) {
                .num_threads = SmallTile::kThreads,
                .shared_bytes = SmallTile::shared_bytes(args.num_codes)},
               stream, args);
+}
+
+int64_t radix_words_of_16(const KernelArgs& args) {
+  return RadixSpace::words(args.source.num_pairs, args.num_codes, kRadixBlocksOf16);
+}
+
+void launch_radix_of_16(const KernelArgs& args, bool plain, Stream stream) {
+  using SmallTile = DigitTile<256, 8, 16>;
+  gpu::launch(
+      plain ? align_radix<SmallTile, true> : align_radix<SmallTile, false>,
+      {.variant = "radix of 16", .num_blocks = kRadixBlocksOf16, .num_threads = SmallTile::kThreads, .cooperative = true},
+      stream, args);
 }
 
 }  // namespace mixlane::test

@@ -10,4 +10,9 @@ void launch_none_of_16(const align_gpu::KernelArgs& args, bool plain, Stream str
 inline constexpr int64_t kMaxOneshotPairsOf16 = 4096;
 void launch_oneshot_of_16(const align_gpu::KernelArgs& args, bool plain, Stream stream);
 
+// With workspace and barrier in `args`, any number of pairs.
+inline constexpr uint32_t kRadixBlocksOf16 = 5;
+int64_t radix_words_of_16(const align_gpu::KernelArgs& args);
+void launch_radix_of_16(const align_gpu::KernelArgs& args, bool plain, Stream stream);
+
 }  // namespace mixlane::test

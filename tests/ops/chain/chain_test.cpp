@@ -84,7 +84,7 @@ class Chain : public GpuTest {
     add("dequant.octets", quantized, shape_.tokens * shape_.hidden * 2, [&](char* from, char* to) {
       return [=, this](Stream stream) { dequantize(gpu_->context, dequant_args(shape_, from, to, gpu_device()), stream); };
     });
-    for (const auto& variant : align_gpu_variants(0)) {
+    for (const auto& variant : align_gpu_variants()) {
       if (!variant.refuse(gpu_->context, align_args(shape_, nullptr, nullptr, gpu_device())).empty()) continue;
       add(variant.info.id, bytes_of(random_ids(rng, shape_.tokens, shape_.topk, shape_.experts)), align_bytes(shape_),
           [&](char* from, char* to) {

@@ -1,0 +1,86 @@
+// Align calls to measure: ids of a shape on a GPU, every variant that takes them, their results checked against align.cpu.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "measure/device_timer.hpp"
+#include "ops/align/choose.hpp"
+#include "ops/align/op.hpp"
+#include "tune/race.hpp"
+
+namespace mixlane::bench {
+
+// How the pairs spread over the experts.
+enum class AlignSkew : uint8_t { uniform, zipf, one_expert };
+std::string_view name(AlignSkew skew);
+
+struct AlignShapeKey {
+  int experts = 0;  // local ones
+  int topk = 0;
+  AlignIds ids = AlignIds::i32;
+  friend bool operator==(const AlignShapeKey&, const AlignShapeKey&) = default;
+};
+
+// The ids of up to `max_tokens` tokens, on the host and on the GPU; calls use as many of them as they want.
+class AlignIdsOnGpu {
+ public:
+  AlignIdsOnGpu(Device device, const AlignShapeKey& shape, AlignSkew skew, int64_t max_tokens);
+
+  const AlignShapeKey& shape() const { return shape_; }
+  // The inputs of a call with the first `tokens` tokens; of a window, with segments of equal size where they fit.
+  AlignArgs inputs(int64_t tokens, bool on_gpu) const;
+  Device device() const { return device_; }
+
+ private:
+  Device device_;
+  AlignShapeKey shape_;
+  int num_experts_ = 0;     // of all ranks, for a window
+  int64_t row_stride_ = 0;  // in ids
+  std::vector<int32_t> ids_;
+  std::vector<int64_t> wide_ids_;
+  std::vector<int32_t> map_;
+  gpu::Buffer gpu_ids_;
+  gpu::Buffer gpu_map_;
+};
+
+// One size of call, with output buffers of its own.
+class AlignCase {
+ public:
+  AlignCase(Context& context, const AlignIdsOnGpu& ids, int64_t tokens, int block);
+
+  // For "auto": the variant it is.
+  AlignArgs args(std::string_view variant) const;
+  // Variants that take it, simpler ones first.
+  std::vector<const Variant<AlignArgs>*> candidates() const;
+  // Runs each candidate and throws internal, naming it and the first difference, unless all give what align.cpu gives.
+  void check(Context& cpu, Stream stream) const;
+  DeviceWork work(const Variant<AlignArgs>& variant) const;
+
+ private:
+  Context& context_;
+  const AlignIdsOnGpu& ids_;
+  int64_t tokens_;
+  int block_;
+  int64_t capacity_;
+  gpu::Buffer pairs_, blocks_, padded_;
+};
+
+// "experts=256 topk=8 ids=i32"
+std::string shape_text(const AlignShapeKey& shape);
+
+// The candidates of a case, timed against each other.
+struct Timed {
+  std::vector<const Variant<AlignArgs>*> candidates;
+  RaceResult result;
+
+  std::vector<std::pair<std::string, double>> times() const;  // medians by id
+};
+
+Timed time_candidates(DeviceTimer& timer, const AlignCase& align_case, const RaceOptions& options);
+
+// Throws unsupported while the stream is captured.
+void refuse_capture(Stream caller);
+
+}  // namespace mixlane::bench

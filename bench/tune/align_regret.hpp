@@ -1,0 +1,40 @@
+// How far "auto" is from the best variant of align, over a sweep.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "tune/align_case.hpp"
+#include "tune/align_sweep.hpp"
+
+namespace mixlane::bench {
+
+// A point of the sweep over shapes, skews and blocks: what "auto" takes and what each variant takes there.
+struct RegretPoint {
+  AlignShapeKey shape;
+  AlignSkew skew = AlignSkew::uniform;
+  int block = 0;
+  int64_t tokens = 0;
+  std::vector<std::pair<std::string, double>> median_us;
+  std::string chosen, modelled;         // by "auto", and by the model that fills its gaps
+  double regret = 0, model_regret = 0;  // time over the best variant's, minus 1
+};
+
+struct RegretSweep {
+  struct Layout {
+    AlignSkew skew;
+    int block;
+  };
+  std::vector<AlignShapeKey> shapes;
+  std::vector<Layout> layouts;
+  std::vector<int64_t> tokens;
+  RaceOptions race;
+};
+
+std::vector<RegretPoint> align_regret(Context& context, const RegretSweep& sweep, Stream caller,
+                                      const TuneProgress& progress = {});
+// Markdown: a row per shape and layout, the worst points, and the constants that would suit the model (choose.cpp).
+std::string regret_text(const std::vector<RegretPoint>& points);
+
+}  // namespace mixlane::bench

@@ -1,0 +1,75 @@
+// The subcommand `mixlane tune`.
+#include "command.hpp"
+
+#include <fmt/format.h>
+
+#include <memory>
+
+#include "tune/options.hpp"
+
+namespace mixlane::bench {
+namespace {
+
+constexpr const char* kFooter = R"(Examples:
+  mixlane tune --stage align                       every shape of the catalogue, into tuned/; under a minute
+  mixlane tune --stage align --shapes 96x5         a shape of your own beside them
+  mixlane tune --stage align --replace             again, after an update of the library or the driver
+  mixlane tune --stage align --regret              how far "auto" is from the best variant
+  MIXLANE_TUNED=tuned mixlane bench ...            uses what was tuned; the installed tables need no variable
+
+docs/tuning.md tells the rest.)";
+
+void declare(CLI::App& command, TuneOptions& o) {
+  command.add_option("--stage", o.stage, "What to tune")->check(CLI::IsMember({"align"}))->capture_default_str();
+  command.add_option("--device", o.device, "Index of the GPU")->check(CLI::Range(0, 1023))->capture_default_str();
+  command.add_option("--shapes", o.shapes, "experts x experts per token, as in 256x8; default: those of the catalogue")
+      ->delimiter(',');
+  command.add_option("--ids", o.ids, "i32, i64, window (rows as dispatch leaves them); default: all")
+      ->delimiter(',')
+      ->check(CLI::IsMember({"i32", "i64", "window"}));
+  command.add_option("--ranks", o.ranks, "Ranks that share the experts, for windows")
+      ->check(CLI::Range(1, 1024))
+      ->capture_default_str();
+  command.add_option("--block", o.block, "Rows per block of the calls")->check(CLI::Range(1, 1024))->capture_default_str();
+  command.add_option("--margin", o.margin, "How much faster a variant must be to displace a simpler one")
+      ->check(CLI::Range(0.0, 1.0))
+      ->capture_default_str();
+  command.add_option("--out", o.out, "Folder, or .json file, that gets the choices")->capture_default_str();
+  command.add_flag("--replace", o.replace, "Let new choices displace different ones in the file");
+  command.add_flag("--regret", o.regret, "Measure what is tuned instead of tuning: auto against every variant");
+  command.add_option("--json", o.json, "With --regret: write every point to this file; - is standard output");
+  command.add_flag("--list", o.list, "Print the tuned tables there are");
+  command.footer(kFooter);
+}
+
+}  // namespace
+
+std::string TuneOptions::command() const {
+  const TuneOptions usual;
+  std::string text = fmt::format("mixlane tune --stage {}", stage);
+  const auto add = [&](const char* option, const auto& value, const auto& usual_value) {
+    if (value != usual_value) text += fmt::format(" {} {}", option, value);
+  };
+  if (!shapes.empty()) text += fmt::format(" --shapes {}", fmt::join(shapes, ","));
+  if (!ids.empty()) text += fmt::format(" --ids {}", fmt::join(ids, ","));
+  add("--ranks", ranks, usual.ranks);
+  add("--block", block, usual.block);
+  add("--margin", margin, usual.margin);
+  if (regret) text += " --regret";
+  return text;
+}
+
+void add_tune(CLI::App& app, Action& action) {
+  CLI::App* command = app.add_subcommand("tune", "Measure which variant of a stage is the fastest here, by shape");
+  const auto options = std::make_shared<TuneOptions>();
+  declare(*command, *options);
+  command->callback([options, &action] {
+    action = [options] {
+      if (!options->list) return tune_stage(*options);
+      fmt::print("{}", tables_text());
+      return kExitOk;
+    };
+  });
+}
+
+}  // namespace mixlane::bench

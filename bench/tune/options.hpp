@@ -1,0 +1,33 @@
+// What the command line of `mixlane tune` says.
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace mixlane::bench {
+
+struct TuneOptions {
+  std::string stage = "align";
+  int device = 0;
+  std::vector<std::string> shapes;  // "256x8": experts x experts per token; none = the catalogue's
+  std::vector<std::string> ids;     // of align: i32, i64, window
+  int ranks = 8;                    // of align: a window holds the rows for this part of the experts
+  int block = 64;                   // of align
+  double margin = 0.01;
+  std::string out = "tuned";  // a folder, or a .json file
+  bool replace = false;
+  bool regret = false;
+  bool list = false;
+  std::string json;  // of the regret's points
+
+  // As somebody would type it to get the same.
+  std::string command() const;
+};
+
+// Stages that can be tuned, and doing it; the exit code. Throws unsupported in a build without a GPU backend.
+int tune_stage(const TuneOptions& options);
+
+// Every tuned table there is, in the order in which they are asked.
+std::string tables_text();
+
+}  // namespace mixlane::bench

@@ -1,0 +1,26 @@
+// Candidates against each other: measured in turn, so that all see the same moments of the machine, and compared by ratios.
+#pragma once
+
+#include <functional>
+#include <vector>
+
+namespace mixlane::bench {
+
+struct RaceOptions {
+  int rounds = 10;        // a sample of every candidate each
+  int trial_rounds = 3;   // after which those far behind drop out
+  double hopeless = 1.5;  // this many times the best median
+  double margin = 0.01;   // a later candidate wins only if it is faster by more than this, and by more than the noise
+};
+
+struct RaceResult {
+  int winner = 0;
+  std::vector<double> median_us;  // of each candidate
+  std::vector<int> num_samples;
+};
+
+// Candidates in order of simplicity: what is not faster beyond noise and margin does not displace an earlier one.
+// `sample_us` measures a candidate once.
+RaceResult race(int num_candidates, const std::function<double(int candidate)>& sample_us, const RaceOptions& options = {});
+
+}  // namespace mixlane::bench

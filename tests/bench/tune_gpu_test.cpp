@@ -1,0 +1,98 @@
+// Tuning align for real: a small sweep, its table in a context that has never tuned, and refusal during a capture.
+#include <gtest/gtest.h>
+
+#include "core/tuning.hpp"
+#include "io/tuned.hpp"
+#include "mixlane/tuning.hpp"
+#include "support/errors.hpp"
+#include "support/files.hpp"
+#include "support/gpu.hpp"
+#include "tune/align_regret.hpp"
+#include "tune/align_sweep.hpp"
+
+namespace mixlane::bench {
+namespace {
+
+using namespace mixlane::test;
+
+class TuneGpu : public GpuTest {
+ protected:
+  static AlignSweep small_sweep() {
+    AlignSweep sweep;
+    sweep.shapes = {{24, 3, AlignIds::i32}, {24, 3, AlignIds::i64}, {24, 3, AlignIds::window}};
+    sweep.tokens = {1, 64, 4096};
+    sweep.block = 16;
+    return sweep;
+  }
+  static TuningRun run() { return {"2026-01-01T00:00:00Z", "GPU", "driver", "commit", "command"}; }
+};
+
+TEST_F(TuneGpu, ChoosesTheFastestAndAFreshContextFollows) {
+  Context context({.device = gpu_device()});
+  const TunedTable table = tune_align(context, small_sweep(), run(), {});
+  ASSERT_EQ(table.entries.size(), 9u);
+  for (const TunedEntry& entry : table.entries) {
+    SCOPED_TRACE(key_text(table, entry));
+    double best = 1e9, chosen = 0;
+    for (const auto& [id, us] : entry.measured_us) {
+      best = std::min(best, us);
+      if (id == entry.choice) chosen = us;
+    }
+    EXPECT_GT(chosen, 0);
+    EXPECT_LE(chosen, best * 1.1);
+  }
+  // One token on hundreds of multiprocessors: barriers of the grid can't win.
+  EXPECT_NE(table.entries[0].choice, "align.multi_phase");
+
+  const TempFolder folder;
+  write_file(folder / tuned_file_name(table), tuned_json(table));
+  Context fresh({.device = gpu_device()});
+  load_tuned(fresh, folder.path().string());
+  for (const AlignShapeKey& shape : small_sweep().shapes) {
+    const AlignIdsOnGpu ids(gpu_device(), shape, AlignSkew::uniform, 64);
+    const AlignCase align_case(fresh, ids, 60, 128);  // another size of the same bucket, another block
+    const PackedKey key = align_key(align_case.args("auto"));
+    const auto entry = std::find_if(table.entries.begin(), table.entries.end(), [&](const TunedEntry& e) {
+      return key_text(table, e) == key_text(align_tune_space(), key);
+    });
+    ASSERT_NE(entry, table.entries.end());
+    EXPECT_EQ(select_align(fresh, align_case.args("auto")).info.id, entry->choice);
+  }
+  EXPECT_TRUE(fresh.notices().empty());
+}
+
+TEST_F(TuneGpu, RefusedDuringACapture) {
+  Context context({.device = gpu_device()});
+  static_cast<void>(gpu::Graph::capture(gpu_device(), [&](Stream captured) {
+    EXPECT_TRUE(gpu::is_capturing(captured));
+    expect_error(ErrorCode::unsupported, {"captured", "before the capture"},
+                 [&] { tune_align(context, small_sweep(), run(), captured); });
+    expect_error(ErrorCode::unsupported, {"captured"}, [&] { align_regret(context, {}, captured); });
+  }));
+  const gpu::OwnedStream stream(gpu_device());
+  EXPECT_FALSE(gpu::is_capturing(stream.get()));
+}
+
+TEST_F(TuneGpu, RegretNamesChosenAndBest) {
+  Context context({.device = gpu_device()});
+  RegretSweep sweep;
+  sweep.shapes = {{24, 3, AlignIds::i32}};
+  sweep.layouts = {{AlignSkew::zipf, 16}, {AlignSkew::one_expert, 16}};
+  sweep.tokens = {1, 777};
+  const std::vector<RegretPoint> points = align_regret(context, sweep, {});
+  ASSERT_EQ(points.size(), 4u);
+  for (const RegretPoint& point : points) {
+    double best = 1e9, chosen = 0;
+    for (const auto& [id, us] : point.median_us) {
+      best = std::min(best, us);
+      if (id == point.chosen) chosen = us;
+    }
+    EXPECT_DOUBLE_EQ(point.regret, chosen / best - 1);
+    EXPECT_EQ(point.chosen, point.modelled) << "no table has this shape";
+  }
+  EXPECT_NE(regret_text(points).find("experts=24 topk=3 ids=i32 | zipf:1.2 | 16 | 2 |"), std::string::npos)
+      << regret_text(points);
+}
+
+}  // namespace
+}  // namespace mixlane::bench

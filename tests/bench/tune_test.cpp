@@ -1,0 +1,119 @@
+// Choosing among candidates whose times are made up, and the program's subcommand.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <random>
+
+#include "io/tuned.hpp"
+#include "program.hpp"
+#include "support/files.hpp"
+#include "tune/fit.hpp"
+#include "tune/race.hpp"
+
+namespace mixlane::bench {
+namespace {
+
+// Times with noise, relative to them.
+class Clock {
+ public:
+  Clock(std::vector<double> us, double noise) : us_(std::move(us)), noise_(noise) {}
+  double operator()(int candidate) { return us_[candidate] * (1 + noise_ * std::normal_distribution<double>()(rng_)); }
+
+ private:
+  std::vector<double> us_;
+  double noise_;
+  std::mt19937 rng_{7};
+};
+
+TEST(Race, FasterOneWins) {
+  Clock clock({5.0, 4.0, 6.0}, 0.005);
+  const RaceResult result = race(3, std::ref(clock));
+  EXPECT_EQ(result.winner, 1);
+  EXPECT_NEAR(result.median_us[1], 4.0, 0.05);
+}
+
+TEST(Race, WithinTheMarginTheSimplerOneStays) {
+  Clock clock({5.0, 4.97}, 0.0);
+  EXPECT_EQ(race(2, std::ref(clock)).winner, 0);
+  Clock clear({5.0, 4.90}, 0.0);
+  EXPECT_EQ(race(2, std::ref(clear)).winner, 1);
+  EXPECT_EQ(race(2, std::ref(clear), {.margin = 0.05}).winner, 0);
+}
+
+TEST(Race, WithinTheNoiseTheSimplerOneStays) {
+  // Slower half the time: no order of so noisy samples proves the second one faster.
+  int round = 0;
+  const auto sample = [&](int candidate) {
+    if (candidate == 0) return 5.0;
+    return ++round % 2 == 0 ? 4.0 : 5.5;
+  };
+  EXPECT_EQ(race(2, sample).winner, 0);
+}
+
+TEST(Race, RoundsTakeTurnsAndTheHopelessDropOut) {
+  std::vector<int> order;
+  const std::vector<double> us{2.0, 9.0, 2.5};
+  const RaceResult result = race(3,
+                                 [&](int candidate) {
+                                   order.push_back(candidate);
+                                   return us[candidate];
+                                 },
+                                 {.rounds = 6, .trial_rounds = 2});
+  EXPECT_EQ(order, (std::vector<int>{0, 1, 2, 2, 1, 0, 0, 2, 2, 0, 0, 2, 2, 0}));
+  EXPECT_EQ(result.num_samples, (std::vector<int>{6, 2, 6}));
+  EXPECT_EQ(result.median_us[1], 9.0);
+  EXPECT_EQ(result.winner, 0);
+}
+
+TEST(Race, DriftOfTheMachineIsShared) {
+  // Clocks that fall by a third during the race: the ratios stay.
+  double drift = 1;
+  const RaceResult result = race(2, [&](int candidate) {
+    drift *= 1.02;
+    return drift * (candidate == 0 ? 5.0 : 4.7);
+  });
+  EXPECT_EQ(result.winner, 1);
+}
+
+TEST(Fit, FindsTheConstantsOfALine) {
+  std::vector<SizedTime> samples;
+  for (const double groups : {8.0, 64.0, 256.0})
+    for (const double pairs : {8.0, 1000.0, 80000.0})
+      samples.push_back({groups, pairs, 2.5 + 1e-3 * (3.0 * groups + 0.05 * pairs)});
+  const FittedLine line = fit_line(samples);
+  EXPECT_NEAR(line.launch_us, 2.5, 1e-6);
+  EXPECT_NEAR(line.group_ns, 3.0, 1e-6);
+  EXPECT_NEAR(line.pair_ns, 0.05, 1e-6);
+}
+
+TEST(Fit, OneSizeTellsOneConstant) {
+  const FittedLine line = fit_line(std::vector<SizedTime>{{256, 64, 2.0}, {256, 64, 2.0}});
+  EXPECT_NEAR(line.launch_us, 2.0, 1e-6);
+  EXPECT_EQ(line.group_ns, 0);
+  EXPECT_EQ(line.pair_ns, 0);
+}
+
+TEST(TuneCommand, ListShowsTheTablesOfTheEnvironment) {
+  const mixlane::test::TempFolder folder;
+  const TunedTable table{.file = "",
+                         .stage = "align",
+                         .machine = {"sm_77", 9},
+                         .fields = {"tokens"},
+                         .runs = {{"2026-01-01T00:00:00Z", "A GPU", "1.2", "abc", "mixlane tune --stage align"}},
+                         .entries = {{.key = {int64_t{1}}, .choice = "align.none", .run = 0, .measured_us = {}}}};
+  mixlane::test::write_file(folder / "mine.json", tuned_json(table));
+  test::Program program({MIXLANE_PROGRAM, "tune", "--list"}, {{"MIXLANE_TUNED", folder.path().string()}});
+  program.wait();
+  EXPECT_EQ(program.exit_code, 0) << program.err;
+  EXPECT_NE(program.out.find("mine.json: align on sm_77 with 9 multiprocessors, 1 keys"), std::string::npos) << program.out;
+  EXPECT_NE(program.out.find("mixlane tune --stage align"), std::string::npos);
+}
+
+TEST(TuneCommand, UnknownStageIsWrongUsage) {
+  test::Program program({MIXLANE_PROGRAM, "tune", "--stage", "magic"});
+  program.wait();
+  EXPECT_EQ(program.exit_code, 2);
+}
+
+}  // namespace
+}  // namespace mixlane::bench

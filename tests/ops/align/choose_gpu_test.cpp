@@ -1,0 +1,114 @@
+// "auto" on a GPU: tuned tables, the model where there is none, and what the context says about it.
+#include <gtest/gtest.h>
+
+#include "io/tuned.hpp"
+#include "mixlane/tuning.hpp"
+#include "ops/align/choose.hpp"
+#include "ops/align/op.hpp"
+#include "support/files.hpp"
+#include "support/gpu.hpp"
+
+namespace mixlane {
+namespace {
+
+using namespace test;
+
+class AlignChoice : public GpuTest {
+ protected:
+  // Ids of a shape that no installed table has.
+  static constexpr int kRows = 2, kTopk = 5, kExperts = 77, kBlock = 16;
+
+  AlignArgs args() {
+    const int64_t capacity = align_capacity(kRows * kTopk, kExperts, kBlock);
+    AlignArgs args;
+    args.topk_ids = {ids_.data(), DType::i32, {kRows, kTopk}, gpu_device()};
+    args.num_experts = kExperts;
+    args.block = kBlock;
+    args.sorted_pairs = {pairs_.data(), DType::i32, {capacity}, gpu_device()};
+    args.num_padded = {padded_.data(), DType::i32, {2}, gpu_device()};
+    return args;
+  }
+
+  static TunedTable table(const std::string& choice) {
+    return {.file = "",
+            .stage = "align",
+            .machine = gpu_machine(gpu_device()),
+            .fields = {"tokens", "experts", "topk", "ids"},  // another order than the stage's
+            .runs = {{"2026-01-01T00:00:00Z", "a GPU", "a driver", "a commit", "a command"}},
+            .entries = {{.key = {kRows, kExperts, kTopk, "i32"}, .choice = choice, .run = 0, .measured_us = {}}}};
+  }
+
+  gpu::Buffer ids_{};
+  gpu::Buffer pairs_{};
+  gpu::Buffer padded_{};
+  void SetUp() override {
+    GpuTest::SetUp();
+    if (IsSkipped()) return;
+    ids_ = gpu::Buffer(gpu_device(), kRows * kTopk * 4);
+    pairs_ = gpu::Buffer(gpu_device(), align_capacity(kRows * kTopk, kExperts, kBlock) * 4);
+    padded_ = gpu::Buffer(gpu_device(), 8);
+  }
+};
+
+TEST_F(AlignChoice, ModelChoosesAndSaysSoOnce) {
+  Context context({.device = gpu_device()});
+  EXPECT_EQ(select_align(context, args()).info.id, "align.none");
+  AlignArgs other = args();
+  other.num_experts = 78;
+  select_align(context, other);
+  ASSERT_EQ(context.notices().size(), 1u);
+  EXPECT_NE(context.notices()[0].find("experts=77 topk=5 ids=i32 tokens=2"), std::string::npos) << context.notices()[0];
+  EXPECT_NE(context.notices()[0].find("mixlane tune --stage align"), std::string::npos);
+}
+
+TEST_F(AlignChoice, AnIdIsNoReasonForANotice) {
+  Context context({.device = gpu_device()});
+  AlignArgs by_policy = args();
+  by_policy.variant = align_variant(2);
+  EXPECT_EQ(select_align(context, by_policy).info.id, "align.multi_phase");
+  EXPECT_TRUE(context.notices().empty());
+}
+
+TEST_F(AlignChoice, LoadedTableDecidesAlsoInACapturedGraph) {
+  const TempFolder folder;
+  write_file(folder / "mine.json", tuned_json(table("align.multi_phase")));
+  Context context({.device = gpu_device()});
+  load_tuned(context, (folder / "mine.json").string());
+  EXPECT_EQ(select_align(context, args()).info.id, "align.multi_phase");
+  EXPECT_TRUE(context.notices().empty());
+  align(context, args());  // sizes the workspace
+  gpu::OwnedStream stream(gpu_device());
+  const gpu::Graph graph = gpu::Graph::capture(gpu_device(), [&](Stream captured) { align(context, args(), captured); });
+  graph.launch(stream.get());
+  int32_t padded[2] = {0, 0};
+  gpu::copy(padded, padded_.data(), sizeof(padded), stream.get());
+  gpu::synchronize(stream.get());
+  EXPECT_EQ(padded[0], 16);  // all ids are 0
+  EXPECT_EQ(padded[1], kRows * kTopk);
+}
+
+TEST_F(AlignChoice, FreshContextReadsTheTablesInsideACapture) {
+  const TempFolder folder;
+  write_file(folder / "mine.json", tuned_json(table("align.radix")));
+  Context context({.device = gpu_device()});
+  const gpu::Graph graph = gpu::Graph::capture(gpu_device(), [&](Stream captured) {
+    load_tuned(context, folder.path().string());
+    EXPECT_EQ(select_align(context, args()).info.id, "align.radix");
+    align(context, args(), captured);
+  });
+  gpu::OwnedStream stream(gpu_device());
+  graph.launch(stream.get());
+  gpu::synchronize(stream.get());
+}
+
+TEST_F(AlignChoice, LaterTableIsResolvedAgain) {
+  const TempFolder folder;
+  write_file(folder / "mine.json", tuned_json(table("align.oneshot")));
+  Context context({.device = gpu_device()});
+  EXPECT_EQ(select_align(context, args()).info.id, "align.none");
+  load_tuned(context, folder.path().string());
+  EXPECT_EQ(select_align(context, args()).info.id, "align.oneshot");
+}
+
+}  // namespace
+}  // namespace mixlane
