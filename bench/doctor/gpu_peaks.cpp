@@ -238,11 +238,10 @@ PeerPeaks measure_pair(Device first, Device second, const GpuPeakOptions& option
   require_sensible(options);
   PeerPeaks peaks;
   try {
-    for (const auto& [device, peer] : {std::pair{first, second}, std::pair{second, first}}) {
-      if (!gpu::can_access_peer(device, peer))
-        fail(ErrorCode::unsupported, "device {} can't reach the memory of device {}", device.index, peer.index);
-      gpu::enable_peer_access(device, peer);
-    }
+    if (first == second) fail(ErrorCode::invalid_argument, "device {} is no peer of itself", first.index);
+    for (const auto& [from, to] : {std::pair{first, second}, std::pair{second, first}})
+      if (const std::string reason = gpu::connect_peer(from, to); !reason.empty())
+        fail(ErrorCode::unsupported, "{}", reason);
     Pair pair(first, second, options.bytes);
     const double seconds = options.seconds / 12;
     using Bytes = void*;

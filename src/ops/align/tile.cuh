@@ -182,9 +182,7 @@ struct Tile {
   }
 
   // The first waves, whole ones of the hardware, do the passes over codes; the others only meet them at the barriers.
-  __device__ bool wave_holds_codes() const {
-    return threadIdx.x / gpu::kHardwareWave * gpu::kHardwareWave < stride / 4;
-  }
+  __device__ bool wave_holds_codes() const { return threadIdx.x / gpu::kHardwareWave * gpu::kHardwareWave < stride / 4; }
 
   // From the totals of this thread's codes over all pairs: offsets, totals, facts->num_kept (complete after the caller's
   // next __syncthreads()), and the first slots of its codes. Returns the pairs of all codes below this thread's first.
