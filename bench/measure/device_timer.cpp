@@ -13,7 +13,6 @@ constexpr int kBatch = 8;              // samples between two waits of the host
 constexpr double kTurnSeconds = 0.02;  // of one work before the next has its turn
 constexpr double kClockSeconds = 0.05;
 constexpr int64_t kColdBytes = int64_t{400} << 20;  // what the fastest memory moves in kMinSampleUs
-constexpr uint8_t kFlushByte = 0x5a;
 
 int64_t flush_bytes(Device device) { return 2 * std::max<int64_t>(gpu::properties(device.index).l2_bytes, 16 << 20); }
 
@@ -30,7 +29,8 @@ int num_cold_sets(int64_t set_bytes) {
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-DeviceTimer::DeviceTimer(Device device) : device_(device), stream_(device), flush_(device, flush_bytes(device)) {
+DeviceTimer::DeviceTimer(Device device)
+    : device_(device), stream_(device), flush_from_(device, flush_bytes(device)), flush_to_(device, flush_bytes(device)) {
   const gpu::DeviceGuard guard(device);
   events_.resize(2 * kBatch);
   for (const int64_t begin = now_ns(); seconds_since(begin) < kClockSeconds;) {
@@ -39,7 +39,8 @@ DeviceTimer::DeviceTimer(Device device) : device_(device), stream_(device), flus
   }
 }
 
-void DeviceTimer::flush_cache() const { gpu::fill(flush_.data(), kFlushByte, flush_.bytes(), stream()); }
+// A write alone would leave all lines waiting to be written back, at the expense of the sample; a read none.
+void DeviceTimer::flush_cache() const { gpu::copy(flush_to_.data(), flush_from_.data(), flush_to_.bytes(), stream()); }
 
 PreparedWork DeviceTimer::prepare(DeviceWork work, const TimerOptions& options) {
   if (!work.call || work.num_sets < 1) fail(ErrorCode::internal, "device work with {} sets of data", work.num_sets);

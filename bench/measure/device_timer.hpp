@@ -66,8 +66,9 @@ class PreparedWork {
 //   eager   the host enqueues each call; where it is slower than the device, that is what the sample shows
 //   hot     all calls work on set 0, and an untimed round of them comes right before the sample
 //   cold    each call of a sample has a set of its own (as far as there are sets: they bound the number of calls), and a
-//           write of twice the L2 cache comes right before the sample, outside of it. Inputs come from memory and outputs go
-//           to lines that are not cached; code, kernel parameters and workspace that the calls share stay cached.
+//           copy of twice the L2 cache comes right before the sample, outside of it. Inputs come from memory and outputs go
+//           to lines that are not cached; half of the lines that they displace wait to be written back, as behind a usual
+//           predecessor. Code, kernel parameters and workspace that the calls share stay cached.
 // The number of calls doubles until a sample lasts kMinSampleUs, far above the resolution of events (0.5 us), or reaches
 // kMaxCalls. What lies before the sample keeps the device busy while the host enqueues it, so that no sample holds the
 // start of an idle device. Calls depend on each other by stream order, programmatic overlap included where kernels have
@@ -86,14 +87,14 @@ class DeviceTimer {
 
   Device device() const { return device_; }
   Stream stream() const { return stream_.get(); }
-  // Enqueues the write that leaves nothing of earlier work in L2.
+  // Enqueues the copy that leaves nothing of earlier work in L2.
   void flush_cache() const;
 
  private:
   friend class PreparedWork;
   Device device_;
   gpu::OwnedStream stream_;
-  gpu::Buffer flush_;
+  gpu::Buffer flush_from_, flush_to_;
   std::vector<gpu::Event> events_;
 };
 

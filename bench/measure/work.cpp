@@ -76,7 +76,7 @@ SpeedOfLight speed_of_light(std::span<const StageWork> ranks, const Peaks& peaks
     limit = {amount / per_us, bound};
   };
   raise(static_cast<double>(all.bytes), std::max(peaks.copy_gbs, peaks.read_gbs) * 1e3, "memory");
-  raise(static_cast<double>(all.remote_bytes), peaks.exchange_gbs * 1e3, "link");
+  raise(static_cast<double>(all.remote_bytes), std::max(peaks.exchange_gbs, peaks.peer_write_gbs) * 1e3, "link");
   raise(static_cast<double>(all.flops), std::max(peaks.bf16_tflops, peaks.f32_tflops) * 1e6, "matrix");
   return limit;
 }

@@ -38,7 +38,8 @@ struct SpeedOfLight {
   std::string bound = "none";
 };
 
-// CPU ranks share memory, caches and cores: the limit is what all ranks do together, at the peaks of the machine.
+// CPU ranks share memory, caches and cores: the limit is what all ranks do together, at the peaks of the machine. A GPU is
+// given on its own, with its peaks.
 SpeedOfLight speed_of_light(std::span<const StageWork> ranks, const Peaks& peaks);
 
 // The rank with the most bytes, and then flops.

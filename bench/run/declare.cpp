@@ -51,7 +51,8 @@ void declare_sweep(CLI::App& command, BenchArguments& a) {
             a.workload = names;
             a.has_workload = true;
           },
-          "routing skew: balanced, zipf:<exponent>, hot_expert, hot_rank, ragged, one_expert (stages alone) [balanced]")
+          "routing skew: balanced, uniform, zipf:<exponent>, hot_expert, hot_rank, ragged, one_expert (stages alone) "
+          "[balanced]")
       ->delimiter(',')
       ->group(group);
   command.add_option("--experts", a.experts, "number of experts instead of the model's")
@@ -111,6 +112,8 @@ void declare_stages(CLI::App& command, BenchArguments& a) {
       ->group(group);
   command.add_option("--mode", a.mode, "eager: the host enqueues each call; graph: calls are captured and replayed [graph]")
       ->delimiter(',')
+      ->group(group);
+  command.add_flag("--kernel-times", a.kernel_times, "profile the kernels of each row too, in calls of their own")
       ->group(group);
   StageOptionTexts& texts = a.stage_options_text;
   command.add_option("--align-block", texts.align_block, "align: rows per block [128]")->delimiter(',')->group(group);

@@ -55,6 +55,7 @@ struct BenchArguments {
   bool quiet = false;
   bool no_trace = false;
   bool list_variants = false;
+  bool kernel_times = false;
   bool has_workload = false;  // --workload was given
   bool has_tokens = false;    // --tokens was given
 };

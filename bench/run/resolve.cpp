@@ -116,9 +116,11 @@ namespace {
 
 // What only one of the two kinds of benchmark has.
 void check_layer_options(const BenchOptions& options) {
-  if (!options.stages.empty() || options.stage_options_text.any())
+  if (!options.stages.empty() || options.stage_options_text.any() || options.kernel_times)
     fail(ErrorCode::invalid_argument,
-         "--stages, --align-block, --id-type, --logits-type and --quant-group are of stages alone, which run on a GPU: add "
+         "--stages, --kernel-times, --align-block, --id-type, --logits-type and --quant-group are of stages alone, which "
+         "run on "
+         "a GPU: add "
          "--device cuda or hip; on the cpu the layer's table has every stage");
   if (options.modes.size() != 1 || options.modes[0] != LaunchMode::eager || options.caches.size() != 1)
     fail(ErrorCode::invalid_argument, "on the cpu --mode is eager, and --cache is one of hot, cold");
@@ -170,6 +172,10 @@ BenchOptions resolve(const BenchArguments& arguments, const std::vector<std::str
   require_distinct("--mode", options.mode);
   require_distinct("--cache", options.cache);
   require_distinct("--stages", options.stages);
+  require_distinct("--align-block", options.stage_options_text.align_block);
+  require_distinct("--id-type", options.stage_options_text.id_type);
+  require_distinct("--logits-type", options.stage_options_text.logits_type);
+  require_distinct("--quant-group", options.stage_options_text.quant_group);
   if (options.mode.empty()) options.mode = {options.on_gpu() ? "graph" : "eager"};
   for (const std::string& mode : options.mode)
     options.modes.push_back(static_cast<LaunchMode>(index_of("--mode", mode, {"eager", "graph"})));

@@ -4,10 +4,13 @@
 #include <cmath>
 
 #include "core/error.hpp"
+#include "run/variants.hpp"
 #include "stats/stats.hpp"
 
 namespace mixlane::bench {
 namespace {
+
+constexpr int kProfiledCalls = 8;
 
 // Result files keep nanoseconds: events resolve less.
 double rounded_us(double us) { return std::round(us * 1e3) * 1e-3; }
@@ -27,6 +30,11 @@ class StageCellRun {
   void run_stage(std::string_view stage_name, DeviceStage& stage);
   std::vector<std::string> variants_for(std::string_view stage_name, const DeviceStage& stage);
   Correctness check(std::string_view stage_name, DeviceStage& stage, const std::string& variant, const TimerOptions& how);
+  std::vector<KernelTime> profile(DeviceStage& stage, const std::string& variant, CacheState cache);
+  PreparedWork prepare(DeviceStage& stage, const std::string& variant, const TimerOptions& how) {
+    return request_.timer.prepare(
+        {[&stage, variant](Stream stream, int set) { stage.enqueue(variant, stream, set); }, stage.num_sets()}, how);
+  }
   StageRecord make_record(std::string_view stage_name, const DeviceStage& stage, const std::string& variant,
                           const PreparedWork& work) const;
 
@@ -131,6 +139,23 @@ StageRecord StageCellRun::make_record(std::string_view stage_name, const DeviceS
   return record;
 }
 
+// Eager calls after one that warms up, as hot or cold as the samples; a graph's kernels are the same.
+std::vector<KernelTime> StageCellRun::profile(DeviceStage& stage, const std::string& variant, CacheState cache) {
+  const Stream stream = request_.timer.stream();
+  stage.enqueue(variant, stream, 0);
+  gpu::synchronize(stream);
+  request_.profiler->start();
+  for (int i = 0; i < kProfiledCalls; ++i) {
+    if (cache == CacheState::cold) request_.timer.flush_cache();
+    stage.enqueue(variant, stream, 0);
+  }
+  gpu::synchronize(stream);
+  std::vector<std::string> known;
+  for (const StageVariants& each : lone_stage_variants())
+    for (const VariantInfo& info : each.variants) known.emplace_back(info.id);
+  return attribute_kernels(request_.profiler->stop(), known, kProfiledCalls);
+}
+
 void StageCellRun::run_stage(std::string_view stage_name, DeviceStage& stage) {
   const std::vector<std::string> ids = variants_for(stage_name, stage);
   for (size_t c = 0; c < conditions_.size(); ++c) {
@@ -138,7 +163,7 @@ void StageCellRun::run_stage(std::string_view stage_name, DeviceStage& stage) {
     std::vector<Correctness> checks;
     for (const std::string& id : ids) checks.push_back(check(stage_name, stage, id, how));
     std::vector<PreparedWork> works;
-    for (const std::string& id : ids) works.push_back(stage.prepare(request_.timer, id, how));
+    for (const std::string& id : ids) works.push_back(prepare(stage, id, how));
     std::vector<PreparedWork*> in_turn;
     for (PreparedWork& work : works) in_turn.push_back(&work);
     sample_in_turn(in_turn, request_.options.sample_plan(), [&](int n, double noise) {
@@ -151,6 +176,7 @@ void StageCellRun::run_stage(std::string_view stage_name, DeviceStage& stage) {
       records_[c].correctness.rel_error = std::max(records_[c].correctness.rel_error, checks[v].rel_error);
       records_[c].correctness.tolerance = std::max(records_[c].correctness.tolerance, checks[v].tolerance);
       records_[c].correctness.reference = "the CPU's variants";
+      if (request_.profiler) record.kernels = profile(stage, ids[v], how.cache);
       records_[c].stages.push_back(std::move(record));
     }
   }

@@ -4,6 +4,7 @@
 
 #include "run/console.hpp"
 #include "run/options.hpp"
+#include "stage/kernel_times.hpp"
 #include "stage/stage.hpp"
 
 namespace mixlane::bench {
@@ -14,6 +15,7 @@ struct StageCellRequest {
   Context& context;  // of the device
   DeviceTimer& timer;
   const Peaks& peaks;
+  KernelProfiler* profiler = nullptr;  // nullptr: no kernel times
 };
 
 // A record per mode x cache, in the order of the options. What a stage or variant does not take is left out with a line on

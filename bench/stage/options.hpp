@@ -10,6 +10,8 @@
 
 namespace mixlane::bench {
 
+struct StageVariants;
+
 struct StageOptions {
   std::vector<int> align_blocks{128};
   std::vector<DType> id_types{DType::i32};  // of the ids that routing writes and align reads
@@ -32,7 +34,6 @@ StageOptions parse_stage_options(const StageOptionTexts& texts);
 
 // "align=all", "align=align.cluster,align.oneshot" and the like -> stage -> ids in that order; "all" becomes the ids of
 // `device`, "auto" stays. `valid`: the stages and their variants. Throws invalid_argument listing what is valid.
-struct StageVariants;
 std::map<std::string, std::vector<std::string>> parse_variant_lists(const std::vector<std::string>& settings,
                                                                     const std::vector<StageVariants>& valid,
                                                                     DeviceType device);

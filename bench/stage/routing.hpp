@@ -4,6 +4,7 @@
 #include "mixlane/routing.hpp"
 #include "stage/device_tensor.hpp"
 #include "stage/op_stage.hpp"
+#include "stage/routing_check.hpp"
 
 namespace mixlane::bench {
 
@@ -23,13 +24,13 @@ class RoutingStage final : public OpStage<RoutingArgs> {
   Correctness verify(Stream stream, int set) override;
   StageWork work() const override;
 
-  // The ids that it writes, and what they are.
+  // What it writes.
   const DeviceTensor& ids() const { return ids_; }
-  std::vector<int32_t> expected_ids();
   static int64_t set_bytes(const StageInputs& inputs, DType logits_type);
 
  private:
   void encode_logits();
+  ConstTensorView host_logits() const;
   void run_reference();
 
   StageInputs& inputs_;
@@ -37,8 +38,7 @@ class RoutingStage final : public OpStage<RoutingArgs> {
   int num_sets_;
   std::vector<std::byte> host_logits_;  // in the type of the case
   DeviceTensor logits_, bias_, ids_, weights_, zero_weights_, status_;
-  std::vector<std::byte> expected_ids_;
-  std::vector<float> expected_weights_;
+  RoutingAnswer expected_;
 };
 
 }  // namespace mixlane::bench

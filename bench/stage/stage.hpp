@@ -26,7 +26,8 @@ class DeviceStage {
   virtual std::string refusal(const std::string& variant) const = 0;
   virtual int num_sets() const = 0;
 
-  // One call on the data of a set. Asynchronous; may be captured.
+  // One call on the data of a set. Asynchronous; may be captured. A stage of several ranks lets their streams wait for
+  // `stream`, and `stream` for all of them: a sample is then the slowest rank's time since a common start.
   virtual void enqueue(const std::string& variant, Stream stream, int set) = 0;
 
   // The outputs of a set become bytes that are no result, in stream order.
@@ -36,11 +37,6 @@ class DeviceStage {
 
   // By the stage's own formula (src/ops/<stage>/op.hpp).
   virtual StageWork work() const = 0;
-
-  // Ready to be timed. A stage of several ranks overrides this with samples over all of them.
-  virtual PreparedWork prepare(DeviceTimer& timer, const std::string& variant, const TimerOptions& options) {
-    return timer.prepare({[this, variant](Stream stream, int set) { enqueue(variant, stream, set); }, num_sets()}, options);
-  }
 };
 
 struct StageSetup {

@@ -4,16 +4,16 @@
 
 #include <algorithm>
 
+#include "core/env.hpp"
 #include "core/error.hpp"
 #include "doctor/environment.hpp"
+#include "doctor/gpu_peaks.hpp"
 #include "report/report.hpp"
-#include "results/stamp.hpp"
 #include "run/console.hpp"
 #include "run/session.hpp"
 #include "stage/cell.hpp"
 #include "stage/device.hpp"
 #include "stage/table.hpp"
-#include "stats/stats.hpp"
 
 namespace mixlane::bench {
 namespace {
@@ -32,7 +32,7 @@ class StageSweep {
  private:
   void begin_session();
   void greet(bool resumed);
-  Peaks measure_peaks();
+  void open_profiler();
   bool is_done(const ResultFile& file, int tokens, const std::string& workload) const;
   void run_format(QuantFormat format, ResultFile& file);
   void run_one(QuantFormat format, ResultFile& file, int tokens, const Workload& workload);
@@ -43,12 +43,14 @@ class StageSweep {
   Context cpu_;
   Context context_;
   DeviceTimer timer_;
+  std::unique_ptr<KernelProfiler> profiler_;
   std::string stamp_;
   std::vector<ResultFile> files_;  // one per format
 };
 
 int StageSweep::run() {
   begin_session();
+  open_profiler();
   const size_t cells = options_.formats.size() * options_.tokens.size() * options_.workloads.size();
   int done = 0;
   for (const ResultFile& file : files_)
@@ -68,7 +70,7 @@ void StageSweep::begin_session() {
   const bool resumed = !stamp_.empty();
   if (!resumed) stamp_ = unused_stamp(options_);
   Peaks peaks;
-  if (options_.peak_time_s > 0) peaks = measure_peaks();
+  if (options_.peak_time_s > 0) peaks = measure_gpu_peaks({options_.chosen_device}, {.seconds = options_.peak_time_s});
   for (const QuantFormat format : options_.formats) {
     files_.push_back(stored_or(options_, empty_result(options_, stamp_, format)));
     if (!files_.back().records.empty()) continue;
@@ -93,16 +95,13 @@ void StageSweep::greet(bool resumed) {
   console_.say(stages_alone_legend(files_.front()) + "\n");
 }
 
-Peaks StageSweep::measure_peaks() {
-  constexpr int64_t kBytes = int64_t{1} << 30;
-  const gpu::Buffer from(options_.chosen_device, kBytes), to(options_.chosen_device, kBytes);
-  PreparedWork copy = timer_.prepare({[&](Stream stream, int) { gpu::copy(to.data(), from.data(), kBytes, stream); }, 1},
-                                     {LaunchMode::eager, CacheState::cold});
-  copy.take(10);
-  Peaks peaks;
-  peaks.measured_at = current_stamp();
-  peaks.copy_gbs = 2e-3 * static_cast<double>(kBytes) / quantile(copy.samples_us(), 0);
-  return peaks;
+// What keeps kernels from being profiled is said once; the sweep goes on without.
+void StageSweep::open_profiler() {
+  if (!options_.kernel_times) return;
+  profiler_ = std::make_unique<KernelProfiler>(Env::read());
+  if (profiler_->missing().empty()) return;
+  console_.warn(fmt::format("no kernel times: {}", profiler_->missing()));
+  profiler_.reset();
 }
 
 bool StageSweep::is_done(const ResultFile& file, int tokens, const std::string& workload) const {
@@ -127,7 +126,7 @@ void StageSweep::run_format(QuantFormat format, ResultFile& file) {
 void StageSweep::run_one(QuantFormat format, ResultFile& file, int tokens, const Workload& workload) {
   console_.begin_cell(fmt::format("{} tokens={} {}", name(format), tokens, to_string(workload)));
   StageInputs inputs({options_.shape, format, tokens, workload, options_.num_ranks, options_.seed}, cpu_);
-  std::vector<Record> records = run_stage_cell({options_, inputs, context_, timer_, file.peaks}, console_);
+  std::vector<Record> records = run_stage_cell({options_, inputs, context_, timer_, file.peaks, profiler_.get()}, console_);
   console_.end_cell();
   console_.say(stages_alone_table(file, records));
   for (Record& record : records)

@@ -51,10 +51,13 @@ std::string stages_alone_legend(const ResultFile& file) {
       "not\n"
       "converged, * what auto takes. p10 - p90 and what follows it: of the last condition.";
   if (file.peaks.copy_gbs <= 0) return text;
-  return text + fmt::format(
-                    " SOL us: what the stage's bytes and flops take at\n"
-                    "this GPU's peaks: memory {:.0f} GB/s. Data that stays in L2 can be faster than that.",
-                    file.peaks.copy_gbs);
+  return text +
+         fmt::format(
+             " SOL us: what the stage's bytes and flops take at\n"
+             "this GPU's peaks: memory {:.0f} GB/s, bf16 {:.0f} TFLOP/s; data that stays in L2 can be faster. An empty\n"
+             "kernel costs {:.2f} us in a graph and {:.2f} us from the host.",
+             std::max(file.peaks.copy_gbs, file.peaks.read_gbs), file.peaks.bf16_tflops, file.peaks.graph_node_us,
+             file.peaks.launch_us);
 }
 
 std::string stages_alone_table(const ResultFile& file, const std::vector<Record>& records) {

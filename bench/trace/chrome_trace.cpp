@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 
 #include "core/error.hpp"
+#include "profile/kernel_names.hpp"
 #include "results/files.hpp"
 #include "stats/stats.hpp"
 
@@ -13,8 +15,23 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-Json metadata(const char* name, int rank, const std::string& value) {
-  return {{"ph", "M"}, {"name", name}, {"pid", rank}, {"tid", 0}, {"args", {{"name", value}}}};
+Json metadata(const char* name, int rank, const std::string& value, int64_t thread = 0) {
+  return {{"ph", "M"}, {"name", name}, {"pid", rank}, {"tid", thread}, {"args", {{"name", value}}}};
+}
+
+// Streams of all devices that a rank may use, behind the thread of its stages.
+int64_t thread_of(const KernelSpan& span) { return 1 + int64_t{span.device} * 100'000 + span.stream; }
+
+Json kernel_slice(const KernelSpan& span, int rank, double begin_us, std::span<const std::string> known) {
+  const std::string variant = variant_of_kernel(span.symbol, known);
+  return {{"ph", "X"},
+          {"name", variant.empty() ? std::string(kernel_name(span.symbol)) : variant},
+          {"cat", variant.empty() ? "unattributed" : "kernel"},
+          {"pid", rank},
+          {"tid", thread_of(span)},
+          {"ts", begin_us},
+          {"dur", span.us()},
+          {"args", {{"symbol", span.symbol}, {"grid", span.grid}, {"block", span.block}, {"graph", span.in_graph()}}}};
 }
 
 std::vector<int> typical_samples(const SampleSet& set, int wanted) {
@@ -82,6 +99,36 @@ void TraceWriter::add(const TraceCell& cell, const SampleSet& set) {
     }
     cursor_us_ += std::ceil(durations[sample] * 1.1);
   }
+}
+
+void TraceWriter::add_kernels(const TraceCell& cell, const std::vector<std::vector<KernelSpan>>& of_ranks,
+                              std::span<const std::string> known) {
+  int64_t first_ns = std::numeric_limits<int64_t>::max(), last_ns = 0;
+  for (const auto& spans : of_ranks)
+    for (const KernelSpan& span : spans) {
+      first_ns = std::min(first_ns, span.begin_ns);
+      last_ns = std::max(last_ns, span.end_ns);
+    }
+  if (last_ns == 0) return;
+  const double end_us = static_cast<double>(last_ns - first_ns) * 1e-3;
+  for (size_t r = 0; r < of_ranks.size(); ++r) {
+    const int rank = static_cast<int>(r);
+    for (const KernelSpan& span : of_ranks[r]) {
+      if (named_streams_.insert({r, thread_of(span)}).second)
+        events_[r].push_back(
+            metadata("thread_name", rank, fmt::format("GPU {} stream {}", span.device, span.stream), thread_of(span)));
+      events_[r].push_back(
+          kernel_slice(span, rank, cursor_us_ + static_cast<double>(span.begin_ns - first_ns) * 1e-3, known));
+    }
+    events_[r].push_back({{"ph", "X"},
+                          {"name", fmt::format("kernels of {} tokens {}", cell.tokens, cell.workload)},
+                          {"cat", "layer"},
+                          {"pid", rank},
+                          {"tid", 0},
+                          {"ts", cursor_us_},
+                          {"dur", end_us}});
+  }
+  cursor_us_ += std::ceil(end_us * 1.1);
 }
 
 Json TraceWriter::document(const std::vector<const Json*>& events) const {

@@ -78,11 +78,13 @@ double Assigner::zipf_key(double mass) {
 
 void Assigner::make_keys() {
   const bool zipf = request_.workload.skew == Skew::zipf;
-  // Balanced: fewest pairs so far, ties at random.
+  // Balanced: fewest pairs so far, ties at random. Uniform: at random alone.
+  const double weight = request_.workload.skew == Skew::uniform ? 0 : 1;
   for (int e = 0; e < num_columns_; ++e)
-    key_[e] = (zipf ? zipf_key(mass_[e]) : static_cast<double>(count_[e]) + random_.uniform()) + (forced_[e] ? kForced : 0);
+    key_[e] = (zipf ? zipf_key(mass_[e]) : weight * static_cast<double>(count_[e]) + random_.uniform()) +
+              (forced_[e] ? kForced : 0);
   for (int g = 0; g < num_groups_; ++g)
-    group_key_[g] = (zipf ? zipf_key(group_mass_[g]) : static_cast<double>(group_count_[g]) + random_.uniform()) +
+    group_key_[g] = (zipf ? zipf_key(group_mass_[g]) : weight * static_cast<double>(group_count_[g]) + random_.uniform()) +
                     kForced * std::min(group_forced_[g], routing_.num_topk);
 }
 

@@ -14,7 +14,7 @@
 namespace mixlane::bench {
 namespace {
 
-constexpr std::string_view kNames[] = {"balanced", "zipf", "hot_expert", "hot_rank", "one_expert", "ragged"};
+constexpr std::string_view kNames[] = {"balanced", "uniform", "zipf", "hot_expert", "hot_rank", "one_expert", "ragged"};
 
 // Distinct streams of random numbers from one seed.
 enum class Purpose : uint64_t { ragged_order = 1, logits, hidden, normal_logits };
@@ -39,7 +39,8 @@ Workload parse_workload(std::string_view text) {
       return workload;
   }
   fail(ErrorCode::invalid_argument,
-       "unknown workload '{}'; valid ones: balanced, zipf:<exponent in (0, 10]> as in zipf:1.2, hot_expert, hot_rank, "
+       "unknown workload '{}'; valid ones: balanced, uniform, zipf:<exponent in (0, 10]> as in zipf:1.2, hot_expert, "
+       "hot_rank, "
        "one_expert, ragged",
        text);
 }

@@ -13,6 +13,7 @@ namespace mixlane::bench {
 
 enum class Skew : uint8_t {
   balanced,    // every expert gets the same number of pairs, give or take one where the groups allow it
+  uniform,     // every choice of experts is as likely as any other
   zipf,        // expert popularity ~ 1 / n^exponent, the order of popularity drawn from the seed
   hot_expert,  // one expert is in every token; the other choices are balanced
   hot_rank,    // the choices of every token lie on one rank's experts as far as it has enough of them
@@ -25,7 +26,7 @@ struct Workload {
   double exponent = 0;  // zipf only
 };
 
-// "balanced", "zipf:1.2", "hot_expert", "hot_rank", "one_expert" or "ragged"; throws invalid_argument listing them.
+// "balanced", "uniform", "zipf:1.2", "hot_expert", "hot_rank", "one_expert" or "ragged"; throws invalid_argument listing them.
 Workload parse_workload(std::string_view text);
 std::string to_string(const Workload& workload);
 

@@ -1,8 +1,15 @@
+#include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
 
 #include "profile/kernel_names.hpp"
 #include "profile/kernel_profile.hpp"
+#include "results/files.hpp"
 #include "support/errors.hpp"
+#include "trace/chrome_trace.hpp"
 
 namespace mixlane::bench {
 namespace {
@@ -40,6 +47,42 @@ TEST(KernelNames, OfOthersLeadNowhere) {
   EXPECT_EQ(variant_of_kernel("void mixlane::bench::copy_packets(int)", known), "");
   EXPECT_EQ(variant_of_kernel("void mixlane::bench::align(int)", known), "") << "a stage without a variant";
   EXPECT_EQ(variant_of_kernel("ncclDevKernel_AllGather", known), "");
+}
+
+// Two ranks: one with a kernel on each of two streams, one with a kernel that nobody knows.
+TEST(KernelTrace, SlicesAreNamedAndKeepTheirDistances) {
+  const std::string align = "void mixlane::align_gpu::align_none<32>(int)";
+  const std::vector<std::vector<KernelSpan>> of_ranks = {
+      {{.symbol = align, .begin_ns = 1'000'000, .end_ns = 1'002'500, .stream = 7, .graph_node = 3},
+       {.symbol = align, .begin_ns = 1'001'000, .end_ns = 1'004'000, .stream = 8}},
+      {{.symbol = "void other<int>(int)", .begin_ns = 1'010'000, .end_ns = 1'011'000, .device = 1, .stream = 7}}};
+  TraceWriter writer(2, "title");
+  writer.add_kernels({"balanced", 4, {}}, of_ranks, {});
+  writer.add_kernels({"balanced", 4, {}}, of_ranks, {});
+  writer.add_kernels({"balanced", 4, {}}, {{}, {}}, {});
+  const std::filesystem::path folder = std::filesystem::temp_directory_path() / fmt::format("mixlane_trace_{}", getpid());
+  writer.write(folder);
+  const auto events = nlohmann::json::parse(read_text_file(folder / "merged.json")).at("traceEvents");
+  std::filesystem::remove_all(folder);
+
+  std::vector<nlohmann::json> kernels;
+  int num_streams = 0;
+  for (const auto& event : events) {
+    if (event.at("ph") == "X" && event.at("cat") != "layer") kernels.push_back(event);
+    num_streams += event.at("ph") == "M" && event.at("args").value("name", "").starts_with("GPU ");
+  }
+  EXPECT_EQ(num_streams, 3) << "each once";
+  ASSERT_EQ(kernels.size(), 6u);
+  EXPECT_EQ(kernels[0].at("name"), "align.none");
+  EXPECT_EQ(kernels[0].at("dur"), 2.5);
+  EXPECT_EQ(kernels[0].at("args").at("graph"), true);
+  EXPECT_EQ(kernels[1].at("ts").get<double>() - kernels[0].at("ts").get<double>(), 1.0);
+  EXPECT_NE(kernels[1].at("tid"), kernels[0].at("tid"));
+  EXPECT_GE(kernels[2].at("ts").get<double>(), 11.0) << "the second sample lies behind the first";
+  EXPECT_EQ(kernels[4].at("name"), "other");
+  EXPECT_EQ(kernels[4].at("cat"), "unattributed");
+  EXPECT_EQ(kernels[4].at("pid"), 1);
+  EXPECT_EQ(kernels[4].at("ts").get<double>() - kernels[0].at("ts").get<double>(), 10.0) << "one clock for all ranks";
 }
 
 TEST(KernelProfiler, SaysWhatIsMissing) {

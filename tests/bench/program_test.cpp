@@ -196,7 +196,7 @@ TEST_F(ProgramTest, ColdCachesAndOtherWires) {
   program.wait();
   ASSERT_EQ(program.exit_code, 0) << program.err;
   const ResultFile file = read_result_file(results().at(0));
-  EXPECT_EQ(file.cache, "cold");
+  EXPECT_EQ(file.records.at(0).cache, "cold");
   EXPECT_EQ(file.environment.at("combine_wire"), "f64");
 }
 
@@ -212,13 +212,50 @@ TEST_F(ProgramTest, UnknownNamesListTheValidOnes) {
   expect_usage_error({"--wire", "int8"}, {"int8", "bf16", "fp8_1x128"});
   expect_usage_error({"--wire", "fp8_row"}, {"--wire fp8_row", "quant none"});
   expect_usage_error({"--combine-wire", "fp8"}, {"fp8", "f64"});
-  expect_usage_error({"--device", "tpu"}, {"tpu", "cpu"});
+  expect_usage_error({"--device", "tpu"}, {"tpu", "cpu, cuda, hip"});
+  expect_usage_error({"--device", "cuda:one"}, {"cuda:one", "cuda:1"});
+  expect_usage_error({"--mode", "graph"}, {"on the cpu", "eager"});
+  expect_usage_error({"--mode", "slow"}, {"slow", "eager, graph"});
+  expect_usage_error({"--cache", "hot,cold"}, {"on the cpu", "hot, cold"});
+  expect_usage_error({"--stages", "align"}, {"--stages", "--device cuda"});
+  expect_usage_error({"--align-block", "64"}, {"--align-block", "--device cuda"});
+  expect_usage_error({"--align-block", "64,128,64"}, {"--align-block has 64 twice"});
+  expect_usage_error({"--quant-group", "row,row"}, {"--quant-group has row twice"});
+  expect_usage_error({"--workload", "one_expert"}, {"one_expert", "stages alone"});
+  expect_usage_error({"--topk", "9"}, {"num_topk is 9", "1..8"});
   expect_usage_error({"--cache", "warm"}, {"warm", "hot", "cold"});
   expect_usage_error({"--tokens", "0"}, {"--tokens"});
   expect_usage_error({"--tokens", "4,4"}, {"--tokens has 4 twice"});
   expect_usage_error({"--ranks", "65"}, {"--ranks"});
   expect_usage_error({"--no-such-option"}, {"--no-such-option"});
   expect_usage_error({"--hidden", "x.npy"}, {"--logits"});
+}
+
+// Where there is a GPU of the build's kind these would run on it.
+TEST_F(ProgramTest, WithoutAGpuOneLineSaysWhatIsMissing) {
+  for (const std::string device : {"cuda", "hip"}) {
+    Program program(command({"--device", device, "--stages", "align", "--tokens", "4", "--quiet"}));
+    program.wait();
+    if (program.exit_code == 0) continue;
+    EXPECT_EQ(program.exit_code, 1);
+    EXPECT_EQ(program.out, "");
+    EXPECT_EQ(std::count(program.err.begin(), program.err.end(), '\n'), 1) << program.err;
+    expect_mentions(program.err, {"--device " + device, "--device cpu"});
+    const bool says_what = program.err.find("no NVIDIA GPU: ") != std::string::npos ||
+                           program.err.find("no AMD GPU: ") != std::string::npos ||
+                           program.err.find("this build is for ") != std::string::npos ||
+                           program.err.find("this build has no GPU backend") != std::string::npos;
+    EXPECT_TRUE(says_what) << program.err;
+    EXPECT_FALSE(std::filesystem::exists(runs())) << "nothing is written";
+  }
+  Program program(command({"--device", "cpu", "--ranks", "2", "--tokens", "4", "--experts", "4"}));
+  program.wait();
+  ASSERT_EQ(program.exit_code, 0) << program.err;
+  const ResultFile file = read_result_file(results().at(0));
+  EXPECT_EQ(file.device, "cpu");
+  EXPECT_EQ(file.model, "tiny-E4");
+  EXPECT_EQ(file.records.at(0).expert_pairs.size(), 4u);
+  EXPECT_TRUE(file.records.at(0).correctness.passed);
 }
 
 TEST_F(ProgramTest, HelpAndVariants) {
@@ -229,7 +266,8 @@ TEST_F(ProgramTest, HelpAndVariants) {
   Program variants({MIXLANE_PROGRAM, "bench", "--list-variants"});
   variants.wait();
   EXPECT_EQ(variants.exit_code, 0);
-  expect_mentions(variants.out, {"routing.cpu", "dispatch.shm", "align.cpu", "experts.reference", "combine.shm"});
+  expect_mentions(variants.out,
+                  {"routing.cpu", "dispatch.shm", "quant.cpu", "align.cpu", "experts.reference", "combine.shm"});
   Program nothing({MIXLANE_PROGRAM});
   nothing.wait();
   EXPECT_EQ(nothing.exit_code, 2);

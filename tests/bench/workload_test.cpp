@@ -63,7 +63,7 @@ std::vector<int> plain_choice(const RoutingConfig& config, std::vector<float> sc
 }
 
 TEST(Workload, ParsesEveryNameAndRefusesTheRest) {
-  for (const char* name : {"balanced", "zipf:1.2", "hot_expert", "hot_rank", "ragged"})
+  for (const char* name : {"balanced", "uniform", "zipf:1.2", "hot_expert", "hot_rank", "one_expert", "ragged"})
     EXPECT_EQ(to_string(parse_workload(name)), name);
   EXPECT_EQ(parse_workload("zipf:1.2").exponent, 1.2);
   for (const char* bad :
@@ -80,6 +80,23 @@ TEST(Workload, BalancedGivesEveryExpertTheSame) {
   const auto grouped = histogram(assign_columns(request("balanced", routing(256, 8, 8, 4), 8, 64)), 256);
   EXPECT_GE(*std::min_element(grouped.begin(), grouped.end()), 14);
   EXPECT_LE(*std::max_element(grouped.begin(), grouped.end()), 18);
+}
+
+TEST(Workload, UniformSpreadsAsChanceDoes) {
+  for (const RoutingConfig& config : {routing(64, 4), routing(64, 4, 8, 2)}) {
+    const auto counts = histogram(assign_columns(request("uniform", config, 4, 4000)), 64);
+    double square = 0;
+    for (const int64_t count : counts) square += std::pow(static_cast<double>(count) - 1000, 2) / 64;
+    // Of 16000 tokens each takes an expert with probability 1/16: a variance of 937; the groups tie their members together.
+    EXPECT_GT(square, 400);
+    EXPECT_LT(square, 4000);
+  }
+}
+
+TEST(Workload, OneExpertTakesEveryPair) {
+  const auto columns = assign_columns(request("one_expert", routing(32, 4), 2, 10));
+  ASSERT_EQ(columns.size(), 80u);
+  for (const int32_t column : columns) EXPECT_EQ(column, columns[0]);
 }
 
 TEST(Workload, ZipfFollowsTheExponent) {
@@ -127,7 +144,7 @@ TEST(Workload, LogitsMakeTheRoutingChooseWhatWasMeant) {
   RoutingConfig zero = routing(16, 4);
   zero.num_zero_experts = 8;
   for (const RoutingConfig& config : {routing(128, 8), routing(256, 8, 8, 4), routing(32, 32), routing(4, 1), zero})
-    for (const char* workload : {"balanced", "zipf:1.5", "hot_expert", "hot_rank", "ragged"}) {
+    for (const char* workload : {"balanced", "uniform", "zipf:1.5", "hot_expert", "hot_rank", "ragged"}) {
       const auto wanted = request(workload, config, 3, 11);
       const auto columns = assign_columns(wanted);
       const auto num_topk = static_cast<size_t>(config.num_topk);

@@ -43,6 +43,18 @@ std::vector<char> random_hidden(Rng& rng, const Shape& shape) {
 }
 class Chain : public GpuTest {
  protected:
+  // What a GPU is needed for, once there is one.
+  struct Gpu {
+    Context context{{.device = gpu_device()}};
+    gpu::OwnedStream stream{gpu_device()};
+    gpu::Buffer status{gpu_device(), sizeof(Status)};
+  };
+
+  void SetUp() override {
+    GpuTest::SetUp();
+    if (!IsSkipped()) gpu_.emplace();
+  }
+
   // Every GPU variant of the three stages, and of the way back from fp8.
   std::vector<Stage> all_stages(Rng& rng) {
     std::vector<Stage> stages;
@@ -52,14 +64,14 @@ class Chain : public GpuTest {
       stages.push_back({std::string(id), std::move(memory), std::move(input), std::move(run)});
     };
     add("routing.warp", random_logits(rng, shape_), shape_.pairs() * 8, [&](char* from, char* to) {
-      return [=, this](Stream stream) { route(context_, routing_args(shape_, from, to, gpu_device()), stream); };
+      return [=, this](Stream stream) { route(gpu_->context, routing_args(shape_, from, to, gpu_device()), stream); };
     });
     const auto add_quant = [&](std::string_view id, ScaleGroup group) {
       add(id, random_hidden(rng, shape_), quant_bytes(shape_), [&](char* from, char* to) {
         return [=, this](Stream stream) {
           QuantArgs args = quant_args(shape_, group, from, to, gpu_device());
           args.variant = id;
-          quantize(context_, args, stream);
+          quantize(gpu_->context, args, stream);
         };
       });
     };
@@ -70,17 +82,17 @@ class Chain : public GpuTest {
     Context cpu({.num_threads = 1});
     quantize(cpu, quant_args(shape_, ScaleGroup::group_1x128, hidden.data(), quantized.data(), {}));
     add("dequant.octets", quantized, shape_.tokens * shape_.hidden * 2, [&](char* from, char* to) {
-      return [=, this](Stream stream) { dequantize(context_, dequant_args(shape_, from, to, gpu_device()), stream); };
+      return [=, this](Stream stream) { dequantize(gpu_->context, dequant_args(shape_, from, to, gpu_device()), stream); };
     });
     for (const auto& variant : align_gpu_variants()) {
-      if (!variant.refuse(context_, align_args(shape_, nullptr, nullptr, gpu_device())).empty()) continue;
+      if (!variant.refuse(gpu_->context, align_args(shape_, nullptr, nullptr, gpu_device())).empty()) continue;
       add(variant.info.id, bytes_of(random_ids(rng, shape_.tokens, shape_.topk, shape_.experts)), align_bytes(shape_),
           [&](char* from, char* to) {
             return [=, this, id = variant.info.id](Stream stream) {
               AlignArgs args = align_args(shape_, from, to, gpu_device());
               args.variant = id;
-              args.status = status_.as<Status>();
-              align(context_, args, stream);
+              args.status = gpu_->status.as<Status>();
+              align(gpu_->context, args, stream);
             };
           });
     }
@@ -89,19 +101,19 @@ class Chain : public GpuTest {
 
   std::vector<char> fetch(const char* from, int64_t bytes) {
     std::vector<char> values(static_cast<size_t>(bytes));
-    gpu::copy(values.data(), from, bytes, stream_.get());
-    gpu::synchronize(stream_.get());
+    gpu::copy(values.data(), from, bytes, stream());
+    gpu::synchronize(stream());
     return values;
   }
   std::vector<char> output_of(const Stage& stage) { return fetch(stage.memory.output(), stage.memory.output_bytes); }
-  void poison(char* at, int64_t bytes) { gpu::fill(at, static_cast<uint8_t>(kPoison), bytes, stream_.get()); }
+  void poison(char* at, int64_t bytes) { gpu::fill(at, static_cast<uint8_t>(kPoison), bytes, stream()); }
 
   // With nobody near it.
   std::vector<char> undisturbed(Stage& stage) {
-    gpu::copy(stage.memory.input(), stage.input.data(), stage.memory.input_bytes, stream_.get());
+    gpu::copy(stage.memory.input(), stage.input.data(), stage.memory.input_bytes, stream());
     poison(stage.memory.output(), stage.memory.output_bytes);
-    gpu::synchronize(stream_.get());
-    stage.run(stream_.get());
+    gpu::synchronize(stream());
+    stage.run(stream());
     return output_of(stage);
   }
 
@@ -113,17 +125,17 @@ class Chain : public GpuTest {
       SCOPED_TRACE(way == 0 ? "eager" : "graph");
       prepare();
       if (way == 0)
-        work(stream_.get());
+        work(stream());
       else
-        graph.launch(stream_.get());
+        graph.launch(stream());
       check();
     }
   }
 
+  Stream stream() const { return gpu_->stream.get(); }
+
   Shape shape_;
-  Context context_{{.device = gpu_device()}};
-  gpu::OwnedStream stream_{gpu_device()};
-  gpu::Buffer status_{gpu_device(), sizeof(Status)};
+  std::optional<Gpu> gpu_;
 };
 
 TEST_F(Chain, NoStageReadsBeforeItsInputIsThere) {
@@ -133,7 +145,7 @@ TEST_F(Chain, NoStageReadsBeforeItsInputIsThere) {
     const StageMemory& memory = stage.memory;
     const std::vector<char> expected = undisturbed(stage);
     const gpu::Buffer source(gpu_device(), memory.input_bytes);
-    gpu::copy(source.data(), stage.input.data(), memory.input_bytes, stream_.get());
+    gpu::copy(source.data(), stage.input.data(), memory.input_bytes, stream());
     run_in_all_ways(
         [&](Stream stream) {
           launch_slow_copy(memory.input(), source.data(), memory.input_bytes, kDelayNs, stream);
@@ -178,7 +190,9 @@ class LayerChain : public Chain {
  protected:
   enum class Order { quant_between, quant_last };
 
-  LayerChain() {
+  void SetUp() override {
+    Chain::SetUp();
+    if (IsSkipped()) return;
     shape_ = {.tokens = 64, .hidden = 1024, .experts = 256, .topk = 8, .block = 64};
     routed_.emplace(shape_.tokens * shape_.experts * 4, shape_.pairs() * 8);
     quantized_.emplace(shape_.tokens * shape_.hidden * 2, quant_bytes(shape_));
@@ -191,22 +205,21 @@ class LayerChain : public Chain {
     QuantArgs quant = quant_args(shape_, ScaleGroup::group_1x128, quantized_->input(), quantized_->output(), gpu_device());
     AlignArgs sort = align_args(shape_, routed_->output(), aligned_->output(), gpu_device());
     routing.num_valid_rows = quant.num_valid_rows = sort.segment_rows = count;
-    sort.status = status_.as<Status>();
+    sort.status = gpu_->status.as<Status>();
     launch_slow_copy(aligned_->input(), source_of_count.input(), 4, kDelayNs, stream);
-    route(context_, routing, stream);
-    if (order == Order::quant_between) quantize(context_, quant, stream);
-    align(context_, sort, stream);
-    if (order == Order::quant_last) quantize(context_, quant, stream);
+    route(gpu_->context, routing, stream);
+    if (order == Order::quant_between) quantize(gpu_->context, quant, stream);
+    align(gpu_->context, sort, stream);
+    if (order == Order::quant_last) quantize(gpu_->context, quant, stream);
   }
 
   void send(const Batch& batch, const StageMemory& source_of_count) {
-    const Stream stream = stream_.get();
-    gpu::copy(routed_->input(), batch.logits.data(), routed_->input_bytes, stream);
-    gpu::copy(quantized_->input(), batch.hidden.data(), quantized_->input_bytes, stream);
-    gpu::copy(source_of_count.input(), &batch.num_rows, 4, stream);
+    gpu::copy(routed_->input(), batch.logits.data(), routed_->input_bytes, stream());
+    gpu::copy(quantized_->input(), batch.hidden.data(), quantized_->input_bytes, stream());
+    gpu::copy(source_of_count.input(), &batch.num_rows, 4, stream());
     poison(aligned_->input(), 4);
     for (const StageMemory* memory : {&*routed_, &*quantized_, &*aligned_}) poison(memory->output(), memory->output_bytes);
-    gpu::synchronize(stream);
+    gpu::synchronize(stream());
   }
 
   void check(const Batch& batch) {
@@ -248,10 +261,10 @@ TEST_F(LayerChain, ReplaysWithChangingRowCounts) {
       SCOPED_TRACE(rows);
       const Batch batch = {random_logits(rng, shape_), random_hidden(rng, shape_), rows};
       send(batch, source_of_count);
-      work(stream_.get());
+      work(stream());
       check(batch);
       send(batch, source_of_count);
-      graph.launch(stream_.get());
+      graph.launch(stream());
       check(batch);
       if (HasFailure()) return;
     }
