@@ -73,7 +73,8 @@ TEST_F(AlignChoice, ModelChoosesAndSaysSoOnce) {
   select_align(context, other);
   ASSERT_EQ(context.notices().size(), 1u);
   EXPECT_NE(context.notices()[0].find("experts=77 topk=5 ids=i32 tokens=2"), std::string::npos) << context.notices()[0];
-  EXPECT_NE(context.notices()[0].find("mixlane tune --stage align"), std::string::npos);
+  EXPECT_NE(context.notices()[0].find("`mixlane tune --stage align --shapes 77x5 --ids i32`"), std::string::npos)
+      << context.notices()[0];
 }
 
 TEST_F(AlignChoice, AnIdIsNoReasonForANotice) {
