@@ -115,9 +115,9 @@ int StageTuning::find(const PackedKey& key) {
 void StageTuning::note_absent(const Context& context, const PackedKey& key) {
   if (noted_) return;
   noted_ = true;
-  notices_of(context).lines.push_back(
-      fmt::format("{}: not tuned for {} on {}, a model of the crossover chooses; `mixlane tune --stage {}` measures it",
-                  space_.stage, key_text(space_, key), to_string(machine_), space_.stage));
+  notices_of(context).lines.push_back(fmt::format(
+      "{}: not tuned for {} on {}, a model of the crossover chooses; `mixlane tune --stage {}{}` measures it", space_.stage,
+      key_text(space_, key), to_string(machine_), space_.stage, space_.options ? space_.options(key) : ""));
 }
 
 }  // namespace mixlane

@@ -35,16 +35,18 @@ struct TuneField {
   std::span<const std::string_view> words = {};  // what it can say; none: a whole number
 };
 
-// How a stage keys its choices.
-struct TuneSpace {
-  std::string_view stage;
-  std::span<const TuneField> fields;
-};
-
 // A key on the path of a call: numbers, and words as their index.
 using PackedKey = std::array<int64_t, kMaxTuneFields>;
 struct PackedKeyHash {
   size_t operator()(const PackedKey& key) const;
+};
+
+// How a stage keys its choices.
+struct TuneSpace {
+  std::string_view stage;
+  std::span<const TuneField> fields;
+  // What `mixlane tune --stage <stage>` needs beside that to measure a key: " --shapes 96x5"; nullptr: nothing.
+  std::string (*options)(const PackedKey&) = nullptr;
 };
 
 std::string key_text(const TuneSpace& space, const PackedKey& key);

@@ -111,8 +111,10 @@ std::string entry_json(const TunedEntry& entry) {
   json["choice"] = entry.choice;
   json["run"] = entry.run;
   json["us"] = nlohmann::ordered_json::object();
-  // Enough digits for what a clock of the device tells.
-  for (const auto& [name, us] : entry.measured_us) json["us"][name] = std::max(std::round(us * 1000), 1.0) / 1000;
+  // By name, as readers get them; enough digits for what a clock of the device tells.
+  auto times = entry.measured_us;
+  std::sort(times.begin(), times.end());
+  for (const auto& [name, us] : times) json["us"][name] = std::max(std::round(us * 1000), 1.0) / 1000;
   return json.dump();
 }
 

@@ -11,7 +11,8 @@ namespace mixlane {
 // Throws bad_format naming `file_name`, the field, its value and what is allowed.
 TunedTable parse_tuned(std::string_view json, std::string_view file_name);
 TunedTable read_tuned(const std::filesystem::path& file);
-// What parse_tuned() takes; a line per entry, entries in the order of their keys.
+// What parse_tuned() takes; a line per entry, entries in the order of their keys, times in that
+// of their names.
 std::string tuned_json(const TunedTable& table);
 // "align.sm_90-132.json"
 std::string tuned_file_name(const TunedTable& table);

@@ -12,7 +12,7 @@ using test::expect_error;
 
 constexpr std::string_view kWords[] = {"red", "blue"};
 constexpr TuneField kFields[] = {{"size"}, {"colour", kWords}};
-constexpr TuneSpace kSpace{"demo", kFields};
+constexpr TuneSpace kSpace{"demo", kFields, [](const PackedKey& key) { return fmt::format(" --size {}", key[0]); }};
 const TunedMachine kMachine{"sm_90", 132};
 
 TunedTable table(const std::string& file, int64_t size, const std::string& colour, const std::string& choice) {
@@ -134,7 +134,7 @@ TEST(Tuning, TableThenModelThenOneNotice) {
   ASSERT_EQ(context.notices().size(), 1u);
   EXPECT_EQ(context.notices()[0],
             "demo: not tuned for size=6 colour=red on sm_90 with 132 multiprocessors, a model of the crossover chooses; "
-            "`mixlane tune --stage demo` measures it");
+            "`mixlane tune --stage demo --size 6` measures it");
 }
 
 TEST(Tuning, NothingToChooseIsNoReasonForANotice) {

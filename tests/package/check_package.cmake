@@ -41,8 +41,12 @@ if(NOT CMAKE_MATCH_1 STREQUAL "0.0388")
   message(FATAL_ERROR "the example's y[0] is ${CMAKE_MATCH_1}, not 0.0388")
 endif()
 
-# The installed program finds its library, its module and its catalogue by itself.
+# The installed program finds its library, its module, its catalogue and its tuned tables by itself.
 run(${work}/prefix/bin/mixlane models)
 if(NOT output MATCHES "qwen3-30b-a3b")
   message(FATAL_ERROR "the installed catalogue lacks qwen3-30b-a3b:\n${output}")
+endif()
+run(${work}/prefix/bin/mixlane tune --list)
+if(NOT output MATCHES "installed: ${work}/prefix/share/mixlane/tuned.*align on sm_90 with 132 multiprocessors")
+  message(FATAL_ERROR "the installed tuned tables lack align on sm_90 with 132 multiprocessors:\n${output}")
 endif()

@@ -8,7 +8,14 @@ namespace {
 
 constexpr std::string_view kIds[] = {"i32", "i64", "window"};
 constexpr TuneField kFields[] = {{"experts"}, {"topk"}, {"ids", kIds}, {"tokens"}};
-constexpr TuneSpace kSpace{"align", kFields};
+
+std::string tune_options(const PackedKey& key) {
+  const bool window = key[2] == static_cast<int64_t>(AlignIds::window);
+  return fmt::format(" --shapes {}x{} --ids {}{}", key[0], key[1], kIds[static_cast<size_t>(key[2])],
+                     window ? " --ranks 1" : "");
+}
+
+constexpr TuneSpace kSpace{"align", kFields, tune_options};
 
 struct AlignTuning {
   StageTuning tuning;

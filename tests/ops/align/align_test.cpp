@@ -222,6 +222,15 @@ TEST(Align, CountsBeyondInt32AreRefused) {
   expect_error(ErrorCode::invalid_argument, {"16777215 rows", "16777216"}, [&] { align(context, call.args); });
 }
 
+TEST(Align, PoliciesAreNumbersOfVariants) {
+  EXPECT_EQ(align_variant(0), "auto");
+  EXPECT_EQ(align_variant(1), "align.oneshot");
+  EXPECT_EQ(align_variant(2), "align.multi_phase");
+  for (const int other : {-1, 3})
+    expect_error(ErrorCode::invalid_argument, {std::to_string(other), "0 is auto", "2 multi_phase"},
+                 [&] { align_variant(other); });
+}
+
 TEST(Align, CostCountsEveryByteOnce) {
   Rng rng(13);
   const Problem p = simple(rng, 64, 4, 8, 1);  // block 1: no pads

@@ -1,6 +1,7 @@
 // "auto" on a GPU: tuned tables, the model where there is none, and what the context says about it.
 #include <gtest/gtest.h>
 
+#include "io/data_folder.hpp"
 #include "io/tuned.hpp"
 #include "mixlane/tuning.hpp"
 #include "ops/align/choose.hpp"
@@ -50,6 +51,20 @@ class AlignChoice : public GpuTest {
   }
 };
 
+// Needs no GPU: what the library ships is for variants that this build has.
+TEST(AlignTables, ShippedChoicesAreVariantsOfThisBuild) {
+  if (gpu::device_type() != DeviceType::cuda) GTEST_SKIP() << "the tables are for NVIDIA GPUs";
+  TunedLayers layers;
+  layers.tables[TunedLayers::installed] = read_tuned_folder(data_folder("tuned"));
+  std::vector<std::string_view> ids;
+  for (const auto& variant : align_gpu_variants()) ids.push_back(variant.info.id);
+  const TunedLookup lookup(layers, {"sm_90", 132}, align_tune_space(), ids);
+  EXPECT_GT(lookup.size(), 1000u);
+  const auto at = [](AlignIds kind, int64_t tokens) { return PackedKey{256, 8, static_cast<int64_t>(kind), tokens}; };
+  for (const AlignIds kind : {AlignIds::i32, AlignIds::i64})
+    for (const int64_t tokens : {1, 64, 131072}) EXPECT_GE(lookup.find(at(kind, tokens)), 0) << tokens;
+}
+
 TEST_F(AlignChoice, ModelChoosesAndSaysSoOnce) {
   Context context({.device = gpu_device()});
   EXPECT_EQ(select_align(context, args()).info.id, "align.none");
@@ -58,7 +73,8 @@ TEST_F(AlignChoice, ModelChoosesAndSaysSoOnce) {
   select_align(context, other);
   ASSERT_EQ(context.notices().size(), 1u);
   EXPECT_NE(context.notices()[0].find("experts=77 topk=5 ids=i32 tokens=2"), std::string::npos) << context.notices()[0];
-  EXPECT_NE(context.notices()[0].find("mixlane tune --stage align"), std::string::npos);
+  EXPECT_NE(context.notices()[0].find("`mixlane tune --stage align --shapes 77x5 --ids i32`"), std::string::npos)
+      << context.notices()[0];
 }
 
 TEST_F(AlignChoice, AnIdIsNoReasonForANotice) {
