@@ -12,7 +12,7 @@ namespace {
 constexpr int kBatch = 8;              // samples between two waits of the host
 constexpr double kTurnSeconds = 0.02;  // of one work before the next has its turn
 constexpr double kClockSeconds = 0.05;
-constexpr int64_t kColdBytes = int64_t{400} << 20;  // what the fastest memory moves in kMinSampleUs
+constexpr int64_t kColdBytes = int64_t{1600} << 20;  // what the fastest memory moves in kMinSampleUs
 
 int64_t flush_bytes(Device device) { return 2 * std::max<int64_t>(gpu::properties(device.index).l2_bytes, 16 << 20); }
 
