@@ -1,0 +1,153 @@
+// Who computes what in experts.wgmma, worked out by every block from the experts' row counts.
+//
+// A tile is kTileRows rows of one expert's weights times up to kMaxTokens of its rows. A pair of blocks (a cluster) takes
+// two tiles at a time, an item: two neighbouring tiles of weights if the expert's rows are few (one tile of tokens), else
+// the same weights with two tiles of tokens, so that each block loads half of the weights for both.
+#pragma once
+
+#include "gpu/device.hpp"
+#include "ops/experts/wgmma_args.hpp"
+
+namespace mixlane::experts_gpu {
+
+inline constexpr uint32_t kTileRows = 256;
+inline constexpr uint32_t kMaxTokens = 128;
+inline constexpr uint32_t kClusterBlocks = 2;
+inline constexpr uint32_t kMaxStages = 8;
+inline constexpr uint32_t kSharedBytes = 227 * 1024;
+inline constexpr uint32_t kWeightBytes = kTileRows * 128;  // of a stage
+
+__host__ __device__ constexpr uint32_t round_up(uint32_t value, uint32_t to) { return (value + to - 1) / to * to; }
+
+// Widths that the products come in: 8, 16, 24, 32, then multiples of 16.
+__device__ inline uint32_t product_width(uint32_t tokens) { return max(round_up(tokens, tokens <= 32 ? 8 : 16), 8u); }
+
+struct Tile {
+  uint32_t expert = 0;
+  uint32_t index = 0;      // of the weights' tile
+  uint32_t first_row = 0;  // of the expert's rows
+  uint32_t num_rows = 0;   // 0: the block only keeps its neighbour company
+  uint32_t width = 8;      // num_rows rounded up to a width
+  bool shares_weights = false;
+};
+
+// The slot of a tile's first token.
+__device__ inline uint32_t slot_of(const Slots& slots, const Tile& tile) {
+  return (slots.offsets ? static_cast<uint32_t>(slots.offsets[tile.expert]) : 0) + tile.first_row;
+}
+
+// The row of `rows` (gate_up) or of the activated rows (down) that is token `token` of a tile that begins at `slot`, or -1.
+template <Product kProduct>
+__device__ int32_t row_of(const Slots& slots, const Tile& tile, uint32_t slot, uint32_t token) {
+  if (token >= tile.num_rows) return -1;
+  if (kProduct == Product::down || !slots.sorted_pairs) return static_cast<int32_t>(slot + token);
+  return static_cast<int32_t>(gpu::divide(static_cast<uint32_t>(slots.sorted_pairs[slot + token]), slots.by_topk));
+}
+
+struct Plan {
+  int32_t counts[kMaxWgmmaExperts];
+  uint32_t first_item[kMaxWgmmaExperts];  // of an expert; later ones of no rows have the same
+  uint32_t warp_sums[32];
+  uint32_t warp_widths[32];
+  uint32_t num_experts;
+  uint32_t num_items;
+  uint32_t num_tiles;  // of an expert's weights
+  uint32_t max_width;  // of any tile
+  uint32_t num_stages;
+
+  // Tiles of tokens: one, or an even number.
+  __device__ static uint32_t token_tiles(uint32_t count) {
+    if (count <= kMaxTokens) return count == 0 ? 0 : 1;
+    return (count + 2 * kMaxTokens - 1) / (2 * kMaxTokens) * 2;
+  }
+  __device__ uint32_t items(uint32_t count) const {
+    const uint32_t tiles = token_tiles(count);
+    return tiles <= 1 ? tiles * ((num_tiles + 1) / 2) : tiles / 2 * num_tiles;
+  }
+  __device__ static uint32_t tile_tokens(uint32_t count) {
+    const uint32_t tiles = token_tiles(count);
+    return tiles <= 1 ? count : (count + tiles - 1) / tiles;
+  }
+
+  // Bytes of a stage's tokens.
+  __device__ uint32_t token_bytes() const { return round_up(max_width, 16) * 128; }
+  __device__ uint32_t stage_bytes() const { return kWeightBytes + token_bytes(); }
+  // Where tiles are turned from columns of registers to rows of memory.
+  __device__ static constexpr uint32_t staging_bytes(uint32_t width) { return width >= 64 ? 16384 : 12288; }
+
+  // By all threads of the block; they must meet before it is used.
+  __device__ void make(const Slots& slots, uint32_t num_weight_tiles, uint32_t rest_bytes) {
+    constexpr uint32_t kPerThread = 4;
+    const uint32_t first = threadIdx.x * kPerThread;
+    uint32_t rows[kPerThread];
+    uint32_t width = 8;
+    uint32_t sum = 0;
+    if (threadIdx.x == 0) num_tiles = num_weight_tiles;
+#pragma unroll
+    for (uint32_t i = 0; i < kPerThread; ++i) {
+      rows[i] = 0;
+      if (first + i < slots.num_experts)
+        rows[i] = slots.counts ? static_cast<uint32_t>(max(slots.counts[first + i], 0)) : slots.num_rows;
+    }
+    __syncthreads();
+#pragma unroll
+    for (uint32_t i = 0; i < kPerThread; ++i) {
+      sum += items(rows[i]);
+      width = max(width, product_width(tile_tokens(rows[i])));
+    }
+    using Wave = gpu::Wave<32>;
+    const uint32_t below = Wave::inclusive_sum(sum);
+    width = __reduce_max_sync(~0u, width);
+    if (Wave::lane() == 31) warp_sums[Wave::index_in_block()] = below;
+    if (Wave::lane() == 0) warp_widths[Wave::index_in_block()] = width;
+    __syncthreads();
+    uint32_t item = below - sum;
+    for (uint32_t w = 0; w < Wave::index_in_block(); ++w) item += warp_sums[w];
+#pragma unroll
+    for (uint32_t i = 0; i < kPerThread; ++i) {
+      if (first + i >= slots.num_experts) break;
+      counts[first + i] = static_cast<int32_t>(rows[i]);
+      first_item[first + i] = item;
+      item += items(rows[i]);
+    }
+    if (threadIdx.x == blockDim.x - 1) {
+      num_experts = slots.num_experts;
+      num_items = item;
+      for (uint32_t w = 0; w < blockDim.x / 32; ++w) width = max(width, warp_widths[w]);
+      max_width = width;
+      num_stages = min((kSharedBytes - rest_bytes - staging_bytes(width)) / (stage_bytes() + width * 4), kMaxStages);
+    }
+  }
+
+  // The tile that block `rank` of a pair has in an item.
+  __device__ Tile tile(uint32_t item, uint32_t rank) const {
+    uint32_t low = 0, high = num_experts;  // the expert is in [low, high)
+    while (high - low > 1) {
+      const uint32_t middle = (low + high) / 2;
+      if (first_item[middle] <= item)
+        low = middle;
+      else
+        high = middle;
+    }
+    Tile tile;
+    tile.expert = low;
+    const uint32_t local = item - first_item[low];
+    const auto count = static_cast<uint32_t>(counts[low]);
+    const uint32_t tiles = token_tiles(count);
+    if (tiles <= 1) {
+      tile.index = 2 * local + rank;
+      tile.num_rows = tile.index < num_tiles ? count : 0;
+      tile.width = product_width(count);
+    } else {
+      const uint32_t tokens = tile_tokens(count);
+      tile.index = local / (tiles / 2);
+      tile.first_row = (local % (tiles / 2) * 2 + rank) * tokens;
+      tile.num_rows = tile.first_row < count ? min(tokens, count - tile.first_row) : 0;
+      tile.width = product_width(tokens);
+      tile.shares_weights = true;
+    }
+    return tile;
+  }
+};
+
+}  // namespace mixlane::experts_gpu

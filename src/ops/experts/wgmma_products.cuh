@@ -1,0 +1,201 @@
+// The multiplying warpgroups of experts.wgmma: accumulators of two 64-row blocks of the weights' tile times its tokens.
+#pragma once
+
+#include "gpu/ptx/wgmma.cuh"
+#include "ops/experts/wgmma_pipeline.cuh"
+
+namespace mixlane::experts_gpu {
+
+inline constexpr int kGroupBlocks = 2;       // of 64 rows, per warpgroup
+inline constexpr int kMaxAccumulators = 64;  // of a block and thread: kMaxTokens / 2
+using Accumulators = float[kGroupBlocks][kMaxAccumulators];
+
+// Where a thread stands in its warpgroup and in the tile.
+struct Place {
+  uint32_t group = threadIdx.x / ptx::kWarpgroupThreads - 1;
+  uint32_t thread = threadIdx.x % ptx::kWarpgroupThreads;  // in the group
+  uint32_t warp = thread / 32;                             // in the group
+  uint32_t row = threadIdx.x % 32 / 4;                     // in eight rows
+  uint32_t pair = threadIdx.x % 4;                         // tokens 8 j + 2 pair + {0, 1}
+
+  // The weight row behind accumulators 4 j + 2 half + {0, 1} of a block, inside the matrix also where the tile is not.
+  template <Product kProduct>
+  __device__ uint32_t weight_row(const WgmmaArgs& args, const Tile& tile, int block, int half) const {
+    if (args.gated) return min(output(args, tile, block, 0), args.num_outputs - 1) + (half ? args.num_outputs : 0);
+    return min(output(args, tile, block, half), args.weight_rows - 1);
+  }
+  // The output that they are of (with a gate, of both halves).
+  __device__ uint32_t output(const WgmmaArgs& args, const Tile& tile, int block, int half) const {
+    const uint32_t b = static_cast<uint32_t>(block);
+    if (args.gated) return tile.index * (kTileRows / 2) + group * 64 + b * 32 + warp * 8 + row;
+    return tile.index * kTileRows + group * 128 + b * 64 + warp * 16 + static_cast<uint32_t>(half) * 8 + row;
+  }
+};
+
+// Scales of the thread's weight rows, a group of k ahead of their use.
+class WeightScales {
+ public:
+  template <Product kProduct>
+  __device__ void begin(const WgmmaArgs& args, const Tile& tile, const Place& place) {
+    const uint32_t groups = (args.depth + 127) / 128;
+    const float* expert = args.weight_scales + int64_t{tile.expert} * ((args.weight_rows + 127) / 128) * groups;
+#pragma unroll
+    for (int b = 0; b < kGroupBlocks; ++b)
+#pragma unroll
+      for (int half = 0; half < 2; ++half)
+        from_[b][half] = expert + place.weight_row<kProduct>(args, tile, b, half) / 128 * groups;
+    left_ = groups;
+    load();
+  }
+  __device__ void advance() {
+#pragma unroll
+    for (int b = 0; b < kGroupBlocks; ++b)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) now[b][half] = next_[b][half];
+    load();
+  }
+  float now[kGroupBlocks][2];
+
+ private:
+  __device__ void load() {
+    if (left_ == 0) return;
+    --left_;
+#pragma unroll
+    for (int b = 0; b < kGroupBlocks; ++b)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) next_[b][half] = __ldg(from_[b][half]++);
+  }
+  const float* from_[kGroupBlocks][2];
+  float next_[kGroupBlocks][2];
+  uint32_t left_;
+};
+
+// The first row of this warpgroup's part of a stage's weights, and the tokens.
+struct Descriptors {
+  uint64_t weights, tokens;
+  __device__ Descriptors(const Pipeline& pipe, const Place& place)
+      : weights(ptx::swizzled_rows(ptx::shared_address(pipe.weights())) + place.group * ptx::descriptor_rows(128)),
+        tokens(ptx::swizzled_rows(ptx::shared_address(pipe.tokens()))) {}
+};
+
+inline constexpr int kStepsPerStage = kRowBytes / 32;
+
+template <bool kGathers>
+__device__ void wait_stage(const Pipeline& pipe) {
+  pipe.wait_full();
+  // What threads have copied, the tensor cores read through another proxy than it was written.
+  if constexpr (kGathers) ptx::fence_async_proxy();
+}
+
+template <int kN>
+__device__ void clear(Accumulators& sums) {
+#pragma unroll
+  for (int b = 0; b < kGroupBlocks; ++b)
+#pragma unroll
+    for (int i = 0; i < kN / 2; ++i) sums[b][i] = 0.0f;
+}
+
+// One tile of bf16 operands; one stage's products are in flight while the next one is waited for.
+template <Product kProduct, int kN>
+__device__ void multiply_bf16(Pipeline& pipe, const Place& place, uint32_t num_blocks, Accumulators& sums) {
+  clear<kN>(sums);
+  const uint64_t* previous = nullptr;
+  for (uint32_t block = 0; block < num_blocks; ++block, pipe.advance()) {
+    wait_stage<kProduct == Product::gate_up>(pipe);
+    const Descriptors at(pipe, place);
+    ptx::wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < kStepsPerStage; ++k)
+#pragma unroll
+      for (int b = 0; b < kGroupBlocks; ++b)
+        ptx::Wgmma<kN>::template mma<ptx::MatrixType::bf16>(
+            sums[b], at.weights + ptx::descriptor_rows(64 * b) + k * ptx::kDescriptorStep,
+            at.tokens + k * ptx::kDescriptorStep, true);
+    ptx::wgmma_commit();
+    if (block > 0) {
+      ptx::wgmma_wait<1>();
+      release_stage(previous);
+    }
+    previous = pipe.empty();
+  }
+  ptx::wgmma_wait<0>();
+  release_stage(previous);
+}
+
+// Adds a block's products over 128 of k, times their scales if they have such.
+template <Operands kOperands, int kN>
+__device__ void promote(float (&sums)[kMaxAccumulators], const float (&part)[kN / 2], const float* token_scales,
+                        const float (&weight_scales)[2]) {
+#pragma unroll
+  for (int j = 0; j < kN / 8; ++j) {
+    if constexpr (kOperands == Operands::e4m3_block) {
+      const float2 scales = *reinterpret_cast<const float2*>(token_scales + 8 * j);
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        float* sum = sums + 4 * j + 2 * half;
+        sum[0] = __fmaf_rn(part[4 * j + 2 * half], scales.x * weight_scales[half], sum[0]);
+        sum[1] = __fmaf_rn(part[4 * j + 2 * half + 1], scales.y * weight_scales[half], sum[1]);
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) sums[4 * j + i] += part[4 * j + i];
+    }
+  }
+}
+
+// One tile of e4m3 operands. The tensor cores keep few bits when they add, so that sums beyond 128 of k are in registers.
+// One block's products at a time: the other warpgroup's fill the tensor cores in between.
+template <Product kProduct, Operands kOperands, int kN>
+__device__ void multiply_e4m3(Pipeline& pipe, const Place& place, uint32_t num_blocks, WeightScales& scales,
+                              Accumulators& sums) {
+  clear<kN>(sums);
+  float part[kN / 2] = {};
+  for (uint32_t block = 0; block < num_blocks; ++block, pipe.advance()) {
+    if constexpr (kOperands == Operands::e4m3_block) scales.advance();
+    wait_stage<kProduct == Product::gate_up || kOperands == Operands::e4m3_block>(pipe);
+    const Descriptors at(pipe, place);
+#pragma unroll
+    for (int b = 0; b < kGroupBlocks; ++b) {
+      ptx::wgmma_fence();
+#pragma unroll
+      for (int k = 0; k < kStepsPerStage; ++k)
+        ptx::Wgmma<kN>::template mma<ptx::MatrixType::e4m3>(
+            part, at.weights + ptx::descriptor_rows(64 * b) + k * ptx::kDescriptorStep, at.tokens + k * ptx::kDescriptorStep,
+            k > 0);
+      ptx::wgmma_commit();
+      ptx::wgmma_wait<0>();
+      promote<kOperands, kN>(sums[b], part, pipe.scales() + 2 * place.pair, scales.now[b]);
+    }
+    release_stage(pipe.empty());
+  }
+}
+
+template <Product kProduct, Operands kOperands, int kN>
+__device__ void multiply(Pipeline& pipe, const Place& place, uint32_t num_blocks, WeightScales& scales, Accumulators& sums) {
+  if constexpr (kOperands == Operands::bf16)
+    multiply_bf16<kProduct, kN>(pipe, place, num_blocks, sums);
+  else
+    multiply_e4m3<kProduct, kOperands, kN>(pipe, place, num_blocks, scales, sums);
+}
+
+template <Product kProduct, Operands kOperands>
+__device__ void multiply_tile(Pipeline& pipe, const WgmmaArgs& args, const Tile& tile, const Place& place,
+                              uint32_t num_blocks, Accumulators& sums) {
+  WeightScales scales;
+  if constexpr (kOperands == Operands::e4m3_block) scales.begin<kProduct>(args, tile, place);
+  const auto run = [&]<int kN>() { multiply<kProduct, kOperands, kN>(pipe, place, num_blocks, scales, sums); };
+  switch (tile.width) {
+    case 8: return run.template operator()<8>();
+    case 16: return run.template operator()<16>();
+    case 24: return run.template operator()<24>();
+    case 32: return run.template operator()<32>();
+    case 48: return run.template operator()<48>();
+    case 64: return run.template operator()<64>();
+    case 80: return run.template operator()<80>();
+    case 96: return run.template operator()<96>();
+    case 112: return run.template operator()<112>();
+    default: return run.template operator()<128>();
+  }
+}
+
+}  // namespace mixlane::experts_gpu
