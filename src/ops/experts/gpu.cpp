@@ -101,6 +101,114 @@ InputRows prepare_input(Context& context, const ExpertsArgs& args, Stream stream
   return {codes, scales, input.num_topk, {}};
 }
 
+// Input rows, gate_up, down. `raw`: gate_up writes f32, and a pass of its own quantises it.
+template <class GateUp, class Down>
+void run_products(Context& context, const ExpertsArgs& args, bool raw, GateUp&& gate_up, Down&& down, Stream stream) {
+  const ExpertWeights& w = args.weights;
+  const int64_t slots = num_slots(args);
+  if (w.num_experts == 0 || slots == 0) return;
+  const Device device = context.device();
+  const gpu::DeviceGuard guard(device);
+  const bool fp8 = is_fp8(w.format);
+  Arena& arena = context.arena();
+  const Arena::Scope scope(arena);
+  arena.reserve(input_bytes(args) + Arena::rounded(slots * w.intermediate * (fp8 ? 1 : 2)) +
+                (fp8 ? Arena::rounded(slots * num_groups(w.format, w.intermediate) * 4) : 0) +
+                (raw ? Arena::rounded(slots * w.intermediate * 4) : 0));
+  const InputRows input = prepare_input(context, args, stream);
+  const TensorView activated = take(arena, fp8 ? DType::fp8_e4m3 : DType::bf16, slots, w.intermediate, device);
+  TensorView scales;
+  if (fp8) scales = take_scales(arena, w.format, slots, w.intermediate, device);
+  if (raw) {
+    const TensorView sums = take(arena, DType::f32, slots, w.intermediate, device);
+    gate_up(input, sums, scales);
+    QuantArgs quant{.input = sums, .group = scale_group(w.format), .output = activated, .scales = scales};
+    if (args.expert_offsets.given())
+      quant.num_valid_rows = ConstTensorView(args.expert_offsets.as<int32_t>() + w.num_experts, DType::i32, {1}, device);
+    quantize(context, quant, stream);
+  } else {
+    gate_up(input, activated, scales);
+  }
+  down(activated, scales);
+}
+
+Floats<const float> floats_of(const ConstTensorView& view) { return {view.as<float>(), view.given() ? view.strides[0] : 0}; }
+
+Rows<const std::byte> rows_of(const ConstTensorView& view) {
+  return {static_cast<const std::byte*>(view.data), size_bytes(view.dtype, view.strides[0])};
+}
+Rows<std::byte> rows_of(const TensorView& view) {
+  return {static_cast<std::byte*>(view.data), size_bytes(view.dtype, view.strides[0])};
+}
+
+std::string refuse_large(const ExpertsArgs& args) {
+  if (args.rows.shape[0] * args.num_topk < kMaxPairs && num_slots(args) < kMaxPairs) return "";
+  return fmt::format("{} rows x {}, {} slots; fewer than {} of each", args.rows.shape[0], args.num_topk, num_slots(args),
+                     kMaxPairs);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// experts.mma
+
+// What both products have in common.
+MmaArgs mma_args(const ExpertsArgs& args, const ConstTensorView& rows, const ConstTensorView& row_scales,
+                 const ConstTensorView& weights, const ConstTensorView& scales, const ConstTensorView& bias,
+                 const TensorView& to) {
+  MmaArgs k;
+  k.weights = static_cast<const std::byte*>(weights.data);
+  k.weight_type = weights.dtype;
+  k.weight_bits = static_cast<uint32_t>(bits(weights.dtype));
+  k.weight_rows = static_cast<uint32_t>(weights.shape[1]);
+  k.depth = static_cast<uint32_t>(weights.shape[2]);
+  k.row_type = rows.dtype;
+  k.slots = make_slots(args);
+  k.rows = rows_of(rows);
+  k.token_scales = floats_of(row_scales);
+  k.block_scales = args.weights.format == QuantFormat::fp8_block;
+  k.channel_scales = args.weights.format == QuantFormat::fp8_channel;
+  if (args.weights.format == QuantFormat::mxfp4)
+    k.mx_scales = scales.as<uint8_t>();
+  else
+    k.weight_scales = scales.as<float>();
+  k.bias = bias.as<float>();
+  k.output = rows_of(to);
+  k.output_f32 = to.dtype == DType::f32;
+  return k;
+}
+
+void run_mma(Context& context, const ExpertsArgs& args, Stream stream) {
+  const ExpertWeights& w = args.weights;
+  const int multiprocessors = gpu::num_multiprocessors(context.device().index);
+  const bool overlap = can_overlap(context.device());
+  run_products(
+      context, args, is_fp8(w.format),
+      [&](const InputRows& input, const TensorView& to, const TensorView&) {
+        MmaArgs k = mma_args(args, input.rows, input.scales, w.gate_up, w.gate_up_scales, w.gate_up_bias, to);
+        k.slots.by_topk = gpu::Divider::by(static_cast<uint32_t>(input.num_topk));
+        k.num_topk = static_cast<uint32_t>(input.num_topk);
+        k.input_weights = floats_of(input.weights);
+        k.gathers = true;
+        k.gated = args.activation.gated();
+        k.activates = true;
+        k.activation = args.activation;
+        k.num_outputs = static_cast<uint32_t>(w.intermediate);
+        launch_mma(k, multiprocessors, overlap, stream);
+      },
+      [&](const TensorView& activated, const TensorView& scales) {
+        MmaArgs k = mma_args(args, activated, scales, w.down, w.down_scales, w.down_bias, args.output);
+        k.num_outputs = k.weight_rows;
+        launch_mma(k, multiprocessors, overlap, stream);
+      },
+      stream);
+}
+
+std::string refuse_mma(const Context& context, const ExpertsArgs& args) {
+  // A number on AMD GPUs is that of the gfx name; these have matrix cores for bf16 from gfx90a on.
+  const int capability = gpu::compute_capability(context.device().index);
+  if (capability < 80) return fmt::format("bf16 products need sm_80 or gfx90a; this device is {}", capability);
+  return refuse_large(args);
+}
+
 #if !defined(MIXLANE_HIP)
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -135,8 +243,6 @@ gpu::TensorMap rows_map(const TensorView& rows) {
                                  {static_cast<uint32_t>(128 / element), 16}});
 }
 
-Floats<const float> floats_of(const ConstTensorView& view) { return {view.as<float>(), view.given() ? view.strides[0] : 0}; }
-
 // gate_up writes `activated` and its scales; `raw`, f32, instead where quantising needs whole rows.
 WgmmaArgs gate_up_args(const ExpertsArgs& args, const InputRows& input, const TensorView& to, const TensorView& scales) {
   const ExpertWeights& w = args.weights;
@@ -146,12 +252,12 @@ WgmmaArgs gate_up_args(const ExpertsArgs& args, const InputRows& input, const Te
   k.slots = make_slots(args);
   k.slots.by_topk = gpu::Divider::by(static_cast<uint32_t>(input.num_topk));
   k.num_topk = static_cast<uint32_t>(input.num_topk);
-  k.rows = {static_cast<const std::byte*>(input.rows.data), size_bytes(input.rows.dtype, input.rows.strides[0])};
+  k.rows = rows_of(input.rows);
   k.token_scales = floats_of(input.scales);
   k.input_weights = floats_of(input.weights);
   k.weight_scales = w.gate_up_scales.as<float>();
   k.bias = w.gate_up_bias.as<float>();
-  k.output = {static_cast<std::byte*>(to.data), size_bytes(to.dtype, to.strides[0])};
+  k.output = rows_of(to);
   if (w.format == QuantFormat::fp8_block) k.output_scales = {scales.as<float>(), scales.strides[0]};
   k.activation = args.activation;
   k.depth = static_cast<uint32_t>(w.hidden);
@@ -169,7 +275,7 @@ WgmmaArgs down_args(const ExpertsArgs& args, const TensorView& activated, const 
   k.token_scales = floats_of(scales);
   k.weight_scales = w.down_scales.as<float>();
   k.bias = w.down_bias.as<float>();
-  k.output = {static_cast<std::byte*>(args.output.data), args.output.strides[0] * 2};
+  k.output = rows_of(args.output);
   k.depth = static_cast<uint32_t>(w.intermediate);
   k.num_outputs = static_cast<uint32_t>(w.hidden);
   k.weight_rows = k.num_outputs;
@@ -183,33 +289,17 @@ void launch_product(const WgmmaArgs& kernel_args, Product product, QuantFormat f
 }
 
 void run_wgmma(Context& context, const ExpertsArgs& args, Stream stream) {
-  const ExpertWeights& w = args.weights;
-  const int64_t slots = num_slots(args);
-  if (w.num_experts == 0 || slots == 0) return;
+  const QuantFormat format = args.weights.format;
   const Device device = context.device();
-  const gpu::DeviceGuard guard(device);
-  const bool fp8 = is_fp8(w.format), channels = w.format == QuantFormat::fp8_channel;
-  Arena& arena = context.arena();
-  const Arena::Scope scope(arena);
-  arena.reserve(input_bytes(args) + Arena::rounded(slots * w.intermediate * (fp8 ? 1 : 2)) +
-                (fp8 ? Arena::rounded(slots * num_groups(w.format, w.intermediate) * 4) : 0) +
-                (channels ? Arena::rounded(slots * w.intermediate * 4) : 0));
-  const InputRows input = prepare_input(context, args, stream);
-  const TensorView activated = take(arena, fp8 ? DType::fp8_e4m3 : DType::bf16, slots, w.intermediate, device);
-  TensorView scales;
-  if (fp8) scales = take_scales(arena, w.format, slots, w.intermediate, device);
-  if (channels) {
-    const TensorView raw = take(arena, DType::f32, slots, w.intermediate, device);
-    launch_product(gate_up_args(args, input, raw, scales), Product::gate_up, w.format, device, stream);
-    QuantArgs quant{.input = raw, .group = ScaleGroup::row, .output = activated, .scales = scales};
-    if (args.expert_offsets.given()) {
-      quant.num_valid_rows = ConstTensorView(args.expert_offsets.as<int32_t>() + w.num_experts, DType::i32, {1}, device);
-    }
-    quantize(context, quant, stream);
-  } else {
-    launch_product(gate_up_args(args, input, activated, scales), Product::gate_up, w.format, device, stream);
-  }
-  launch_product(down_args(args, activated, scales), Product::down, w.format, device, stream);
+  run_products(
+      context, args, format == QuantFormat::fp8_channel,
+      [&](const InputRows& input, const TensorView& to, const TensorView& scales) {
+        launch_product(gate_up_args(args, input, to, scales), Product::gate_up, format, device, stream);
+      },
+      [&](const TensorView& activated, const TensorView& scales) {
+        launch_product(down_args(args, activated, scales), Product::down, format, device, stream);
+      },
+      stream);
 }
 
 std::string refuse_misaligned(std::string_view name, const ConstTensorView& view) {
@@ -223,9 +313,7 @@ std::string refuse_wgmma(const Context& context, const ExpertsArgs& args) {
   if (gpu::compute_capability(context.device().index) != 90) return "wgmma needs sm_90";
   if (w.format == QuantFormat::mxfp4) return "it takes bf16 and fp8 weights";
   if (w.num_experts > kMaxWgmmaExperts) return fmt::format("{} experts; at most {}", w.num_experts, kMaxWgmmaExperts);
-  if (args.rows.shape[0] * args.num_topk >= kMaxPairs || num_slots(args) >= kMaxPairs)
-    return fmt::format("{} rows x {}, {} slots; fewer than {} of each", args.rows.shape[0], args.num_topk, num_slots(args),
-                       kMaxPairs);
+  if (std::string reason = refuse_large(args); !reason.empty()) return reason;
   if (w.num_experts == 0) return "";
   for (const auto& [name, view] : {std::pair<std::string_view, ConstTensorView>{"weights.gate_up", w.gate_up},
                                    {"weights.down", w.down},
@@ -248,6 +336,9 @@ std::span<const Variant<ExpertsArgs>> experts_gpu_variants() {
      refuse_wgmma,
      run_wgmma},
 #endif
+    {{"experts.mma", "decodes every format to bf16 on the way to the tensor or matrix cores; any GPU", kGpu},
+     refuse_mma,
+     run_mma},
   };
   return kVariants;
 }
