@@ -23,7 +23,7 @@ __device__ inline void mbarrier_arrive(uint64_t* barrier) {
 
 // At the barrier of any block of the cluster: `address` is from map_shared.
 __device__ inline void mbarrier_arrive_cluster(uint32_t address) {
-  asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(address) : "memory");
+  asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(address) : "memory");
 }
 
 __device__ inline void mbarrier_arrive_expect(uint64_t* barrier, uint32_t bytes) {

@@ -8,8 +8,9 @@ namespace mixlane::experts_gpu {
 
 enum class Product { gate_up, down };
 
-// bf16; e4m3 with scales of 1x128 and 128x128; e4m3 with a scale per token and per weight row.
-enum class Operands { bf16, e4m3_block, e4m3_channel };
+// bf16; e4m3 with scales of 1x128 and 128x128; e4m3 with a scale per token and per weight row; e2m1 weights with a scale
+// per 32 values and bf16 tokens.
+enum class Operands { bf16, e4m3_block, e4m3_channel, e2m1 };
 
 struct WgmmaArgs {
   gpu::TensorMap weights;  // [k, 8 rows, gate and up or 1, rows / 8, experts]: see copy_weights
@@ -19,6 +20,7 @@ struct WgmmaArgs {
   Floats<const float> token_scales{};   // e4m3: of `rows`, or of the activated rows; per group of 128 or per token
   Floats<const float> input_weights{};  // gate_up of e4m3 rows: multiply the scales; may be null
   const float* weight_scales = nullptr;
+  const uint8_t* mx_scales = nullptr;  // e2m1
   const float* bias = nullptr;
   Rows<std::byte> output{};       // gate_up: activated rows per slot, bf16, e4m3 or (e4m3_channel) f32; down: bf16
   Floats<float> output_scales{};  // gate_up of e4m3_block

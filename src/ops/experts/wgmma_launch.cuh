@@ -1,4 +1,5 @@
 #pragma once
+#include <cstdlib>
 
 #include "gpu/launch.hpp"
 #include "ops/experts/launchers.hpp"
@@ -15,7 +16,7 @@ void launch_wgmma(const WgmmaArgs& args, int num_multiprocessors, Stream stream)
                .num_threads = kNumThreads,
                .shared_bytes = kSharedBytes,
                .cluster_blocks = kClusterBlocks,
-               .overlaps_previous = true},
+               .overlaps_previous = !getenv("NOPDL")},
               stream, args);
 }
 

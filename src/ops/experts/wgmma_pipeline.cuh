@@ -12,9 +12,9 @@ namespace ptx = gpu::ptx;
 
 inline constexpr uint32_t kNumGroups = 2;  // warpgroups that multiply, 128 rows of the tile each
 inline constexpr uint32_t kNumThreads = (1 + kNumGroups) * ptx::kWarpgroupThreads;
-inline constexpr uint32_t kRowBytes = 128;  // of k in a stage
+inline constexpr uint32_t kRowBytes = 128;
 
-// Behind the stages in shared memory.
+// In front of the stages in shared memory.
 struct Fixed {
   Plan plan;
   uint64_t full[kMaxStages];
@@ -22,48 +22,57 @@ struct Fixed {
 };
 
 struct Shared {
-  std::byte* stages;
-  float* scales;       // per stage and token, e4m3_block
-  std::byte* staging;  // staging_bytes()
   Fixed* fixed;
+  std::byte* stages;
+  // Behind the stages, once the plan is made:
+  std::byte* staging;  // Plan::staging_bytes()
+  float* scales;       // per stage and token, e4m3_block
 
-  __device__ explicit Shared(std::byte* memory) : fixed(reinterpret_cast<Fixed*>(memory)) {
-    stages = memory + round_up(sizeof(Fixed), 1024);
-  }
+  __device__ explicit Shared(std::byte* memory) : fixed(reinterpret_cast<Fixed*>(memory)), stages(memory + fixed_bytes()) {}
+  template <Operands kOperands>
   __device__ void place() {
     const Plan& plan = fixed->plan;
-    staging = stages + plan.num_stages * plan.stage_bytes();
+    staging = stages + plan.num_stages * Step<kOperands>::stage_bytes(plan.max_width);
     scales = reinterpret_cast<float*>(staging + Plan::staging_bytes(plan.max_width));
   }
-  static constexpr uint32_t rest_bytes() { return round_up(sizeof(Fixed), 1024); }
+  __device__ static constexpr uint32_t fixed_bytes() { return round_up(sizeof(Fixed), 1024); }
 };
 
-// One user's place in the ring.
-struct Cursor {
-  uint32_t stage = 0;
-  uint32_t phase = 0;
+// One user's walk around the ring.
+template <Operands kOperands>
+class Pipeline {
+ public:
+  __device__ explicit Pipeline(const Shared& shared)
+      : fixed_(shared.fixed),
+        stages_(shared.stages),
+        scales_(shared.scales),
+        num_stages_(shared.fixed->plan.num_stages),
+        width_(shared.fixed->plan.max_width),
+        stage_bytes_(Step<kOperands>::stage_bytes(width_)) {}
 
-  __device__ void advance(uint32_t num_stages) {
-    if (++stage == num_stages) {
-      stage = 0;
-      phase ^= 1;
+  __device__ std::byte* weights() const { return stages_ + stage_ * stage_bytes_; }
+  __device__ std::byte* tokens() const { return weights() + Step<kOperands>::kWeightBytes; }
+  // Between a token's rows of 128 bytes.
+  __device__ uint32_t token_bytes() const { return Step<kOperands>::token_bytes(width_); }
+  __device__ float* scales() const { return scales_ + stage_ * width_; }
+  __device__ uint64_t* full() const { return &fixed_->full[stage_]; }
+  __device__ uint64_t* empty() const { return &fixed_->empty[stage_]; }
+  __device__ void wait_empty() const { ptx::mbarrier_wait(empty(), phase_ ^ 1); }
+  __device__ void wait_full() const { ptx::mbarrier_wait(full(), phase_); }
+  __device__ void advance() {
+    if (++stage_ == num_stages_) {
+      stage_ = 0;
+      phase_ ^= 1;
     }
   }
-};
 
-struct Pipeline {
-  const Shared& shared;
-  Cursor at{};
-
-  __device__ explicit Pipeline(const Shared& shared_) : shared(shared_) {}
-  __device__ std::byte* weights() const { return shared.stages + at.stage * shared.fixed->plan.stage_bytes(); }
-  __device__ std::byte* tokens() const { return weights() + kWeightBytes; }
-  __device__ float* scales() const { return shared.scales + at.stage * shared.fixed->plan.max_width; }
-  __device__ uint64_t* full() const { return &shared.fixed->full[at.stage]; }
-  __device__ uint64_t* empty() const { return &shared.fixed->empty[at.stage]; }
-  __device__ void wait_empty() const { ptx::mbarrier_wait(empty(), at.phase ^ 1); }
-  __device__ void wait_full() const { ptx::mbarrier_wait(full(), at.phase); }
-  __device__ void advance() { at.advance(shared.fixed->plan.num_stages); }
+ private:
+  Fixed* fixed_;
+  std::byte* stages_;
+  float* scales_;
+  uint32_t num_stages_, width_, stage_bytes_;
+  uint32_t stage_ = 0;
+  uint32_t phase_ = 0;
 };
 
 // Arrivals that end the empty phase of a stage: of each multiplying warpgroup of both blocks, because either block's

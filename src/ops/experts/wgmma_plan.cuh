@@ -15,7 +15,6 @@ inline constexpr uint32_t kMaxTokens = 128;
 inline constexpr uint32_t kClusterBlocks = 2;
 inline constexpr uint32_t kMaxStages = 8;
 inline constexpr uint32_t kSharedBytes = 227 * 1024;
-inline constexpr uint32_t kWeightBytes = kTileRows * 128;  // of a stage
 
 __host__ __device__ constexpr uint32_t round_up(uint32_t value, uint32_t to) { return (value + to - 1) / to * to; }
 
@@ -44,6 +43,23 @@ __device__ int32_t row_of(const Slots& slots, const Tile& tile, uint32_t slot, u
   return static_cast<int32_t>(gpu::divide(static_cast<uint32_t>(slots.sorted_pairs[slot + token]), slots.by_topk));
 }
 
+// What a stage holds of k. Packed e2m1 weights are decoded on their way to the tensor cores, so that they take a row of
+// 64 bytes where the tokens take two of 128.
+template <Operands kOperands>
+struct Step {
+  static constexpr bool kPacked = kOperands == Operands::e2m1;
+  static constexpr uint32_t kTokenValueBytes = kOperands == Operands::bf16 || kPacked ? 2 : 1;
+  static constexpr uint32_t kWeightRowBytes = kPacked ? 64 : 128;
+  static constexpr uint32_t kTokenRows = kPacked ? 2 : 1;  // of 128 bytes, per token
+  static constexpr uint32_t kDepth = kTokenRows * 128 / kTokenValueBytes;
+  static constexpr uint32_t kWeightBytes = kTileRows * kWeightRowBytes;
+
+  __host__ __device__ static uint32_t num_steps(uint32_t depth) { return (depth + kDepth - 1) / kDepth; }
+  // Of the tokens of one row of 128 bytes each, at most `width` of them.
+  __device__ static uint32_t token_bytes(uint32_t width) { return round_up(width, 16) * 128; }
+  __device__ static uint32_t stage_bytes(uint32_t width) { return kWeightBytes + kTokenRows * token_bytes(width); }
+};
+
 struct Plan {
   int32_t counts[kMaxWgmmaExperts];
   uint32_t first_item[kMaxWgmmaExperts];  // of an expert; later ones of no rows have the same
@@ -69,13 +85,11 @@ struct Plan {
     return tiles <= 1 ? count : (count + tiles - 1) / tiles;
   }
 
-  // Bytes of a stage's tokens.
-  __device__ uint32_t token_bytes() const { return round_up(max_width, 16) * 128; }
-  __device__ uint32_t stage_bytes() const { return kWeightBytes + token_bytes(); }
   // Where tiles are turned from columns of registers to rows of memory.
   __device__ static constexpr uint32_t staging_bytes(uint32_t width) { return width >= 64 ? 16384 : 12288; }
 
   // By all threads of the block; they must meet before it is used.
+  template <Operands kOperands>
   __device__ void make(const Slots& slots, uint32_t num_weight_tiles, uint32_t rest_bytes) {
     constexpr uint32_t kPerThread = 4;
     const uint32_t first = threadIdx.x * kPerThread;
@@ -115,7 +129,8 @@ struct Plan {
       num_items = item;
       for (uint32_t w = 0; w < blockDim.x / 32; ++w) width = max(width, warp_widths[w]);
       max_width = width;
-      num_stages = min((kSharedBytes - rest_bytes - staging_bytes(width)) / (stage_bytes() + width * 4), kMaxStages);
+      num_stages = min((kSharedBytes - rest_bytes - staging_bytes(width)) / (Step<kOperands>::stage_bytes(width) + width * 4),
+                       kMaxStages);
     }
   }
 

@@ -7,8 +7,8 @@ namespace mixlane::experts_gpu {
 
 template <Product kProduct, Operands kOperands>
 struct Producers {
-  static constexpr uint32_t kElementBytes = kOperands == Operands::bf16 ? 2 : 1;
-  static constexpr uint32_t kBlockDepth = kRowBytes / kElementBytes;  // values of k in a stage
+  using Ring = Pipeline<kOperands>;
+  using S = Step<kOperands>;
   static constexpr bool kGathers = kProduct == Product::gate_up;
   static constexpr bool kScales = kOperands == Operands::e4m3_block;
   static constexpr uint32_t kWeightsWarp = 0;
@@ -21,14 +21,14 @@ struct Producers {
   const Shared& shared;
   const Plan& plan;
   uint32_t rank;
-  uint32_t num_blocks;  // of k
+  uint32_t num_steps;
 
   __device__ Producers(const WgmmaArgs& args_, const Shared& shared_)
       : args(args_),
         shared(shared_),
         plan(shared_.fixed->plan),
         rank(ptx::cluster_rank()),
-        num_blocks((args_.depth + kBlockDepth - 1) / kBlockDepth) {}
+        num_steps(S::num_steps(args_.depth)) {}
 
   __device__ void run() const {
     const uint32_t warp = threadIdx.x / 32;
@@ -54,22 +54,22 @@ struct Producers {
   // A half of the tile is one box of 128 rows. With a gate it is eight times eight rows of the gate and the up rows
   // that belong to them, so that a thread's accumulators of rows r and r + 8 are gate and up of one output.
   __device__ void copy_weights() const {
-    Pipeline pipe(shared);
+    Ring pipe(shared);
     const int32_t unit = args.gated ? 8 : 16;  // of eight rows, in a box
     for_each_tile([&](const Tile& tile) {
       const auto expert = static_cast<int32_t>(tile.expert);
       const int32_t first = static_cast<int32_t>(tile.index) * 2 * unit;
-      for (uint32_t block = 0; block < num_blocks; ++block, pipe.advance()) {
+      for (uint32_t step = 0; step < num_steps; ++step, pipe.advance()) {
         pipe.wait_empty();
-        ptx::mbarrier_arrive_expect(pipe.full(), kWeightBytes);
-        const auto k = static_cast<int32_t>(block * kBlockDepth);
+        ptx::mbarrier_arrive_expect(pipe.full(), S::kWeightBytes);
+        const auto k = static_cast<int32_t>(step * (S::kPacked ? S::kWeightRowBytes : S::kDepth));
         if (tile.shares_weights) {
           const auto half = static_cast<int32_t>(rank);
-          ptx::copy_box_5d_multicast(pipe.weights() + rank * (kWeightBytes / 2), &args.weights, pipe.full(),
+          ptx::copy_box_5d_multicast(pipe.weights() + rank * (S::kWeightBytes / 2), &args.weights, pipe.full(),
                                      {{k, 0, 0, first + half * unit, expert}}, 0b11, ptx::kEvictNormal);
         } else {
           ptx::copy_box_5d(pipe.weights(), &args.weights, pipe.full(), {{k, 0, 0, first, expert}}, ptx::kEvictFirst);
-          ptx::copy_box_5d(pipe.weights() + kWeightBytes / 2, &args.weights, pipe.full(), {{k, 0, 0, first + unit, expert}},
+          ptx::copy_box_5d(pipe.weights() + S::kWeightBytes / 2, &args.weights, pipe.full(), {{k, 0, 0, first + unit, expert}},
                            ptx::kEvictFirst);
         }
       }
@@ -77,24 +77,26 @@ struct Producers {
   }
 
   __device__ void copy_tokens() const {
-    Pipeline pipe(shared);
+    Ring pipe(shared);
     for_each_tile([&](const Tile& tile) {
       const auto slot = static_cast<int32_t>(slot_of(args.slots, tile));
       const uint32_t num_boxes = (tile.width + kBoxTokens - 1) / kBoxTokens;
-      for (uint32_t block = 0; block < num_blocks; ++block, pipe.advance()) {
+      for (uint32_t step = 0; step < num_steps; ++step, pipe.advance()) {
         pipe.wait_empty();
-        ptx::mbarrier_arrive_expect(pipe.full(), num_boxes * kBoxTokens * kRowBytes);
-        for (uint32_t box = 0; box < num_boxes; ++box)
-          ptx::copy_box_2d(pipe.tokens() + box * kBoxTokens * kRowBytes, &args.tokens, pipe.full(),
-                           static_cast<int32_t>(block * kBlockDepth), slot + static_cast<int32_t>(box * kBoxTokens),
-                           ptx::kEvictNormal);
+        ptx::mbarrier_arrive_expect(pipe.full(), num_boxes * kBoxTokens * kRowBytes * S::kTokenRows);
+        for (uint32_t row = 0; row < S::kTokenRows; ++row)
+          for (uint32_t box = 0; box < num_boxes; ++box)
+            ptx::copy_box_2d(pipe.tokens() + row * pipe.token_bytes() + box * kBoxTokens * kRowBytes, &args.tokens,
+                             pipe.full(),
+                             static_cast<int32_t>((step * S::kTokenRows + row) * (kRowBytes / S::kTokenValueBytes)),
+                             slot + static_cast<int32_t>(box * kBoxTokens), ptx::kEvictNormal);
       }
     });
   }
 
   // Two warps, eight threads to a row: warp w has rows 8 i + 4 w + {0, 1, 2, 3}.
   __device__ void gather_tokens() const {
-    Pipeline pipe(shared);
+    Ring pipe(shared);
     const uint32_t lane = threadIdx.x % 32;
     const uint32_t first = (threadIdx.x / 32 - kTokensWarp) * 4;
     const uint32_t packet = lane % 8;
@@ -106,16 +108,19 @@ struct Producers {
       const uint32_t token = lane / 4 * 8 + first + lane % 4;
       const int32_t low = row_of<kProduct>(args.slots, tile, slot, token);
       const int32_t high = row_of<kProduct>(args.slots, tile, slot, token + 64);
-      for (uint32_t block = 0; block < num_blocks; ++block, pipe.advance()) {
-        const uint32_t k = block * kRowBytes + packet * 16;
-        const bool inside = k < args.depth * kElementBytes;
-        const std::byte* from = args.rows.data + (inside ? k : 0);
+      for (uint32_t step = 0; step < num_steps; ++step, pipe.advance()) {
         pipe.wait_empty();
-        const uint32_t at = ptx::shared_address(pipe.tokens()) + to;
+#pragma unroll
+        for (uint32_t part = 0; part < S::kTokenRows; ++part) {
+          const uint32_t k = (step * S::kTokenRows + part) * kRowBytes + packet * 16;
+          const bool inside = k < args.depth * S::kTokenValueBytes;
+          const std::byte* from = args.rows.data + (inside ? k : 0);
+          const uint32_t at = ptx::shared_address(pipe.tokens()) + part * pipe.token_bytes() + to;
 #pragma unroll 4
-        for (uint32_t i = 0; i < tile.width / 8; ++i) {
-          const int32_t row = gpu::Wave<32>::shuffle(i < 8 ? low : high, static_cast<int>(i % 8 * 4 + lane / 8));
-          ptx::copy_packet(at + i * 8 * kRowBytes, from + max(row, 0) * args.rows.stride, inside && row >= 0);
+          for (uint32_t i = 0; i < tile.width / 8; ++i) {
+            const int32_t row = gpu::Wave<32>::shuffle(i < 8 ? low : high, static_cast<int>(i % 8 * 4 + lane / 8));
+            ptx::copy_packet(at + i * 8 * kRowBytes, from + max(row, 0) * args.rows.stride, inside && row >= 0);
+          }
         }
         ptx::mbarrier_arrive_after_copies(pipe.full());
       }
@@ -124,20 +129,20 @@ struct Producers {
 
   // Of one group of 128 in k: a word per token.
   __device__ void copy_scales() const {
-    Pipeline pipe(shared);
+    Ring pipe(shared);
     const uint32_t lane = threadIdx.x % 32;
     for_each_tile([&](const Tile& tile) {
       const uint32_t slot = slot_of(args.slots, tile);
       int32_t rows[kMaxTokens / 32];
 #pragma unroll
       for (uint32_t i = 0; i < kMaxTokens / 32; ++i) rows[i] = row_of<kProduct>(args.slots, tile, slot, lane + i * 32);
-      for (uint32_t block = 0; block < num_blocks; ++block, pipe.advance()) {
+      for (uint32_t step = 0; step < num_steps; ++step, pipe.advance()) {
         pipe.wait_empty();
         const uint32_t at = ptx::shared_address(pipe.scales()) + lane * 4;
 #pragma unroll
         for (uint32_t i = 0; i < kMaxTokens / 32; ++i)
           if (lane + i * 32 < tile.width)
-            ptx::copy_word(at + i * 128, args.token_scales.data + max(rows[i], 0) * args.token_scales.stride + block,
+            ptx::copy_word(at + i * 128, args.token_scales.data + max(rows[i], 0) * args.token_scales.stride + step,
                            rows[i] >= 0);
         ptx::mbarrier_arrive_after_copies(pipe.full());
       }

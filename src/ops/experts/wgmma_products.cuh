@@ -73,18 +73,19 @@ class WeightScales {
 // The first row of this warpgroup's part of a stage's weights, and the tokens.
 struct Descriptors {
   uint64_t weights, tokens;
-  __device__ Descriptors(const Pipeline& pipe, const Place& place)
+  template <Operands kOperands>
+  __device__ Descriptors(const Pipeline<kOperands>& pipe, const Place& place)
       : weights(ptx::swizzled_rows(ptx::shared_address(pipe.weights())) + place.group * ptx::descriptor_rows(128)),
         tokens(ptx::swizzled_rows(ptx::shared_address(pipe.tokens()))) {}
 };
 
-inline constexpr int kStepsPerStage = kRowBytes / 32;
+inline constexpr int kRowProducts = kRowBytes / 32;  // that a row of 128 bytes is good for
 
-template <bool kGathers>
-__device__ void wait_stage(const Pipeline& pipe) {
+template <bool kCopied, Operands kOperands>
+__device__ void wait_stage(const Pipeline<kOperands>& pipe) {
   pipe.wait_full();
   // What threads have copied, the tensor cores read through another proxy than it was written.
-  if constexpr (kGathers) ptx::fence_async_proxy();
+  if constexpr (kCopied) ptx::fence_async_proxy();
 }
 
 template <int kN>
@@ -97,22 +98,22 @@ __device__ void clear(Accumulators& sums) {
 
 // One tile of bf16 operands; one stage's products are in flight while the next one is waited for.
 template <Product kProduct, int kN>
-__device__ void multiply_bf16(Pipeline& pipe, const Place& place, uint32_t num_blocks, Accumulators& sums) {
+__device__ void multiply_bf16(Pipeline<Operands::bf16>& pipe, const Place& place, uint32_t num_steps, Accumulators& sums) {
   clear<kN>(sums);
   const uint64_t* previous = nullptr;
-  for (uint32_t block = 0; block < num_blocks; ++block, pipe.advance()) {
+  for (uint32_t step = 0; step < num_steps; ++step, pipe.advance()) {
     wait_stage<kProduct == Product::gate_up>(pipe);
     const Descriptors at(pipe, place);
     ptx::wgmma_fence();
 #pragma unroll
-    for (int k = 0; k < kStepsPerStage; ++k)
+    for (int k = 0; k < kRowProducts; ++k)
 #pragma unroll
       for (int b = 0; b < kGroupBlocks; ++b)
         ptx::Wgmma<kN>::template mma<ptx::MatrixType::bf16>(
             sums[b], at.weights + ptx::descriptor_rows(64 * b) + k * ptx::kDescriptorStep,
             at.tokens + k * ptx::kDescriptorStep, true);
     ptx::wgmma_commit();
-    if (block > 0) {
+    if (step > 0) {
       ptx::wgmma_wait<1>();
       release_stage(previous);
     }
@@ -146,11 +147,11 @@ __device__ void promote(float (&sums)[kMaxAccumulators], const float (&part)[kN 
 // One tile of e4m3 operands. The tensor cores keep few bits when they add, so that sums beyond 128 of k are in registers.
 // One block's products at a time: the other warpgroup's fill the tensor cores in between.
 template <Product kProduct, Operands kOperands, int kN>
-__device__ void multiply_e4m3(Pipeline& pipe, const Place& place, uint32_t num_blocks, WeightScales& scales,
+__device__ void multiply_e4m3(Pipeline<kOperands>& pipe, const Place& place, uint32_t num_steps, WeightScales& scales,
                               Accumulators& sums) {
   clear<kN>(sums);
   float part[kN / 2] = {};
-  for (uint32_t block = 0; block < num_blocks; ++block, pipe.advance()) {
+  for (uint32_t step = 0; step < num_steps; ++step, pipe.advance()) {
     if constexpr (kOperands == Operands::e4m3_block) scales.advance();
     wait_stage<kProduct == Product::gate_up || kOperands == Operands::e4m3_block>(pipe);
     const Descriptors at(pipe, place);
@@ -158,7 +159,7 @@ __device__ void multiply_e4m3(Pipeline& pipe, const Place& place, uint32_t num_b
     for (int b = 0; b < kGroupBlocks; ++b) {
       ptx::wgmma_fence();
 #pragma unroll
-      for (int k = 0; k < kStepsPerStage; ++k)
+      for (int k = 0; k < kRowProducts; ++k)
         ptx::Wgmma<kN>::template mma<ptx::MatrixType::e4m3>(
             part, at.weights + ptx::descriptor_rows(64 * b) + k * ptx::kDescriptorStep, at.tokens + k * ptx::kDescriptorStep,
             k > 0);
@@ -167,34 +168,6 @@ __device__ void multiply_e4m3(Pipeline& pipe, const Place& place, uint32_t num_b
       promote<kOperands, kN>(sums[b], part, pipe.scales() + 2 * place.pair, scales.now[b]);
     }
     release_stage(pipe.empty());
-  }
-}
-
-template <Product kProduct, Operands kOperands, int kN>
-__device__ void multiply(Pipeline& pipe, const Place& place, uint32_t num_blocks, WeightScales& scales, Accumulators& sums) {
-  if constexpr (kOperands == Operands::bf16)
-    multiply_bf16<kProduct, kN>(pipe, place, num_blocks, sums);
-  else
-    multiply_e4m3<kProduct, kOperands, kN>(pipe, place, num_blocks, scales, sums);
-}
-
-template <Product kProduct, Operands kOperands>
-__device__ void multiply_tile(Pipeline& pipe, const WgmmaArgs& args, const Tile& tile, const Place& place,
-                              uint32_t num_blocks, Accumulators& sums) {
-  WeightScales scales;
-  if constexpr (kOperands == Operands::e4m3_block) scales.begin<kProduct>(args, tile, place);
-  const auto run = [&]<int kN>() { multiply<kProduct, kOperands, kN>(pipe, place, num_blocks, scales, sums); };
-  switch (tile.width) {
-    case 8: return run.template operator()<8>();
-    case 16: return run.template operator()<16>();
-    case 24: return run.template operator()<24>();
-    case 32: return run.template operator()<32>();
-    case 48: return run.template operator()<48>();
-    case 64: return run.template operator()<64>();
-    case 80: return run.template operator()<80>();
-    case 96: return run.template operator()<96>();
-    case 112: return run.template operator()<112>();
-    default: return run.template operator()<128>();
   }
 }
 

@@ -41,7 +41,7 @@ class DeviceCall {
     if (!view.given()) return;
     int64_t last = 0;
     for (int d = 0; d < view.ndim; ++d) last += (view.shape[d] - 1) * view.strides[d];
-    const int64_t bytes = view.num_values() == 0 ? 0 : size_bytes(view.dtype, last + 1 + (view.dtype == DType::fp4_e2m1));
+    const int64_t bytes = view.num_values() == 0 ? 0 : size_bytes(view.dtype, last + 1 + (view.dtype == DType::fp4_e2m1 ? 1 : 0) * ((last + 1) % 2));
     view.data = twins_.emplace_back(const_cast<void*>(view.data), bytes, 0).data();
     view.device = gpu_device();
   }
@@ -58,7 +58,7 @@ std::vector<std::string> gpu_variants() {
 // so that some activated values fall on the other side of a tie when they are requantised.
 double tolerance(QuantFormat format, const std::string& variant) {
   const bool fp8 = format == QuantFormat::fp8_block || format == QuantFormat::fp8_channel;
-  return format == QuantFormat::none ? 4e-3 : fp8 && variant == "experts.wgmma" ? 8e-3 : 1e-3;
+  return format == QuantFormat::none ? 4e-3 : fp8 && variant == "experts.wgmma" ? 1.5e-2 : 1e-3;
 }
 
 class ExpertsGpu : public testing::TestWithParam<std::string> {
