@@ -32,8 +32,10 @@ TensorMap encode_tensor_map(const TensorMapShape& shape) {
       encode(reinterpret_cast<CUtensorMap*>(&map),
              shape.element_bytes == 2 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_UINT8,
              static_cast<cuuint32_t>(shape.num_dims), const_cast<void*>(shape.data), shape.sizes, shape.stride_bytes,
-             shape.box, kUnit, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, getenv("PROMO0")?CU_TENSOR_MAP_L2_PROMOTION_NONE:getenv("PROMO128")?CU_TENSOR_MAP_L2_PROMOTION_L2_128B:CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-             CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+             shape.box, kUnit, CU_TENSOR_MAP_INTERLEAVE_NONE,
+             shape.box[0] * static_cast<uint32_t>(shape.element_bytes) == 64 ? CU_TENSOR_MAP_SWIZZLE_64B
+                                                                             : CU_TENSOR_MAP_SWIZZLE_128B,
+             CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (result != CUDA_SUCCESS)
     fail(ErrorCode::internal,
          "cuTensorMapEncodeTiled failed with error {}: sizes {}, strides {}, box {} of {} dimensions at {}",

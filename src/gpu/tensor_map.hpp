@@ -10,8 +10,8 @@ struct alignas(64) TensorMap {
   uint64_t words[16] = {};
 };
 
-// What a box is cut from and how. Dimension 0 is contiguous and its box 128 bytes wide, which the copy swizzles (see
-// ptx/wgmma.cuh); elements outside the tensor arrive as zeros.
+// What a box is cut from and how. Dimension 0 is contiguous and its box 128 or 64 bytes wide, which the copy swizzles: of
+// row r of a box the 16-byte packet c lies at c ^ r % 8, or c ^ r / 2 % 4. Elements outside the tensor arrive as zeros.
 struct TensorMapShape {
   const void* data = nullptr;     // aligned to 16 bytes
   int element_bytes = 1;          // 1 or 2

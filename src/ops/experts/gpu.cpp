@@ -216,18 +216,20 @@ std::string refuse_mma(const Context& context, const ExpertsArgs& args) {
 
 // Boxes of 128 bytes of k times 128 rows; with a gate eight times eight gate rows and the eight up rows of the same outputs.
 gpu::TensorMap weights_map(const ConstTensorView& weights, bool gated) {
-  const auto element = static_cast<uint64_t>(bits(weights.dtype) / 8);
+  // Two e2m1 values are a byte, and 64 bytes of k a row's share of a stage.
+  const uint64_t packed = weights.dtype == DType::fp4_e2m1 ? 2 : 1;
+  const auto element = static_cast<uint64_t>(size_bytes(weights.dtype, 2) / 2 + (packed - 1));
   const auto experts = static_cast<uint64_t>(weights.shape[0]), rows = static_cast<uint64_t>(weights.shape[1]);
-  const auto depth = static_cast<uint64_t>(weights.shape[2]);
+  const auto depth = static_cast<uint64_t>(weights.shape[2]) / packed;
   const uint64_t row_bytes = depth * element;
   const uint64_t parts = gated ? 2 : 1;
-  gpu::TensorMapShape shape{
-      weights.data,
-      static_cast<int>(element),
-      5,
-      {depth, 8, parts, rows / parts / 8, experts},
-      {row_bytes, rows / parts * row_bytes, 8 * row_bytes, rows * row_bytes},
-      {static_cast<uint32_t>(128 / element), 8, static_cast<uint32_t>(parts), static_cast<uint32_t>(16 / parts), 1}};
+  gpu::TensorMapShape shape{weights.data,
+                            static_cast<int>(element),
+                            5,
+                            {depth, 8, parts, rows / parts / 8, experts},
+                            {row_bytes, rows / parts * row_bytes, 8 * row_bytes, rows * row_bytes},
+                            {static_cast<uint32_t>(128 / packed / element), 8, static_cast<uint32_t>(parts),
+                             static_cast<uint32_t>(16 / parts), 1}};
   return gpu::encode_tensor_map(shape);
 }
 
@@ -243,19 +245,25 @@ gpu::TensorMap rows_map(const TensorView& rows) {
                                  {static_cast<uint32_t>(128 / element), 16}});
 }
 
+void set_weight_scales(WgmmaArgs& k, QuantFormat format, const ConstTensorView& scales) {
+  if (format == QuantFormat::mxfp4)
+    k.mx_scales = scales.as<uint8_t>();
+  else
+    k.weight_scales = scales.as<float>();
+}
+
 // gate_up writes `activated` and its scales; `raw`, f32, instead where quantising needs whole rows.
 WgmmaArgs gate_up_args(const ExpertsArgs& args, const InputRows& input, const TensorView& to, const TensorView& scales) {
   const ExpertWeights& w = args.weights;
   WgmmaArgs k;
-  k.gated = args.activation.gated();
-  k.weights = weights_map(w.gate_up, k.gated);
+  k.weights = weights_map(w.gate_up, args.activation.gated());
   k.slots = make_slots(args);
   k.slots.by_topk = gpu::Divider::by(static_cast<uint32_t>(input.num_topk));
   k.num_topk = static_cast<uint32_t>(input.num_topk);
   k.rows = rows_of(input.rows);
   k.token_scales = floats_of(input.scales);
   k.input_weights = floats_of(input.weights);
-  k.weight_scales = w.gate_up_scales.as<float>();
+  set_weight_scales(k, w.format, w.gate_up_scales);
   k.bias = w.gate_up_bias.as<float>();
   k.output = rows_of(to);
   if (w.format == QuantFormat::fp8_block) k.output_scales = {scales.as<float>(), scales.strides[0]};
@@ -273,7 +281,7 @@ WgmmaArgs down_args(const ExpertsArgs& args, const TensorView& activated, const 
   k.tokens = rows_map(activated);
   k.slots = make_slots(args);
   k.token_scales = floats_of(scales);
-  k.weight_scales = w.down_scales.as<float>();
+  set_weight_scales(k, w.format, w.down_scales);
   k.bias = w.down_bias.as<float>();
   k.output = rows_of(args.output);
   k.depth = static_cast<uint32_t>(w.intermediate);
@@ -284,18 +292,19 @@ WgmmaArgs down_args(const ExpertsArgs& args, const TensorView& activated, const 
 
 void launch_product(const WgmmaArgs& kernel_args, Product product, QuantFormat format, Device device, Stream stream) {
   const int multiprocessors = gpu::num_multiprocessors(device.index);
-  if (getenv("NORMAL")) const_cast<WgmmaArgs&>(kernel_args).debug = 1;
   if (format == QuantFormat::none) return launch_wgmma_bf16(kernel_args, product, multiprocessors, stream);
+  if (format == QuantFormat::mxfp4) return launch_wgmma_e2m1(kernel_args, product, multiprocessors, stream);
   launch_wgmma_e4m3(kernel_args, product, format == QuantFormat::fp8_channel, multiprocessors, stream);
 }
 
 void run_wgmma(Context& context, const ExpertsArgs& args, Stream stream) {
   const QuantFormat format = args.weights.format;
   const Device device = context.device();
+  const Product first = args.activation.gated() ? Product::gate_up : Product::up;
   run_products(
       context, args, format == QuantFormat::fp8_channel,
       [&](const InputRows& input, const TensorView& to, const TensorView& scales) {
-        launch_product(gate_up_args(args, input, to, scales), Product::gate_up, format, device, stream);
+        launch_product(gate_up_args(args, input, to, scales), first, format, device, stream);
       },
       [&](const TensorView& activated, const TensorView& scales) {
         launch_product(down_args(args, activated, scales), Product::down, format, device, stream);
@@ -312,7 +321,9 @@ std::string refuse_misaligned(std::string_view name, const ConstTensorView& view
 std::string refuse_wgmma(const Context& context, const ExpertsArgs& args) {
   const ExpertWeights& w = args.weights;
   if (gpu::compute_capability(context.device().index) != 90) return "wgmma needs sm_90";
-  if (w.format == QuantFormat::mxfp4) return "it takes bf16 and fp8 weights";
+  if (w.format == QuantFormat::mxfp4 && (w.hidden % 32 != 0 || w.intermediate % 32 != 0))
+    return fmt::format("hidden is {}, intermediate {}; rows of mxfp4 weights must be multiples of 16 bytes", w.hidden,
+                       w.intermediate);
   if (w.num_experts > kMaxWgmmaExperts) return fmt::format("{} experts; at most {}", w.num_experts, kMaxWgmmaExperts);
   if (std::string reason = refuse_large(args); !reason.empty()) return reason;
   if (w.num_experts == 0) return "";

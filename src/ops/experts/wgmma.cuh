@@ -2,6 +2,7 @@
 #pragma once
 
 #include "ops/experts/wgmma_epilogue.cuh"
+#include "ops/experts/wgmma_packed.cuh"
 #include "ops/experts/wgmma_producers.cuh"
 
 namespace mixlane::experts_gpu {
@@ -9,18 +10,47 @@ namespace mixlane::experts_gpu {
 inline constexpr int kProducerRegisters = 40;
 inline constexpr int kGroupRegisters = 232;
 
+// The tile's products, by the width of its tokens.
+template <Product kProduct, Operands kOperands>
+__device__ void multiply_tile(Pipeline<kOperands>& pipe, const WgmmaArgs& args, const Shared& shared, const Tile& tile,
+                              const Place& place, Accumulators& sums) {
+  const uint32_t num_steps = Step<kOperands>::num_steps(args.depth);
+  const auto run = [&]<int kN>() {
+    if constexpr (kOperands == Operands::bf16) {
+      multiply_bf16<kProduct, kN>(pipe, place, num_steps, sums);
+    } else if constexpr (kOperands == Operands::e2m1) {
+      PackedScales scales;
+      scales.begin<kProduct>(args, tile, place);
+      multiply_packed<kProduct, kN>(pipe, place, num_steps, scales, sums);
+    } else {
+      const ScaleOffsets<kProduct> offsets(args, shared, tile, place);
+      multiply_e4m3<kProduct, kOperands, kN>(pipe, place, num_steps, offsets, sums);
+    }
+  };
+  switch (tile.width) {
+    case 8: return run.template operator()<8>();
+    case 16: return run.template operator()<16>();
+    case 24: return run.template operator()<24>();
+    case 32: return run.template operator()<32>();
+    case 48: return run.template operator()<48>();
+    case 64: return run.template operator()<64>();
+    case 80: return run.template operator()<80>();
+    case 96: return run.template operator()<96>();
+    case 112: return run.template operator()<112>();
+    default: return run.template operator()<128>();
+  }
+}
+
 template <Product kProduct, Operands kOperands>
 __device__ void run_products(const WgmmaArgs& args, const Shared& shared) {
   const Place place;
   const Plan& plan = shared.fixed->plan;
   const uint32_t rank = ptx::cluster_rank();
-  constexpr uint32_t kBlockDepth = Producers<kProduct, kOperands>::kBlockDepth;
-  const uint32_t num_blocks = (args.depth + kBlockDepth - 1) / kBlockDepth;
-  Pipeline pipe(shared);
+  Pipeline<kOperands> pipe(shared);
   for (uint32_t item = blockIdx.x / kClusterBlocks; item < plan.num_items; item += gridDim.x / kClusterBlocks) {
     const Tile tile = plan.tile(item, rank);
     Accumulators sums;
-    multiply_tile<kProduct, kOperands>(pipe, args, tile, place, num_blocks, sums);
+    multiply_tile<kProduct, kOperands>(pipe, args, shared, tile, place, sums);
     Epilogue<kProduct, kOperands>(args, shared, tile, place).run(sums);
   }
 }
@@ -38,14 +68,17 @@ __global__ void __launch_bounds__(kNumThreads, 1) experts_wgmma(const MIXLANE_GR
     }
     ptx::mbarrier_init_fence();
   }
-  // What down waits for is gate_up; the row counts are older, and so are its weights.
-  if (kProduct == Product::gate_up) gpu::wait_for_previous_kernel();
+  // What down waits for is the first product; the row counts are older than that, and so are its weights.
+  if (kProduct != Product::down) gpu::wait_for_previous_kernel();
   gpu::allow_next_kernel();
-  const uint32_t tile_outputs = args.gated ? kTileRows / 2 : kTileRows;
-  shared.fixed->plan.make(args.slots, (args.num_outputs + tile_outputs - 1) / tile_outputs, Shared::rest_bytes());
+  using Rows = Staging<kProduct, kOperands>;
+  constexpr uint32_t kTileOutputs = kProduct == Product::gate_up ? kTileRows / 2 : kTileRows;
+  shared.fixed->plan.make<kOperands>(args.slots, (args.num_outputs + kTileOutputs - 1) / kTileOutputs,
+                                     Shared::fixed_bytes() + Rows::kRowBytes, Rows::kFloats * sizeof(float),
+                                     scale_bytes<kProduct, kOperands>(args));
   ptx::cluster_arrive();
   ptx::cluster_wait();
-  shared.place();
+  shared.place<kProduct, kOperands>(args);
 
   if (threadIdx.x < ptx::kWarpgroupThreads) {
     ptx::lower_registers<kProducerRegisters>();

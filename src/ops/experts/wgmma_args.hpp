@@ -6,7 +6,8 @@
 
 namespace mixlane::experts_gpu {
 
-enum class Product { gate_up, down };
+// up: of experts without a gate.
+enum class Product { gate_up, up, down };
 
 // bf16; e4m3 with scales of 1x128 and 128x128; e4m3 with a scale per token and per weight row; e2m1 weights with a scale
 // per 32 values and bf16 tokens.
@@ -29,7 +30,6 @@ struct WgmmaArgs {
   uint32_t depth = 0;        // values of the reduction: H, I
   uint32_t num_outputs = 0;  // I, H
   uint32_t weight_rows = 0;  // 2 I or I, H
-  bool gated = false;        // gate_up with a gate
 };
 
 inline constexpr int64_t kMaxWgmmaExperts = 1024;

@@ -44,7 +44,8 @@ class PackedScales {
           next_[b][half] = __ldg(reinterpret_cast<const uint32_t*>(from));
         } else {
           next_[b][half] = 0;
-          for (uint32_t i = 0; i < kPackedGroups && at_ + i < groups_; ++i) next_[b][half] |= uint32_t{__ldg(from + i)} << (8 * i);
+          for (uint32_t i = 0; i < kPackedGroups && at_ + i < groups_; ++i)
+            next_[b][half] |= uint32_t{__ldg(from + i)} << (8 * i);
         }
       }
     at_ += kPackedGroups;

@@ -21,20 +21,44 @@ struct Fixed {
   uint64_t empty[kMaxStages];
 };
 
+// Where tiles are turned from columns of registers to rows of memory, kStagedTokens at a time, and floats per token.
+template <Product kProduct, Operands kOperands>
+struct Staging {
+  static constexpr bool kQuantises = kProduct != Product::down && kOperands == Operands::e4m3_block;
+  static constexpr uint32_t kTokens = 32;
+  static constexpr uint32_t kOutputBytes = kQuantises && kProduct == Product::gate_up ? 64 : 128;  // of a warpgroup's row
+  // Codes are written byte by byte: the padding keeps lanes of different tokens in different banks.
+  static constexpr uint32_t kPitch = kOutputBytes + (kQuantises ? 16 : 0);
+  static constexpr uint32_t kGroupBytes = kTokens * kPitch;
+  static constexpr uint32_t kRowBytes = kNumGroups * kGroupBytes;
+  static constexpr uint32_t kFloats = kNumGroups + kNumGroups * 4;  // per token: one of each warpgroup, one of each warp
+};
+
+// Scales of a token in a stage: products with those of the weights.
+template <Product kProduct, Operands kOperands>
+__device__ uint32_t scale_bytes(const WgmmaArgs& args) {
+  if (kOperands != Operands::e4m3_block) return 0;
+  return kProduct == Product::gate_up && args.num_outputs % 128 != 0 ? 16 : 8;
+}
+
 struct Shared {
   Fixed* fixed;
   std::byte* stages;
   // Behind the stages, once the plan is made:
-  std::byte* staging;  // Plan::staging_bytes()
-  float* scales;       // per stage and token, e4m3_block
+  float* scales;        // of the stages
+  float* token_floats;  // [Staging::kFloats, max_width]
+  std::byte* staging;
 
   __device__ explicit Shared(std::byte* memory) : fixed(reinterpret_cast<Fixed*>(memory)), stages(memory + fixed_bytes()) {}
-  template <Operands kOperands>
-  __device__ void place() {
+  template <Product kProduct, Operands kOperands>
+  __device__ void place(const WgmmaArgs& args) {
     const Plan& plan = fixed->plan;
     staging = stages + plan.num_stages * Step<kOperands>::stage_bytes(plan.max_width);
-    scales = reinterpret_cast<float*>(staging + Plan::staging_bytes(plan.max_width));
+    token_floats = reinterpret_cast<float*>(staging + Staging<kProduct, kOperands>::kRowBytes);
+    scales = token_floats + Staging<kProduct, kOperands>::kFloats * plan.max_width;
+    scale_floats = plan.max_width * (scale_bytes<kProduct, kOperands>(args) / 4);
   }
+  uint32_t scale_floats;  // per stage
   __device__ static constexpr uint32_t fixed_bytes() { return round_up(sizeof(Fixed), 1024); }
 };
 
@@ -46,6 +70,7 @@ class Pipeline {
       : fixed_(shared.fixed),
         stages_(shared.stages),
         scales_(shared.scales),
+        scale_floats_(shared.scale_floats),
         num_stages_(shared.fixed->plan.num_stages),
         width_(shared.fixed->plan.max_width),
         stage_bytes_(Step<kOperands>::stage_bytes(width_)) {}
@@ -54,7 +79,7 @@ class Pipeline {
   __device__ std::byte* tokens() const { return weights() + Step<kOperands>::kWeightBytes; }
   // Between a token's rows of 128 bytes.
   __device__ uint32_t token_bytes() const { return Step<kOperands>::token_bytes(width_); }
-  __device__ float* scales() const { return scales_ + stage_ * width_; }
+  __device__ float* scales() const { return scales_ + stage_ * scale_floats_; }
   __device__ uint64_t* full() const { return &fixed_->full[stage_]; }
   __device__ uint64_t* empty() const { return &fixed_->empty[stage_]; }
   __device__ void wait_empty() const { ptx::mbarrier_wait(empty(), phase_ ^ 1); }
@@ -70,6 +95,7 @@ class Pipeline {
   Fixed* fixed_;
   std::byte* stages_;
   float* scales_;
+  uint32_t scale_floats_;
   uint32_t num_stages_, width_, stage_bytes_;
   uint32_t stage_ = 0;
   uint32_t phase_ = 0;

@@ -85,12 +85,11 @@ struct Plan {
     return tiles <= 1 ? count : (count + tiles - 1) / tiles;
   }
 
-  // Where tiles are turned from columns of registers to rows of memory.
-  __device__ static constexpr uint32_t staging_bytes(uint32_t width) { return width >= 64 ? 16384 : 12288; }
-
-  // By all threads of the block; they must meet before it is used.
+  // By all threads of the block; they must meet before it is used. Shared memory beside the stages: `other_bytes`, more per
+  // token of the widest tile, and in each stage `scale_bytes` per token.
   template <Operands kOperands>
-  __device__ void make(const Slots& slots, uint32_t num_weight_tiles, uint32_t rest_bytes) {
+  __device__ void make(const Slots& slots, uint32_t num_weight_tiles, uint32_t other_bytes, uint32_t bytes_per_token,
+                       uint32_t scale_bytes) {
     constexpr uint32_t kPerThread = 4;
     const uint32_t first = threadIdx.x * kPerThread;
     uint32_t rows[kPerThread];
@@ -129,7 +128,8 @@ struct Plan {
       num_items = item;
       for (uint32_t w = 0; w < blockDim.x / 32; ++w) width = max(width, warp_widths[w]);
       max_width = width;
-      num_stages = min((kSharedBytes - rest_bytes - staging_bytes(width)) / (Step<kOperands>::stage_bytes(width) + width * 4),
+      num_stages = min((kSharedBytes - other_bytes - bytes_per_token * width) /
+                           (Step<kOperands>::stage_bytes(width) + width * scale_bytes),
                        kMaxStages);
     }
   }

@@ -9,7 +9,7 @@ template <Product kProduct, Operands kOperands>
 struct Producers {
   using Ring = Pipeline<kOperands>;
   using S = Step<kOperands>;
-  static constexpr bool kGathers = kProduct == Product::gate_up;
+  static constexpr bool kGathers = kProduct != Product::down;
   static constexpr bool kScales = kOperands == Operands::e4m3_block;
   static constexpr uint32_t kWeightsWarp = 0;
   static constexpr uint32_t kScalesWarp = 1;
@@ -36,7 +36,7 @@ struct Producers {
       if (threadIdx.x % 32 == 0) copy_weights();
     } else if (warp == kScalesWarp) {
       if constexpr (kProduct == Product::down) gpu::wait_for_previous_kernel();
-      if constexpr (kScales) copy_scales();
+      if constexpr (kScales) write_scales();
     } else if constexpr (kGathers) {
       gather_tokens();
     } else if (warp == kTokensWarp) {
@@ -55,7 +55,7 @@ struct Producers {
   // that belong to them, so that a thread's accumulators of rows r and r + 8 are gate and up of one output.
   __device__ void copy_weights() const {
     Ring pipe(shared);
-    const int32_t unit = args.gated ? 8 : 16;  // of eight rows, in a box
+    const int32_t unit = kProduct == Product::gate_up ? 8 : 16;  // of eight rows, in a box
     for_each_tile([&](const Tile& tile) {
       const auto expert = static_cast<int32_t>(tile.expert);
       const int32_t first = static_cast<int32_t>(tile.index) * 2 * unit;
@@ -69,8 +69,8 @@ struct Producers {
                                      {{k, 0, 0, first + half * unit, expert}}, 0b11, ptx::kEvictNormal);
         } else {
           ptx::copy_box_5d(pipe.weights(), &args.weights, pipe.full(), {{k, 0, 0, first, expert}}, ptx::kEvictFirst);
-          ptx::copy_box_5d(pipe.weights() + S::kWeightBytes / 2, &args.weights, pipe.full(), {{k, 0, 0, first + unit, expert}},
-                           ptx::kEvictFirst);
+          ptx::copy_box_5d(pipe.weights() + S::kWeightBytes / 2, &args.weights, pipe.full(),
+                           {{k, 0, 0, first + unit, expert}}, ptx::kEvictFirst);
         }
       }
     });
@@ -127,24 +127,55 @@ struct Producers {
     });
   }
 
-  // Of one group of 128 in k: a word per token.
-  __device__ void copy_scales() const {
+  // Scales of a group of 128 of k: of each token, times those of the weights' blocks of 128 rows that are in the tile. With
+  // a gate {gate, up} per token, and behind these the same with the next block of up if the tile meets two. Else those of
+  // the first 128 rows' block for all tokens, then the other's.
+  __device__ void write_scales() const {
     Ring pipe(shared);
     const uint32_t lane = threadIdx.x % 32;
+    const uint32_t groups = num_steps, blocks = (args.weight_rows + 127) / 128;
+    const bool three = kProduct == Product::gate_up && args.num_outputs % 128 != 0;
     for_each_tile([&](const Tile& tile) {
       const uint32_t slot = slot_of(args.slots, tile);
       int32_t rows[kMaxTokens / 32];
 #pragma unroll
       for (uint32_t i = 0; i < kMaxTokens / 32; ++i) rows[i] = row_of<kProduct>(args.slots, tile, slot, lane + i * 32);
-      for (uint32_t step = 0; step < num_steps; ++step, pipe.advance()) {
-        pipe.wait_empty();
-        const uint32_t at = ptx::shared_address(pipe.scales()) + lane * 4;
+      // Of the weights' scales: the first block's row, and how far on the others' are.
+      const uint32_t first = kProduct == Product::gate_up ? tile.index : tile.index * 2;
+      const uint32_t second = kProduct == Product::gate_up ? (args.num_outputs + tile.index * 128) / 128 : first + 1;
+      const float* weights = args.weight_scales + (int64_t{tile.expert} * blocks + min(first, blocks - 1)) * groups;
+      const uint32_t to_second = (min(second, blocks - 1) - min(first, blocks - 1)) * groups;
+      const uint32_t to_third = (min(second + 1, blocks - 1) - min(first, blocks - 1)) * groups;
+
+      float token[kMaxTokens / 32], weight[3];
+      const auto fetch = [&](uint32_t step) {
+        if (step >= num_steps) return;
 #pragma unroll
         for (uint32_t i = 0; i < kMaxTokens / 32; ++i)
-          if (lane + i * 32 < tile.width)
-            ptx::copy_word(at + i * 128, args.token_scales.data + max(rows[i], 0) * args.token_scales.stride + step,
-                           rows[i] >= 0);
-        ptx::mbarrier_arrive_after_copies(pipe.full());
+          token[i] = rows[i] < 0 ? 0.0f : args.token_scales.data[rows[i] * args.token_scales.stride + step];
+        weight[0] = weights[step];
+        weight[1] = weights[to_second + step];
+        weight[2] = three ? weights[to_third + step] : 0.0f;
+      };
+      fetch(0);
+      for (uint32_t step = 0; step < num_steps; ++step, pipe.advance()) {
+        pipe.wait_empty();
+        float* to = pipe.scales();
+#pragma unroll
+        for (uint32_t i = 0; i < kMaxTokens / 32; ++i) {
+          const uint32_t at = lane + i * 32;
+          if (at >= tile.width) break;
+          if constexpr (kProduct == Product::gate_up) {
+            reinterpret_cast<float2*>(to)[at] = make_float2(token[i] * weight[0], token[i] * weight[1]);
+            if (three)
+              reinterpret_cast<float2*>(to)[plan.max_width + at] = make_float2(token[i] * weight[0], token[i] * weight[2]);
+          } else {
+            to[at] = token[i] * weight[0];
+            to[plan.max_width + at] = token[i] * weight[1];
+          }
+        }
+        ptx::mbarrier_arrive(pipe.full());
+        fetch(step + 1);
       }
     });
   }

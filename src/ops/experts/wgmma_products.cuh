@@ -18,56 +18,20 @@ struct Place {
   uint32_t row = threadIdx.x % 32 / 4;                     // in eight rows
   uint32_t pair = threadIdx.x % 4;                         // tokens 8 j + 2 pair + {0, 1}
 
-  // The weight row behind accumulators 4 j + 2 half + {0, 1} of a block, inside the matrix also where the tile is not.
+  // The output that accumulators 4 j + 2 half + {0, 1} of a block are of; with a gate, those of both halves.
   template <Product kProduct>
-  __device__ uint32_t weight_row(const WgmmaArgs& args, const Tile& tile, int block, int half) const {
-    if (args.gated) return min(output(args, tile, block, 0), args.num_outputs - 1) + (half ? args.num_outputs : 0);
-    return min(output(args, tile, block, half), args.weight_rows - 1);
-  }
-  // The output that they are of (with a gate, of both halves).
-  __device__ uint32_t output(const WgmmaArgs& args, const Tile& tile, int block, int half) const {
+  __device__ uint32_t output(const Tile& tile, int block, int half) const {
     const uint32_t b = static_cast<uint32_t>(block);
-    if (args.gated) return tile.index * (kTileRows / 2) + group * 64 + b * 32 + warp * 8 + row;
+    if (kProduct == Product::gate_up) return tile.index * (kTileRows / 2) + group * 64 + b * 32 + warp * 8 + row;
     return tile.index * kTileRows + group * 128 + b * 64 + warp * 16 + static_cast<uint32_t>(half) * 8 + row;
   }
-};
-
-// Scales of the thread's weight rows, a group of k ahead of their use.
-class WeightScales {
- public:
+  // The weight row behind them, inside the matrix also where the tile is not.
   template <Product kProduct>
-  __device__ void begin(const WgmmaArgs& args, const Tile& tile, const Place& place) {
-    const uint32_t groups = (args.depth + 127) / 128;
-    const float* expert = args.weight_scales + int64_t{tile.expert} * ((args.weight_rows + 127) / 128) * groups;
-#pragma unroll
-    for (int b = 0; b < kGroupBlocks; ++b)
-#pragma unroll
-      for (int half = 0; half < 2; ++half)
-        from_[b][half] = expert + place.weight_row<kProduct>(args, tile, b, half) / 128 * groups;
-    left_ = groups;
-    load();
+  __device__ uint32_t weight_row(const WgmmaArgs& args, const Tile& tile, int block, int half) const {
+    if (kProduct == Product::gate_up)
+      return min(output<kProduct>(tile, block, 0), args.num_outputs - 1) + (half ? args.num_outputs : 0);
+    return min(output<kProduct>(tile, block, half), args.weight_rows - 1);
   }
-  __device__ void advance() {
-#pragma unroll
-    for (int b = 0; b < kGroupBlocks; ++b)
-#pragma unroll
-      for (int half = 0; half < 2; ++half) now[b][half] = next_[b][half];
-    load();
-  }
-  float now[kGroupBlocks][2];
-
- private:
-  __device__ void load() {
-    if (left_ == 0) return;
-    --left_;
-#pragma unroll
-    for (int b = 0; b < kGroupBlocks; ++b)
-#pragma unroll
-      for (int half = 0; half < 2; ++half) next_[b][half] = __ldg(from_[b][half]++);
-  }
-  const float* from_[kGroupBlocks][2];
-  float next_[kGroupBlocks][2];
-  uint32_t left_;
 };
 
 // The first row of this warpgroup's part of a stage's weights, and the tokens.
@@ -102,7 +66,7 @@ __device__ void multiply_bf16(Pipeline<Operands::bf16>& pipe, const Place& place
   clear<kN>(sums);
   const uint64_t* previous = nullptr;
   for (uint32_t step = 0; step < num_steps; ++step, pipe.advance()) {
-    wait_stage<kProduct == Product::gate_up>(pipe);
+    wait_stage<kProduct != Product::down>(pipe);
     const Descriptors at(pipe, place);
     ptx::wgmma_fence();
 #pragma unroll
@@ -123,23 +87,48 @@ __device__ void multiply_bf16(Pipeline<Operands::bf16>& pipe, const Place& place
   release_stage(previous);
 }
 
+// Where in a stage's scales a thread finds those of its accumulators.
+template <Product kProduct>
+struct ScaleOffsets {
+  uint32_t of[kGroupBlocks];  // in floats
+
+  __device__ ScaleOffsets(const WgmmaArgs& args, const Shared& shared, const Tile& tile, const Place& place) {
+    const uint32_t width = shared.fixed->plan.max_width;
+#pragma unroll
+    for (int b = 0; b < kGroupBlocks; ++b) {
+      if constexpr (kProduct == Product::gate_up) {
+        const uint32_t first = (args.num_outputs + tile.index * 128) / 128;
+        const uint32_t later = place.weight_row<kProduct>(args, tile, b, 1) / 128 - first;
+        of[b] = 4 * place.pair + (later ? 2 * width : 0);
+      } else {
+        of[b] = 2 * place.pair + place.group * width;
+      }
+    }
+  }
+};
+
 // Adds a block's products over 128 of k, times their scales if they have such.
-template <Operands kOperands, int kN>
-__device__ void promote(float (&sums)[kMaxAccumulators], const float (&part)[kN / 2], const float* token_scales,
-                        const float (&weight_scales)[2]) {
+template <Product kProduct, Operands kOperands, int kN>
+__device__ void promote(float (&sums)[kMaxAccumulators], const float (&part)[kN / 2], const float* scales) {
 #pragma unroll
   for (int j = 0; j < kN / 8; ++j) {
-    if constexpr (kOperands == Operands::e4m3_block) {
-      const float2 scales = *reinterpret_cast<const float2*>(token_scales + 8 * j);
+    float* sum = sums + 4 * j;
+    const float* add = part + 4 * j;
+    if constexpr (kOperands != Operands::e4m3_block) {
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        float* sum = sums + 4 * j + 2 * half;
-        sum[0] = __fmaf_rn(part[4 * j + 2 * half], scales.x * weight_scales[half], sum[0]);
-        sum[1] = __fmaf_rn(part[4 * j + 2 * half + 1], scales.y * weight_scales[half], sum[1]);
-      }
+      for (int i = 0; i < 4; ++i) sum[i] += add[i];
+    } else if constexpr (kProduct == Product::gate_up) {
+      const float4 s = *reinterpret_cast<const float4*>(scales + 16 * j);
+      sum[0] = __fmaf_rn(add[0], s.x, sum[0]);
+      sum[1] = __fmaf_rn(add[1], s.z, sum[1]);
+      sum[2] = __fmaf_rn(add[2], s.y, sum[2]);
+      sum[3] = __fmaf_rn(add[3], s.w, sum[3]);
     } else {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) sums[4 * j + i] += part[4 * j + i];
+      const float2 s = *reinterpret_cast<const float2*>(scales + 8 * j);
+      sum[0] = __fmaf_rn(add[0], s.x, sum[0]);
+      sum[1] = __fmaf_rn(add[1], s.y, sum[1]);
+      sum[2] = __fmaf_rn(add[2], s.x, sum[2]);
+      sum[3] = __fmaf_rn(add[3], s.y, sum[3]);
     }
   }
 }
@@ -147,13 +136,12 @@ __device__ void promote(float (&sums)[kMaxAccumulators], const float (&part)[kN 
 // One tile of e4m3 operands. The tensor cores keep few bits when they add, so that sums beyond 128 of k are in registers.
 // One block's products at a time: the other warpgroup's fill the tensor cores in between.
 template <Product kProduct, Operands kOperands, int kN>
-__device__ void multiply_e4m3(Pipeline<kOperands>& pipe, const Place& place, uint32_t num_steps, WeightScales& scales,
-                              Accumulators& sums) {
+__device__ void multiply_e4m3(Pipeline<kOperands>& pipe, const Place& place, uint32_t num_steps,
+                              const ScaleOffsets<kProduct>& offsets, Accumulators& sums) {
   clear<kN>(sums);
   float part[kN / 2] = {};
   for (uint32_t step = 0; step < num_steps; ++step, pipe.advance()) {
-    if constexpr (kOperands == Operands::e4m3_block) scales.advance();
-    wait_stage<kProduct == Product::gate_up || kOperands == Operands::e4m3_block>(pipe);
+    wait_stage<kProduct != Product::down>(pipe);
     const Descriptors at(pipe, place);
 #pragma unroll
     for (int b = 0; b < kGroupBlocks; ++b) {
@@ -165,7 +153,7 @@ __device__ void multiply_e4m3(Pipeline<kOperands>& pipe, const Place& place, uin
             k > 0);
       ptx::wgmma_commit();
       ptx::wgmma_wait<0>();
-      promote<kOperands, kN>(sums[b], part, pipe.scales() + 2 * place.pair, scales.now[b]);
+      promote<kProduct, kOperands, kN>(sums[b], part, pipe.scales() + offsets.of[b]);
     }
     release_stage(pipe.empty());
   }
