@@ -101,9 +101,11 @@ InputRows prepare_input(Context& context, const ExpertsArgs& args, Stream stream
   return {codes, scales, input.num_topk, {}};
 }
 
-// Input rows, gate_up, down. `raw`: gate_up writes f32, and a pass of its own quantises it.
+// Input rows, gate_up, down. `raw`: gate_up writes f32, and a pass of its own quantises it. `more_bytes`: what they
+// take from the arena themselves.
 template <class GateUp, class Down>
-void run_products(Context& context, const ExpertsArgs& args, bool raw, GateUp&& gate_up, Down&& down, Stream stream) {
+void run_products(Context& context, const ExpertsArgs& args, bool raw, int64_t more_bytes, GateUp&& gate_up, Down&& down,
+                  Stream stream) {
   const ExpertWeights& w = args.weights;
   const int64_t slots = num_slots(args);
   if (w.num_experts == 0 || slots == 0) return;
@@ -112,7 +114,7 @@ void run_products(Context& context, const ExpertsArgs& args, bool raw, GateUp&& 
   const bool fp8 = is_fp8(w.format);
   Arena& arena = context.arena();
   const Arena::Scope scope(arena);
-  arena.reserve(input_bytes(args) + Arena::rounded(slots * w.intermediate * (fp8 ? 1 : 2)) +
+  arena.reserve(Arena::rounded(more_bytes) + input_bytes(args) + Arena::rounded(slots * w.intermediate * (fp8 ? 1 : 2)) +
                 (fp8 ? Arena::rounded(slots * num_groups(w.format, w.intermediate) * 4) : 0) +
                 (raw ? Arena::rounded(slots * w.intermediate * 4) : 0));
   const InputRows input = prepare_input(context, args, stream);
@@ -181,7 +183,7 @@ void run_mma(Context& context, const ExpertsArgs& args, Stream stream) {
   const int multiprocessors = gpu::num_multiprocessors(context.device().index);
   const bool overlap = can_overlap(context.device());
   run_products(
-      context, args, is_fp8(w.format),
+      context, args, is_fp8(w.format), 0,
       [&](const InputRows& input, const TensorView& to, const TensorView&) {
         MmaArgs k = mma_args(args, input.rows, input.scales, w.gate_up, w.gate_up_scales, w.gate_up_bias, to);
         k.slots.by_topk = gpu::Divider::by(static_cast<uint32_t>(input.num_topk));
@@ -301,13 +303,21 @@ void run_wgmma(Context& context, const ExpertsArgs& args, Stream stream) {
   const QuantFormat format = args.weights.format;
   const Device device = context.device();
   const Product first = args.activation.gated() ? Product::gate_up : Product::up;
+  float* partial_sums = nullptr;
+  const auto launch = [&](WgmmaArgs k, Product product) {
+    k.partial_sums = partial_sums;
+    k.partial_flags = static_cast<uint32_t*>(context.arena().zeros());
+    launch_product(k, product, format, device, stream);
+  };
+  const int64_t num_floats = num_partial_floats(gpu::num_multiprocessors(device.index));
   run_products(
-      context, args, format == QuantFormat::fp8_channel,
+      context, args, format == QuantFormat::fp8_channel, num_floats * 4,
       [&](const InputRows& input, const TensorView& to, const TensorView& scales) {
-        launch_product(gate_up_args(args, input, to, scales), first, format, device, stream);
+        partial_sums = context.arena().take_as<float>(num_floats);
+        launch(gate_up_args(args, input, to, scales), first);
       },
       [&](const TensorView& activated, const TensorView& scales) {
-        launch_product(down_args(args, activated, scales), Product::down, format, device, stream);
+        launch(down_args(args, activated, scales), Product::down);
       },
       stream);
 }

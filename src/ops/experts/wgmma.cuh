@@ -4,27 +4,42 @@
 #include "ops/experts/wgmma_epilogue.cuh"
 #include "ops/experts/wgmma_packed.cuh"
 #include "ops/experts/wgmma_producers.cuh"
+#include "ops/experts/wgmma_ranges.cuh"
 
 namespace mixlane::experts_gpu {
 
 inline constexpr int kProducerRegisters = 40;
 inline constexpr int kGroupRegisters = 232;
 
-// The tile's products, by the width of its tokens.
+// The tile's products over `num_steps` stages.
+template <Product kProduct, Operands kOperands, int kN>
+__device__ void multiply_steps(Pipeline<kOperands>& pipe, const WgmmaArgs& args, const Shared& shared, const Tile& tile,
+                               const Place& place, uint32_t first_step, uint32_t num_steps, Accumulators& sums) {
+  if constexpr (kOperands == Operands::bf16) {
+    multiply_bf16<kProduct, kN>(pipe, place, num_steps, sums);
+  } else if constexpr (kOperands == Operands::e2m1) {
+    PackedScales scales;
+    scales.begin<kProduct>(args, tile, place, first_step);
+    multiply_packed<kProduct, kN>(pipe, place, num_steps, scales, sums);
+  } else {
+    const ScaleOffsets<kProduct> offsets(args, shared, tile, place);
+    multiply_e4m3<kProduct, kOperands, kN>(pipe, place, num_steps, offsets, sums);
+  }
+}
+
+// The tile's products, by the width of its tokens. False: another block has the tile's sums.
 template <Product kProduct, Operands kOperands>
-__device__ void multiply_tile(Pipeline<kOperands>& pipe, const WgmmaArgs& args, const Shared& shared, const Tile& tile,
+__device__ bool multiply_tile(Pipeline<kOperands>& pipe, const WgmmaArgs& args, const Shared& shared, const Tile& tile,
                               const Place& place, Accumulators& sums) {
-  const uint32_t num_steps = Step<kOperands>::num_steps(args.depth);
   const auto run = [&]<int kN>() {
-    if constexpr (kOperands == Operands::bf16) {
-      multiply_bf16<kProduct, kN>(pipe, place, num_steps, sums);
-    } else if constexpr (kOperands == Operands::e2m1) {
-      PackedScales scales;
-      scales.begin<kProduct>(args, tile, place);
-      multiply_packed<kProduct, kN>(pipe, place, num_steps, scales, sums);
+    const auto multiply = [&](uint32_t first, uint32_t end) {
+      multiply_steps<kProduct, kOperands, kN>(pipe, args, shared, tile, place, first, end - first, sums);
+    };
+    if constexpr (kN <= static_cast<int>(kRangeWidth)) {
+      return RangeSums<kN>(args, shared.fixed->plan, tile, place).add_up(multiply, sums);
     } else {
-      const ScaleOffsets<kProduct> offsets(args, shared, tile, place);
-      multiply_e4m3<kProduct, kOperands, kN>(pipe, place, num_steps, offsets, sums);
+      multiply(tile.first_step, tile.end_step);
+      return true;
     }
   };
   switch (tile.width) {
@@ -47,11 +62,11 @@ __device__ void run_products(const WgmmaArgs& args, const Shared& shared) {
   const Plan& plan = shared.fixed->plan;
   const uint32_t rank = ptx::cluster_rank();
   Pipeline<kOperands> pipe(shared);
-  for (uint32_t item = blockIdx.x / kClusterBlocks; item < plan.num_items; item += gridDim.x / kClusterBlocks) {
-    const Tile tile = plan.tile(item, rank);
+  for (uint32_t unit = blockIdx.x / kClusterBlocks; unit < plan.num_units(); unit += gridDim.x / kClusterBlocks) {
+    const Tile tile = plan.tile(unit, rank);
     Accumulators sums;
-    multiply_tile<kProduct, kOperands>(pipe, args, shared, tile, place, sums);
-    Epilogue<kProduct, kOperands>(args, shared, tile, place).run(sums);
+    if (multiply_tile<kProduct, kOperands>(pipe, args, shared, tile, place, sums))
+      Epilogue<kProduct, kOperands>(args, shared, tile, place).run(sums);
   }
 }
 
@@ -73,7 +88,7 @@ __global__ void __launch_bounds__(kNumThreads, 1) experts_wgmma(const MIXLANE_GR
   gpu::allow_next_kernel();
   using Rows = Staging<kProduct, kOperands>;
   constexpr uint32_t kTileOutputs = kProduct == Product::gate_up ? kTileRows / 2 : kTileRows;
-  shared.fixed->plan.make<kOperands>(args.slots, (args.num_outputs + kTileOutputs - 1) / kTileOutputs,
+  shared.fixed->plan.make<kOperands>(args.slots, args.depth, (args.num_outputs + kTileOutputs - 1) / kTileOutputs,
                                      Shared::fixed_bytes() + Rows::kRowBytes, Rows::kFloats * sizeof(float),
                                      scale_bytes<kProduct, kOperands>(args));
   ptx::cluster_arrive();

@@ -23,14 +23,19 @@ struct WgmmaArgs {
   const float* weight_scales = nullptr;
   const uint8_t* mx_scales = nullptr;  // e2m1
   const float* bias = nullptr;
-  Rows<std::byte> output{};       // gate_up: activated rows per slot, bf16, e4m3 or (e4m3_channel) f32; down: bf16
-  Floats<float> output_scales{};  // gate_up of e4m3_block
+  Rows<std::byte> output{};           // gate_up: activated rows per slot, bf16, e4m3 or (e4m3_channel) f32; down: bf16
+  Floats<float> output_scales{};      // gate_up of e4m3_block
+  float* partial_sums = nullptr;      // num_partial_floats()
+  uint32_t* partial_flags = nullptr;  // zero between launches
   Activation activation{};
   uint32_t num_topk = 1;
   uint32_t depth = 0;        // values of the reduction: H, I
   uint32_t num_outputs = 0;  // I, H
   uint32_t weight_rows = 0;  // 2 I or I, H
 };
+
+// Sums of tiles that blocks share: of at most half of the blocks' tiles, 8 ranges of 256 rows x 16 tokens.
+inline int64_t num_partial_floats(int num_multiprocessors) { return int64_t{num_multiprocessors} / 2 * 8 * 256 * 16; }
 
 inline constexpr int64_t kMaxWgmmaExperts = 1024;
 

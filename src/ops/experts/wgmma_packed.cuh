@@ -11,10 +11,10 @@ inline constexpr int kPackedGroups = 4;  // of 32 values of k with a scale, in a
 class PackedScales {
  public:
   template <Product kProduct>
-  __device__ void begin(const WgmmaArgs& args, const Tile& tile, const Place& place) {
+  __device__ void begin(const WgmmaArgs& args, const Tile& tile, const Place& place, uint32_t first_step) {
     groups_ = (args.depth + 31) / 32;
     whole_ = groups_ % kPackedGroups == 0 && reinterpret_cast<uintptr_t>(args.mx_scales) % 4 == 0;
-    at_ = 0;
+    at_ = first_step * kPackedGroups;
     const uint8_t* expert = args.mx_scales + int64_t{tile.expert} * args.weight_rows * groups_;
 #pragma unroll
     for (int b = 0; b < kGroupBlocks; ++b)

@@ -28,7 +28,15 @@ struct Tile {
   uint32_t num_rows = 0;   // 0: the block only keeps its neighbour company
   uint32_t width = 8;      // num_rows rounded up to a width
   bool shares_weights = false;
+  uint32_t item = 0;
+  uint32_t first_range = 0, end_range = 1;  // of k
+  uint32_t first_step = 0, end_step = 0;
 };
+
+// Sums of narrow tiles are made range by range of k and then added up in order. So blocks can share a tile, when there are
+// fewer tiles than blocks, and the bits don't tell.
+inline constexpr uint32_t kRanges = 8;
+inline constexpr uint32_t kRangeWidth = 16;
 
 // The slot of a tile's first token.
 __device__ inline uint32_t slot_of(const Slots& slots, const Tile& tile) {
@@ -70,7 +78,11 @@ struct Plan {
   uint32_t num_tiles;  // of an expert's weights
   uint32_t max_width;  // of any tile
   uint32_t num_stages;
+  uint32_t num_steps;  // of k
+  uint32_t num_parts;  // blocks that share a tile: a divisor of kRanges
 
+  __device__ uint32_t num_units() const { return num_items * num_parts; }
+  __device__ uint32_t range_begin(uint32_t range) const { return range * num_steps / kRanges; }
   // Tiles of tokens: one, or an even number.
   __device__ static uint32_t token_tiles(uint32_t count) {
     if (count <= kMaxTokens) return count == 0 ? 0 : 1;
@@ -88,14 +100,17 @@ struct Plan {
   // By all threads of the block; they must meet before it is used. Shared memory beside the stages: `other_bytes`, more per
   // token of the widest tile, and in each stage `scale_bytes` per token.
   template <Operands kOperands>
-  __device__ void make(const Slots& slots, uint32_t num_weight_tiles, uint32_t other_bytes, uint32_t bytes_per_token,
-                       uint32_t scale_bytes) {
+  __device__ void make(const Slots& slots, uint32_t depth, uint32_t num_weight_tiles, uint32_t other_bytes,
+                       uint32_t bytes_per_token, uint32_t scale_bytes) {
     constexpr uint32_t kPerThread = 4;
     const uint32_t first = threadIdx.x * kPerThread;
     uint32_t rows[kPerThread];
     uint32_t width = 8;
     uint32_t sum = 0;
-    if (threadIdx.x == 0) num_tiles = num_weight_tiles;
+    if (threadIdx.x == 0) {
+      num_tiles = num_weight_tiles;
+      num_steps = Step<kOperands>::num_steps(depth);
+    }
 #pragma unroll
     for (uint32_t i = 0; i < kPerThread; ++i) {
       rows[i] = 0;
@@ -128,14 +143,18 @@ struct Plan {
       num_items = item;
       for (uint32_t w = 0; w < blockDim.x / 32; ++w) width = max(width, warp_widths[w]);
       max_width = width;
+      num_parts = 1;
+      if (width <= kRangeWidth)
+        while (num_parts < kRanges && item > 0 && item * num_parts * 2 <= gridDim.x / kClusterBlocks) num_parts *= 2;
       num_stages = min((kSharedBytes - other_bytes - bytes_per_token * width) /
                            (Step<kOperands>::stage_bytes(width) + width * scale_bytes),
                        kMaxStages);
     }
   }
 
-  // The tile that block `rank` of a pair has in an item.
-  __device__ Tile tile(uint32_t item, uint32_t rank) const {
+  // The tile that block `rank` of a pair has in a unit, a part of an item.
+  __device__ Tile tile(uint32_t unit, uint32_t rank) const {
+    const uint32_t item = unit / num_parts;
     uint32_t low = 0, high = num_experts;  // the expert is in [low, high)
     while (high - low > 1) {
       const uint32_t middle = (low + high) / 2;
@@ -160,6 +179,16 @@ struct Plan {
       tile.num_rows = tile.first_row < count ? min(tokens, count - tile.first_row) : 0;
       tile.width = product_width(tokens);
       tile.shares_weights = true;
+    }
+    tile.item = item;
+    if (tile.width <= kRangeWidth) {
+      const uint32_t ranges = kRanges / num_parts;
+      tile.first_range = unit % num_parts * ranges;
+      tile.end_range = tile.first_range + ranges;
+      tile.first_step = range_begin(tile.first_range);
+      tile.end_step = range_begin(tile.end_range);
+    } else {
+      tile.end_step = num_steps;
     }
     return tile;
   }

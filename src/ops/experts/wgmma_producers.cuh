@@ -21,14 +21,9 @@ struct Producers {
   const Shared& shared;
   const Plan& plan;
   uint32_t rank;
-  uint32_t num_steps;
 
   __device__ Producers(const WgmmaArgs& args_, const Shared& shared_)
-      : args(args_),
-        shared(shared_),
-        plan(shared_.fixed->plan),
-        rank(ptx::cluster_rank()),
-        num_steps(S::num_steps(args_.depth)) {}
+      : args(args_), shared(shared_), plan(shared_.fixed->plan), rank(ptx::cluster_rank()) {}
 
   __device__ void run() const {
     const uint32_t warp = threadIdx.x / 32;
@@ -47,8 +42,8 @@ struct Producers {
 
   template <class Body>
   __device__ void for_each_tile(Body&& body) const {
-    for (uint32_t item = blockIdx.x / kClusterBlocks; item < plan.num_items; item += gridDim.x / kClusterBlocks)
-      body(plan.tile(item, rank));
+    for (uint32_t unit = blockIdx.x / kClusterBlocks; unit < plan.num_units(); unit += gridDim.x / kClusterBlocks)
+      body(plan.tile(unit, rank));
   }
 
   // A half of the tile is one box of 128 rows. With a gate it is eight times eight rows of the gate and the up rows
@@ -59,7 +54,7 @@ struct Producers {
     for_each_tile([&](const Tile& tile) {
       const auto expert = static_cast<int32_t>(tile.expert);
       const int32_t first = static_cast<int32_t>(tile.index) * 2 * unit;
-      for (uint32_t step = 0; step < num_steps; ++step, pipe.advance()) {
+      for (uint32_t step = tile.first_step; step < tile.end_step; ++step, pipe.advance()) {
         pipe.wait_empty();
         ptx::mbarrier_arrive_expect(pipe.full(), S::kWeightBytes);
         const auto k = static_cast<int32_t>(step * (S::kPacked ? S::kWeightRowBytes : S::kDepth));
@@ -81,7 +76,7 @@ struct Producers {
     for_each_tile([&](const Tile& tile) {
       const auto slot = static_cast<int32_t>(slot_of(args.slots, tile));
       const uint32_t num_boxes = (tile.width + kBoxTokens - 1) / kBoxTokens;
-      for (uint32_t step = 0; step < num_steps; ++step, pipe.advance()) {
+      for (uint32_t step = tile.first_step; step < tile.end_step; ++step, pipe.advance()) {
         pipe.wait_empty();
         ptx::mbarrier_arrive_expect(pipe.full(), num_boxes * kBoxTokens * kRowBytes * S::kTokenRows);
         for (uint32_t row = 0; row < S::kTokenRows; ++row)
@@ -108,7 +103,7 @@ struct Producers {
       const uint32_t token = lane / 4 * 8 + first + lane % 4;
       const int32_t low = row_of<kProduct>(args.slots, tile, slot, token);
       const int32_t high = row_of<kProduct>(args.slots, tile, slot, token + 64);
-      for (uint32_t step = 0; step < num_steps; ++step, pipe.advance()) {
+      for (uint32_t step = tile.first_step; step < tile.end_step; ++step, pipe.advance()) {
         pipe.wait_empty();
 #pragma unroll
         for (uint32_t part = 0; part < S::kTokenRows; ++part) {
@@ -133,7 +128,7 @@ struct Producers {
   __device__ void write_scales() const {
     Ring pipe(shared);
     const uint32_t lane = threadIdx.x % 32;
-    const uint32_t groups = num_steps, blocks = (args.weight_rows + 127) / 128;
+    const uint32_t groups = plan.num_steps, blocks = (args.weight_rows + 127) / 128;
     const bool three = kProduct == Product::gate_up && args.num_outputs % 128 != 0;
     for_each_tile([&](const Tile& tile) {
       const uint32_t slot = slot_of(args.slots, tile);
@@ -149,7 +144,7 @@ struct Producers {
 
       float token[kMaxTokens / 32], weight[3];
       const auto fetch = [&](uint32_t step) {
-        if (step >= num_steps) return;
+        if (step >= tile.end_step) return;
 #pragma unroll
         for (uint32_t i = 0; i < kMaxTokens / 32; ++i)
           token[i] = rows[i] < 0 ? 0.0f : args.token_scales.data[rows[i] * args.token_scales.stride + step];
@@ -157,8 +152,8 @@ struct Producers {
         weight[1] = weights[to_second + step];
         weight[2] = three ? weights[to_third + step] : 0.0f;
       };
-      fetch(0);
-      for (uint32_t step = 0; step < num_steps; ++step, pipe.advance()) {
+      fetch(tile.first_step);
+      for (uint32_t step = tile.first_step; step < tile.end_step; ++step, pipe.advance()) {
         pipe.wait_empty();
         float* to = pipe.scales();
 #pragma unroll
