@@ -61,6 +61,8 @@ __device__ void run_products(const WgmmaArgs& args, const Shared& shared) {
   const Place place;
   const Plan& plan = shared.fixed->plan;
   const uint32_t rank = ptx::cluster_rank();
+  // Not only for the tokens: blocks that share tiles signal where the first product's blocks do.
+  if constexpr (kProduct == Product::down) gpu::wait_for_previous_kernel();
   Pipeline<kOperands> pipe(shared);
   for (uint32_t unit = blockIdx.x / kClusterBlocks; unit < plan.num_units(); unit += gridDim.x / kClusterBlocks) {
     const Tile tile = plan.tile(unit, rank);

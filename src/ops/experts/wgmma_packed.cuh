@@ -88,41 +88,47 @@ __device__ inline void decode_bytes(uint32_t codes, uint32_t scale, uint32_t (&t
   }
 }
 
-// One tile. A group's products are in flight while the next group is decoded.
+// One tile. A block's products are in flight while the next block is decoded, and a stage is held until they have read it.
 template <Product kProduct, int kN>
 __device__ void multiply_packed(Pipeline<Operands::e2m1>& pipe, const Place& place, uint32_t num_steps, PackedScales& scales,
                                 Accumulators& sums) {
   clear<kN>(sums);
-  uint32_t values[2][2][4];  // [group in flight][16 of k][row and column as the product wants them]
+  const uint64_t* previous = nullptr;
+  constexpr int kBatch = 2;                      // groups decoded before their products start
+  uint32_t values[kGroupBlocks][2 * kBatch][4];  // per 16 of k: rows and columns as the product wants them
   for (uint32_t step = 0; step < num_steps; ++step, pipe.advance()) {
     scales.advance();
-    wait_stage<kProduct == Product::gate_up>(pipe);
+    wait_stage<kProduct != Product::down>(pipe);
     const uint64_t tokens = ptx::swizzled_rows(ptx::shared_address(pipe.tokens()));
     const uint64_t second = tokens + (pipe.token_bytes() >> 4);
 #pragma unroll
-    for (int g = 0; g < kPackedGroups; ++g)
+    for (int first = 0; first < kPackedGroups; first += kBatch)
 #pragma unroll
       for (int b = 0; b < kGroupBlocks; ++b) {
-        uint32_t(&a)[2][4] = values[b];
+        ptx::wgmma_wait<1>();
+        if (step > 0 && first == 0 && b == 1) release_stage(previous);
         const uint32_t row = place.group * 128 + static_cast<uint32_t>(b) * 64 + place.warp * 16 + place.row;
 #pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          uint32_t columns[4];
-          decode_bytes(own_bytes(pipe.weights(), row + static_cast<uint32_t>(half) * 8, g, place.pair),
-                       scales.now[b][half] >> (8 * g) & 0xffu, columns);
+        for (int g = 0; g < kBatch; ++g)
 #pragma unroll
-          for (int i = 0; i < 4; ++i) a[i / 2][i % 2 * 2 + half] = columns[i];
-        }
+          for (int half = 0; half < 2; ++half) {
+            uint32_t columns[4];
+            decode_bytes(own_bytes(pipe.weights(), row + static_cast<uint32_t>(half) * 8, first + g, place.pair),
+                         scales.now[b][half] >> (8 * (first + g)) & 0xffu, columns);
+#pragma unroll
+            for (int i = 0; i < 4; ++i) values[b][2 * g + i / 2][i % 2 * 2 + half] = columns[i];
+          }
         ptx::wgmma_fence();
 #pragma unroll
-        for (int k = 0; k < 2; ++k)
-          ptx::Wgmma<kN>::mma_registers(sums[b], a[k], (g < 2 ? tokens : second) + (g % 2 * 2 + k) * ptx::kDescriptorStep);
+        for (int k = 0; k < 2 * kBatch; ++k)
+          ptx::Wgmma<kN>::mma_registers(sums[b], values[b][k],
+                                        (first == 0 ? tokens : second) + static_cast<uint64_t>(k) * ptx::kDescriptorStep);
         ptx::wgmma_commit();
-        ptx::wgmma_wait<1>();
       }
-    ptx::wgmma_wait<0>();
-    release_stage(pipe.empty());
+    previous = pipe.empty();
   }
+  ptx::wgmma_wait<0>();
+  release_stage(previous);
 }
 
 }  // namespace mixlane::experts_gpu

@@ -19,6 +19,7 @@ struct Fixed {
   Plan plan;
   uint64_t full[kMaxStages];
   uint64_t empty[kMaxStages];
+  const std::byte* rows[kMaxTokens];  // of the tile that is gathered
 };
 
 // Where tiles are turned from columns of registers to rows of memory, kStagedTokens at a time, and floats per token.

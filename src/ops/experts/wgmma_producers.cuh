@@ -89,7 +89,8 @@ struct Producers {
     });
   }
 
-  // Two warps, eight threads to a row: warp w has rows 8 i + 4 w + {0, 1, 2, 3}.
+  // Two warps, eight threads to a row: warp w has rows 8 i + 4 w + {0, 1, 2, 3}. Tokens behind the tile's last one get some
+  // row, of which nobody looks at the products.
   __device__ void gather_tokens() const {
     Ring pipe(shared);
     const uint32_t lane = threadIdx.x % 32;
@@ -97,25 +98,27 @@ struct Producers {
     const uint32_t packet = lane % 8;
     const uint32_t row_in_eight = first + lane / 8;
     const uint32_t to = row_in_eight * kRowBytes + (packet ^ row_in_eight) * 16;
+    const std::byte** const rows = shared.fixed->rows;
     for_each_tile([&](const Tile& tile) {
       const uint32_t slot = slot_of(args.slots, tile);
-      // This warp's rows, a lane each; those of the first 64 tokens and the others.
-      const uint32_t token = lane / 4 * 8 + first + lane % 4;
-      const int32_t low = row_of<kProduct>(args.slots, tile, slot, token);
-      const int32_t high = row_of<kProduct>(args.slots, tile, slot, token + 64);
+      __syncwarp();
+#pragma unroll
+      for (uint32_t half = 0; half < kMaxTokens; half += 64) {
+        const uint32_t token = half + lane / 4 * 8 + first + lane % 4;
+        rows[token] = args.rows.data + max(row_of<kProduct>(args.slots, tile, slot, token), 0) * args.rows.stride;
+      }
+      __syncwarp();
       for (uint32_t step = tile.first_step; step < tile.end_step; ++step, pipe.advance()) {
         pipe.wait_empty();
 #pragma unroll
         for (uint32_t part = 0; part < S::kTokenRows; ++part) {
           const uint32_t k = (step * S::kTokenRows + part) * kRowBytes + packet * 16;
           const bool inside = k < args.depth * S::kTokenValueBytes;
-          const std::byte* from = args.rows.data + (inside ? k : 0);
+          const uint32_t offset = inside ? k : 0;
           const uint32_t at = ptx::shared_address(pipe.tokens()) + part * pipe.token_bytes() + to;
+          const std::byte* const* from = rows + row_in_eight;
 #pragma unroll 4
-          for (uint32_t i = 0; i < tile.width / 8; ++i) {
-            const int32_t row = gpu::Wave<32>::shuffle(i < 8 ? low : high, static_cast<int>(i % 8 * 4 + lane / 8));
-            ptx::copy_packet(at + i * 8 * kRowBytes, from + max(row, 0) * args.rows.stride, inside && row >= 0);
-          }
+          for (uint32_t i = 0; i < tile.width; i += 8) ptx::copy_packet(at + i * kRowBytes, from[i] + offset, inside);
         }
         ptx::mbarrier_arrive_after_copies(pipe.full());
       }
@@ -142,35 +145,45 @@ struct Producers {
       const uint32_t to_second = (min(second, blocks - 1) - min(first, blocks - 1)) * groups;
       const uint32_t to_third = (min(second + 1, blocks - 1) - min(first, blocks - 1)) * groups;
 
-      float token[kMaxTokens / 32], weight[3];
-      const auto fetch = [&](uint32_t step) {
+      // Two steps ahead: their latency is that of a stage.
+      float token[2][kMaxTokens / 32], weight[2][3];
+      const auto fetch = [&](uint32_t step, int to) {
         if (step >= tile.end_step) return;
 #pragma unroll
         for (uint32_t i = 0; i < kMaxTokens / 32; ++i)
-          token[i] = rows[i] < 0 ? 0.0f : args.token_scales.data[rows[i] * args.token_scales.stride + step];
-        weight[0] = weights[step];
-        weight[1] = weights[to_second + step];
-        weight[2] = three ? weights[to_third + step] : 0.0f;
+          token[to][i] = rows[i] < 0 ? 0.0f : args.token_scales.data[rows[i] * args.token_scales.stride + step];
+        weight[to][0] = weights[step];
+        weight[to][1] = weights[to_second + step];
+        weight[to][2] = three ? weights[to_third + step] : 0.0f;
       };
-      fetch(tile.first_step);
-      for (uint32_t step = tile.first_step; step < tile.end_step; ++step, pipe.advance()) {
+      const auto write = [&](int which) {
         pipe.wait_empty();
         float* to = pipe.scales();
 #pragma unroll
         for (uint32_t i = 0; i < kMaxTokens / 32; ++i) {
           const uint32_t at = lane + i * 32;
           if (at >= tile.width) break;
+          const float scale = token[which][i];
           if constexpr (kProduct == Product::gate_up) {
-            reinterpret_cast<float2*>(to)[at] = make_float2(token[i] * weight[0], token[i] * weight[1]);
+            reinterpret_cast<float2*>(to)[at] = make_float2(scale * weight[which][0], scale * weight[which][1]);
             if (three)
-              reinterpret_cast<float2*>(to)[plan.max_width + at] = make_float2(token[i] * weight[0], token[i] * weight[2]);
+              reinterpret_cast<float2*>(to)[plan.max_width + at] =
+                  make_float2(scale * weight[which][0], scale * weight[which][2]);
           } else {
-            to[at] = token[i] * weight[0];
-            to[plan.max_width + at] = token[i] * weight[1];
+            to[at] = scale * weight[which][0];
+            to[plan.max_width + at] = scale * weight[which][1];
           }
         }
         ptx::mbarrier_arrive(pipe.full());
-        fetch(step + 1);
+        pipe.advance();
+      };
+      fetch(tile.first_step, 0);
+      fetch(tile.first_step + 1, 1);
+      for (uint32_t step = tile.first_step; step < tile.end_step; step += 2) {
+        write(0);
+        fetch(step + 2, 0);
+        if (step + 1 < tile.end_step) write(1);
+        fetch(step + 3, 1);
       }
     });
   }

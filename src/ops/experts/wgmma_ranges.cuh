@@ -32,8 +32,20 @@ class RangeSums {
       return false;
     }
     for (uint32_t part = 1; part < plan_.num_parts; ++part) wait_for(part);
-    for (uint32_t range = tile_.end_range; range < kRanges; ++range)
-      for_each([&](int b, int i) { total[b][i] += __ldcg(partials(range) + (b * (kN / 2) + i) * kThreads); });
+    // All on their way before the first is added.
+    if (plan_.num_parts > 1) {
+      float other[kRanges - 1][kGroupBlocks][kN / 2];
+#pragma unroll
+      for (uint32_t range = 1; range < kRanges; ++range)
+        for_each([&](int b, int i) {
+          other[range - 1][b][i] = range < tile_.end_range ? 0.0f : __ldcg(partials(range) + (b * (kN / 2) + i) * kThreads);
+        });
+#pragma unroll
+      for (uint32_t range = 1; range < kRanges; ++range)
+        for_each([&](int b, int i) {
+          if (range >= tile_.end_range) total[b][i] += other[range - 1][b][i];
+        });
+    }
     for_each([&](int b, int i) { sums[b][i] = total[b][i]; });
     return true;
   }
