@@ -8,8 +8,11 @@
 
 namespace mixlane::experts_gpu {
 
-inline constexpr int kProducerRegisters = 40;
-inline constexpr int kGroupRegisters = 232;
+// Of a thread; 128 producers and 256 others share 64 K.
+template <Operands kOperands>
+inline constexpr int kProducerRegisters = kOperands == Operands::e4m3_block ? 56 : 40;
+template <Operands kOperands>
+inline constexpr int kGroupRegisters = kOperands == Operands::e4m3_block ? 224 : 232;
 
 // The tile's products over `num_steps` stages.
 template <Product kProduct, Operands kOperands, int kN>
@@ -98,11 +101,11 @@ __global__ void __launch_bounds__(kNumThreads, 1) experts_wgmma(const MIXLANE_GR
   shared.place<kProduct, kOperands>(args);
 
   if (threadIdx.x < ptx::kWarpgroupThreads) {
-    ptx::lower_registers<kProducerRegisters>();
+    ptx::lower_registers<kProducerRegisters<kOperands>>();
     Producers<kProduct, kOperands>(args, shared).run();
     __syncwarp();
   } else {
-    ptx::raise_registers<kGroupRegisters>();
+    ptx::raise_registers<kGroupRegisters<kOperands>>();
     run_products<kProduct, kOperands>(args, shared);
   }
   // The other block may still signal here.

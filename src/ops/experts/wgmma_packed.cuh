@@ -121,8 +121,9 @@ __device__ void multiply_packed(Pipeline<Operands::e2m1>& pipe, const Place& pla
         ptx::wgmma_fence();
 #pragma unroll
         for (int k = 0; k < 2 * kBatch; ++k)
-          ptx::Wgmma<kN>::mma_registers(sums[b], values[b][k],
-                                        (first == 0 ? tokens : second) + static_cast<uint64_t>(k) * ptx::kDescriptorStep);
+          ptx::Wgmma<kN>::mma_registers(
+              sums[b], values[b][k],
+              (first < 2 ? tokens : second) + static_cast<uint64_t>(first % 2 * 2 + k) * ptx::kDescriptorStep);
         ptx::wgmma_commit();
       }
     previous = pipe.empty();

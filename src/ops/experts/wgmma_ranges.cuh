@@ -32,25 +32,27 @@ class RangeSums {
       return false;
     }
     for (uint32_t part = 1; part < plan_.num_parts; ++part) wait_for(part);
-    // All on their way before the first is added.
-    if (plan_.num_parts > 1) {
-      float other[kRanges - 1][kGroupBlocks][kN / 2];
-#pragma unroll
-      for (uint32_t range = 1; range < kRanges; ++range)
-        for_each([&](int b, int i) {
-          other[range - 1][b][i] = range < tile_.end_range ? 0.0f : __ldcg(partials(range) + (b * (kN / 2) + i) * kThreads);
-        });
-#pragma unroll
-      for (uint32_t range = 1; range < kRanges; ++range)
-        for_each([&](int b, int i) {
-          if (range >= tile_.end_range) total[b][i] += other[range - 1][b][i];
-        });
-    }
+    if (plan_.num_parts > 1) add_others(total);
     for_each([&](int b, int i) { sums[b][i] = total[b][i]; });
     return true;
   }
 
  private:
+  // As many ranges' loads at a time as registers hold.
+  __device__ void add_others(float (&total)[kGroupBlocks][kN / 2]) const {
+    constexpr uint32_t kBatch = 32 / kN;
+    float other[kBatch][kGroupBlocks][kN / 2];
+    for (uint32_t first = tile_.end_range; first < kRanges; first += kBatch) {
+#pragma unroll
+      for (uint32_t r = 0; r < kBatch; ++r)
+        for_each([&](int b, int i) {
+          other[r][b][i] = first + r < kRanges ? __ldcg(partials(first + r) + (b * (kN / 2) + i) * kThreads) : 0.0f;
+        });
+#pragma unroll
+      for (uint32_t r = 0; r < kBatch; ++r) for_each([&](int b, int i) { total[b][i] += other[r][b][i]; });
+    }
+  }
+
   static constexpr uint32_t kThreads = kNumGroups * ptx::kWarpgroupThreads;
 
   template <class Body>
