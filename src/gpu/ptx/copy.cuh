@@ -50,6 +50,9 @@ __device__ inline void copy_box_5d_multicast(void* to, const void* map, uint64_t
       : "memory");
 }
 
+// The line of this address into the L2 cache.
+__device__ inline void prefetch_line(const void* from) { asm volatile("prefetch.global.L2 [%0];" ::"l"(from)); }
+
 // 16 bytes by this thread, or 16 zeros.
 __device__ inline void copy_packet(uint32_t to, const void* from, bool valid) {
   asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(valid ? 16 : 0)

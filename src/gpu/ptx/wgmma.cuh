@@ -43,41 +43,45 @@ struct Wgmma;
 #define MIXLANE_R16 MIXLANE_R12 ", %12, %13, %14, %15"
 #define MIXLANE_R24 MIXLANE_R16 ", %16, %17, %18, %19, %20, %21, %22, %23"
 #define MIXLANE_R32 MIXLANE_R24 ", %24, %25, %26, %27, %28, %29, %30, %31"
-#define MIXLANE_R40 MIXLANE_R32 ", %32, %33, %34, %35, %36, %37, %38, %39"
+#define MIXLANE_R36 MIXLANE_R32 ", %32, %33, %34, %35"
+#define MIXLANE_R40 MIXLANE_R36 ", %36, %37, %38, %39"
 #define MIXLANE_R48 MIXLANE_R40 ", %40, %41, %42, %43, %44, %45, %46, %47"
-#define MIXLANE_R56 MIXLANE_R48 ", %48, %49, %50, %51, %52, %53, %54, %55"
-#define MIXLANE_R64 MIXLANE_R56 ", %56, %57, %58, %59, %60, %61, %62, %63"
+#define MIXLANE_R52 MIXLANE_R48 ", %48, %49, %50, %51"
+#define MIXLANE_R56 MIXLANE_R52 ", %52, %53, %54, %55"
+#define MIXLANE_R60 MIXLANE_R56 ", %56, %57, %58, %59"
+#define MIXLANE_R64 MIXLANE_R60 ", %60, %61, %62, %63"
 
 // kRegisters: the numbers of D's operands; n0 to n4: the numbers of those that follow.
-#define MIXLANE_WGMMA(n, kRegisters, n0, n1, n2, n3, n4, ...)                                                        \
-  template <>                                                                                                        \
-  struct Wgmma<n> {                                                                                                  \
-    template <MatrixType kType, int kSize>                                                                           \
-    __device__ static void mma(float (&d)[kSize], uint64_t a_rows, uint64_t b_rows, bool add) {                      \
-      if constexpr (kType == MatrixType::bf16) {                                                                     \
-        asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " n2                                                          \
-                     ", 0;\n"                                                                                        \
-                     "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32.bf16.bf16 {" kRegisters "}, " n0 ", " n1        \
-                     ", p, 1, 1, 0, 0;\n}"                                                                           \
-                     : __VA_ARGS__                                                                                   \
-                     : "l"(a_rows), "l"(b_rows), "r"(static_cast<int32_t>(add)));                                    \
-      } else {                                                                                                       \
-        asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " n2                                                          \
-                     ", 0;\n"                                                                                        \
-                     "wgmma.mma_async.sync.aligned.m64n" #n "k32.f32.e4m3.e4m3 {" kRegisters "}, " n0 ", " n1        \
-                     ", p, 1, 1;\n}"                                                                                 \
-                     : __VA_ARGS__                                                                                   \
-                     : "l"(a_rows), "l"(b_rows), "r"(static_cast<int32_t>(add)));                                    \
-      }                                                                                                              \
-    }                                                                                                                \
-    template <int kSize>                                                                                             \
-    __device__ static void mma_registers(float (&d)[kSize], const uint32_t (&a)[4], uint64_t b_rows) {               \
-      asm volatile("{\n.reg .pred p;\nsetp.eq.u32 p, 0, 0;\n" \
-                   "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32.bf16.bf16 {" kRegisters "}, {" n0 ", " n1 ", " n2 \
-                   ", " n3 "}, " n4 ", p, 1, 1, 0;\n}"                                                                  \
-                   : __VA_ARGS__                                                                                     \
-                   : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b_rows));                                       \
-    }                                                                                                                \
+#define MIXLANE_WGMMA(n, kRegisters, n0, n1, n2, n3, n4, ...)                                                       \
+  template <>                                                                                                       \
+  struct Wgmma<n> {                                                                                                 \
+    template <MatrixType kType, int kSize>                                                                          \
+    __device__ static void mma(float (&d)[kSize], uint64_t a_rows, uint64_t b_rows, bool add) {                     \
+      if constexpr (kType == MatrixType::bf16) {                                                                    \
+        asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " n2                                                         \
+                     ", 0;\n"                                                                                       \
+                     "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32.bf16.bf16 {" kRegisters "}, " n0 ", " n1       \
+                     ", p, 1, 1, 0, 0;\n}"                                                                          \
+                     : __VA_ARGS__                                                                                  \
+                     : "l"(a_rows), "l"(b_rows), "r"(static_cast<int32_t>(add)));                                   \
+      } else {                                                                                                      \
+        asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " n2                                                         \
+                     ", 0;\n"                                                                                       \
+                     "wgmma.mma_async.sync.aligned.m64n" #n "k32.f32.e4m3.e4m3 {" kRegisters "}, " n0 ", " n1       \
+                     ", p, 1, 1;\n}"                                                                                \
+                     : __VA_ARGS__                                                                                  \
+                     : "l"(a_rows), "l"(b_rows), "r"(static_cast<int32_t>(add)));                                   \
+      }                                                                                                             \
+    }                                                                                                               \
+    template <int kSize>                                                                                            \
+    __device__ static void mma_registers(float (&d)[kSize], const uint32_t (&a)[4], uint64_t b_rows) {              \
+      asm volatile(                                                                                                 \
+          "{\n.reg .pred p;\nsetp.eq.u32 p, 0, 0;\n"                                                                \
+          "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32.bf16.bf16 {" kRegisters "}, {" n0 ", " n1 ", " n2 ", " n3 \
+          "}, " n4 ", p, 1, 1, 0;\n}"                                                                               \
+          : __VA_ARGS__                                                                                             \
+          : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b_rows));                                               \
+    }                                                                                                               \
   };
 MIXLANE_WGMMA(8, MIXLANE_R4, "%4", "%5", "%6", "%7", "%8", MIXLANE_D4(0))
 MIXLANE_WGMMA(16, MIXLANE_R8, "%8", "%9", "%10", "%11", "%12", MIXLANE_D8(0))
@@ -85,9 +89,13 @@ MIXLANE_WGMMA(24, MIXLANE_R12, "%12", "%13", "%14", "%15", "%16", MIXLANE_D8(0),
 MIXLANE_WGMMA(32, MIXLANE_R16, "%16", "%17", "%18", "%19", "%20", MIXLANE_D16(0))
 MIXLANE_WGMMA(48, MIXLANE_R24, "%24", "%25", "%26", "%27", "%28", MIXLANE_D16(0), MIXLANE_D8(16))
 MIXLANE_WGMMA(64, MIXLANE_R32, "%32", "%33", "%34", "%35", "%36", MIXLANE_D32(0))
+MIXLANE_WGMMA(72, MIXLANE_R36, "%36", "%37", "%38", "%39", "%40", MIXLANE_D32(0), MIXLANE_D4(32))
 MIXLANE_WGMMA(80, MIXLANE_R40, "%40", "%41", "%42", "%43", "%44", MIXLANE_D32(0), MIXLANE_D8(32))
 MIXLANE_WGMMA(96, MIXLANE_R48, "%48", "%49", "%50", "%51", "%52", MIXLANE_D32(0), MIXLANE_D16(32))
+MIXLANE_WGMMA(104, MIXLANE_R52, "%52", "%53", "%54", "%55", "%56", MIXLANE_D32(0), MIXLANE_D16(32), MIXLANE_D4(48))
 MIXLANE_WGMMA(112, MIXLANE_R56, "%56", "%57", "%58", "%59", "%60", MIXLANE_D32(0), MIXLANE_D16(32), MIXLANE_D8(48))
+MIXLANE_WGMMA(120, MIXLANE_R60, "%60", "%61", "%62", "%63", "%64", MIXLANE_D32(0), MIXLANE_D16(32), MIXLANE_D8(48),
+              MIXLANE_D4(56))
 MIXLANE_WGMMA(128, MIXLANE_R64, "%64", "%65", "%66", "%67", "%68", MIXLANE_D32(0), MIXLANE_D32(32))
 
 #undef MIXLANE_WGMMA
@@ -97,9 +105,12 @@ MIXLANE_WGMMA(128, MIXLANE_R64, "%64", "%65", "%66", "%67", "%68", MIXLANE_D32(0
 #undef MIXLANE_R16
 #undef MIXLANE_R24
 #undef MIXLANE_R32
+#undef MIXLANE_R36
 #undef MIXLANE_R40
 #undef MIXLANE_R48
+#undef MIXLANE_R52
 #undef MIXLANE_R56
+#undef MIXLANE_R60
 #undef MIXLANE_R64
 #undef MIXLANE_D4
 #undef MIXLANE_D8

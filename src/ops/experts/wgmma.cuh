@@ -9,10 +9,8 @@
 namespace mixlane::experts_gpu {
 
 // Of a thread; 128 producers and 256 others share 64 K.
-template <Operands kOperands>
-inline constexpr int kProducerRegisters = kOperands == Operands::e4m3_block ? 56 : 40;
-template <Operands kOperands>
-inline constexpr int kGroupRegisters = kOperands == Operands::e4m3_block ? 224 : 232;
+inline constexpr int kProducerRegisters = 40;
+inline constexpr int kGroupRegisters = 232;
 
 // The tile's products over `num_steps` stages.
 template <Product kProduct, Operands kOperands, int kN>
@@ -24,9 +22,11 @@ __device__ void multiply_steps(Pipeline<kOperands>& pipe, const WgmmaArgs& args,
     PackedScales scales;
     scales.begin<kProduct>(args, tile, place, first_step);
     multiply_packed<kProduct, kN>(pipe, place, num_steps, scales, sums);
+  } else if constexpr (kOperands == Operands::e4m3_block) {
+    const OwnScales<kProduct> own(args, tile, place);
+    multiply_e4m3_block<kProduct, kN>(pipe, place, num_steps, own, sums);
   } else {
-    const ScaleOffsets<kProduct> offsets(args, shared, tile, place);
-    multiply_e4m3<kProduct, kOperands, kN>(pipe, place, num_steps, offsets, sums);
+    multiply_e4m3_channel<kProduct, kN>(pipe, place, num_steps, sums);
   }
 }
 
@@ -52,11 +52,18 @@ __device__ bool multiply_tile(Pipeline<kOperands>& pipe, const WgmmaArgs& args, 
     case 32: return run.template operator()<32>();
     case 48: return run.template operator()<48>();
     case 64: return run.template operator()<64>();
+    case 72: return run.template operator()<72>();
     case 80: return run.template operator()<80>();
     case 96: return run.template operator()<96>();
-    case 112: return run.template operator()<112>();
-    default: return run.template operator()<128>();
+    case 104: return run.template operator()<104>();
+    default: break;
   }
+  if constexpr (Step<kOperands>::kTokens > 104) {
+    if (tile.width == 112) return run.template operator()<112>();
+    if (tile.width == 120) return run.template operator()<120>();
+    return run.template operator()<128>();
+  }
+  return run.template operator()<104>();
 }
 
 template <Product kProduct, Operands kOperands>
@@ -91,21 +98,26 @@ __global__ void __launch_bounds__(kNumThreads, 1) experts_wgmma(const MIXLANE_GR
   // What down waits for is the first product; the row counts are older than that, and so are its weights.
   if (kProduct != Product::down) gpu::wait_for_previous_kernel();
   gpu::allow_next_kernel();
+  // Wanted once the plan is made; on their way meanwhile.
+  if (threadIdx.x == 32 && args.slots.sorted_pairs) ptx::prefetch_line(args.slots.sorted_pairs);
+  if (threadIdx.x < 32 && threadIdx.x * 32 <= args.slots.num_experts && args.slots.offsets)
+    ptx::prefetch_line(args.slots.offsets + threadIdx.x * 32);
   using Rows = Staging<kProduct, kOperands>;
   constexpr uint32_t kTileOutputs = kProduct == Product::gate_up ? kTileRows / 2 : kTileRows;
   shared.fixed->plan.make<kOperands>(args.slots, args.depth, (args.num_outputs + kTileOutputs - 1) / kTileOutputs,
                                      Shared::fixed_bytes() + Rows::kRowBytes, Rows::kFloats * sizeof(float),
-                                     scale_bytes<kProduct, kOperands>(args));
+                                     kTokenScales<kOperands> * sizeof(float),
+                                     kTokenScales<kOperands> * kWeightScales * sizeof(float));
   ptx::cluster_arrive();
   ptx::cluster_wait();
-  shared.place<kProduct, kOperands>(args);
+  shared.place<kProduct, kOperands>();
 
   if (threadIdx.x < ptx::kWarpgroupThreads) {
-    ptx::lower_registers<kProducerRegisters<kOperands>>();
+    ptx::lower_registers<kProducerRegisters>();
     Producers<kProduct, kOperands>(args, shared).run();
     __syncwarp();
   } else {
-    ptx::raise_registers<kGroupRegisters<kOperands>>();
+    ptx::raise_registers<kGroupRegisters>();
     run_products<kProduct, kOperands>(args, shared);
   }
   // The other block may still signal here.

@@ -35,12 +35,10 @@ struct Staging {
   static constexpr uint32_t kFloats = kNumGroups + kNumGroups * 4;  // per token: one of each warpgroup, one of each warp
 };
 
-// Scales of a token in a stage: products with those of the weights.
-template <Product kProduct, Operands kOperands>
-__device__ uint32_t scale_bytes(const WgmmaArgs& args) {
-  if (kOperands != Operands::e4m3_block) return 0;
-  return kProduct == Product::gate_up && args.num_outputs % 128 != 0 ? 16 : 8;
-}
+// Scales in a stage, in floats: a token's, and three of the weights' blocks of 128 rows that a tile meets.
+template <Operands kOperands>
+inline constexpr uint32_t kTokenScales = kOperands == Operands::e4m3_block ? 1 : 0;
+inline constexpr uint32_t kWeightScales = 4;
 
 struct Shared {
   Fixed* fixed;
@@ -52,12 +50,12 @@ struct Shared {
 
   __device__ explicit Shared(std::byte* memory) : fixed(reinterpret_cast<Fixed*>(memory)), stages(memory + fixed_bytes()) {}
   template <Product kProduct, Operands kOperands>
-  __device__ void place(const WgmmaArgs& args) {
+  __device__ void place() {
     const Plan& plan = fixed->plan;
     staging = stages + plan.num_stages * Step<kOperands>::stage_bytes(plan.max_width);
     token_floats = reinterpret_cast<float*>(staging + Staging<kProduct, kOperands>::kRowBytes);
     scales = token_floats + Staging<kProduct, kOperands>::kFloats * plan.max_width;
-    scale_floats = plan.max_width * (scale_bytes<kProduct, kOperands>(args) / 4);
+    scale_floats = (plan.max_width + kWeightScales) * kTokenScales<kOperands>;
   }
   uint32_t scale_floats;  // per stage
   __device__ static constexpr uint32_t fixed_bytes() { return round_up(sizeof(Fixed), 1024); }
@@ -80,6 +78,7 @@ class Pipeline {
   __device__ std::byte* tokens() const { return weights() + Step<kOperands>::kWeightBytes; }
   // Between a token's rows of 128 bytes.
   __device__ uint32_t token_bytes() const { return Step<kOperands>::token_bytes(width_); }
+  // Of the stage: {first, second, third} of the weights, one not used, and of the tokens.
   __device__ float* scales() const { return scales_ + stage_ * scale_floats_; }
   __device__ uint64_t* full() const { return &fixed_->full[stage_]; }
   __device__ uint64_t* empty() const { return &fixed_->empty[stage_]; }

@@ -62,6 +62,9 @@ struct Step {
   static constexpr uint32_t kDepth = kTokenRows * 128 / kTokenValueBytes;
   static constexpr uint32_t kWeightBytes = kTileRows * kWeightRowBytes;
 
+  // Of a tile. Sums, products and scales of e4m3 share the registers.
+  static constexpr uint32_t kTokens = kOperands == Operands::e4m3_block ? 104 : kMaxTokens;
+
   __host__ __device__ static uint32_t num_steps(uint32_t depth) { return (depth + kDepth - 1) / kDepth; }
   // Of the tokens of one row of 128 bytes each, at most `width` of them.
   __device__ static uint32_t token_bytes(uint32_t width) { return round_up(width, 16) * 128; }
@@ -76,7 +79,8 @@ struct Plan {
   uint32_t num_experts;
   uint32_t num_items;
   uint32_t num_tiles;  // of an expert's weights
-  uint32_t max_width;  // of any tile
+  uint32_t max_tokens;  // of any tile, at most
+  uint32_t max_width;  // of the widest one
   uint32_t num_stages;
   uint32_t num_steps;  // of k
   uint32_t num_parts;  // blocks that share a tile: a divisor of kRanges
@@ -84,15 +88,15 @@ struct Plan {
   __device__ uint32_t num_units() const { return num_items * num_parts; }
   __device__ uint32_t range_begin(uint32_t range) const { return range * num_steps / kRanges; }
   // Tiles of tokens: one, or an even number.
-  __device__ static uint32_t token_tiles(uint32_t count) {
-    if (count <= kMaxTokens) return count == 0 ? 0 : 1;
-    return (count + 2 * kMaxTokens - 1) / (2 * kMaxTokens) * 2;
+  __device__ uint32_t token_tiles(uint32_t count) const {
+    if (count <= max_tokens) return count == 0 ? 0 : 1;
+    return (count + 2 * max_tokens - 1) / (2 * max_tokens) * 2;
   }
   __device__ uint32_t items(uint32_t count) const {
     const uint32_t tiles = token_tiles(count);
     return tiles <= 1 ? tiles * ((num_tiles + 1) / 2) : tiles / 2 * num_tiles;
   }
-  __device__ static uint32_t tile_tokens(uint32_t count) {
+  __device__ uint32_t tile_tokens(uint32_t count) const {
     const uint32_t tiles = token_tiles(count);
     return tiles <= 1 ? count : (count + tiles - 1) / tiles;
   }
@@ -101,7 +105,7 @@ struct Plan {
   // token of the widest tile, and in each stage `scale_bytes` per token.
   template <Operands kOperands>
   __device__ void make(const Slots& slots, uint32_t depth, uint32_t num_weight_tiles, uint32_t other_bytes,
-                       uint32_t bytes_per_token, uint32_t scale_bytes) {
+                       uint32_t bytes_per_token, uint32_t scale_bytes, uint32_t stage_scale_bytes) {
     constexpr uint32_t kPerThread = 4;
     const uint32_t first = threadIdx.x * kPerThread;
     uint32_t rows[kPerThread];
@@ -110,6 +114,7 @@ struct Plan {
     if (threadIdx.x == 0) {
       num_tiles = num_weight_tiles;
       num_steps = Step<kOperands>::num_steps(depth);
+      max_tokens = Step<kOperands>::kTokens;
     }
 #pragma unroll
     for (uint32_t i = 0; i < kPerThread; ++i) {
@@ -147,7 +152,7 @@ struct Plan {
       if (width <= kRangeWidth)
         while (num_parts < kRanges && item > 0 && item * num_parts * 2 <= gridDim.x / kClusterBlocks) num_parts *= 2;
       num_stages = min((kSharedBytes - other_bytes - bytes_per_token * width) /
-                           (Step<kOperands>::stage_bytes(width) + width * scale_bytes),
+                           (Step<kOperands>::stage_bytes(width) + width * scale_bytes + stage_scale_bytes),
                        kMaxStages);
     }
   }

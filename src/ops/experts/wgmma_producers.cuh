@@ -31,7 +31,7 @@ struct Producers {
       if (threadIdx.x % 32 == 0) copy_weights();
     } else if (warp == kScalesWarp) {
       if constexpr (kProduct == Product::down) gpu::wait_for_previous_kernel();
-      if constexpr (kScales) write_scales();
+      if constexpr (kScales) copy_scales();
     } else if constexpr (kGathers) {
       gather_tokens();
     } else if (warp == kTokensWarp) {
@@ -125,65 +125,31 @@ struct Producers {
     });
   }
 
-  // Scales of a group of 128 of k: of each token, times those of the weights' blocks of 128 rows that are in the tile. With
-  // a gate {gate, up} per token, and behind these the same with the next block of up if the tile meets two. Else those of
-  // the first 128 rows' block for all tokens, then the other's.
-  __device__ void write_scales() const {
+  // Scales of a group of 128 of k: of each token, and of the weights' blocks of 128 rows. With a gate these are the gate's
+  // block and the one or two that the tile meets in up; else the blocks of its two halves.
+  __device__ void copy_scales() const {
     Ring pipe(shared);
     const uint32_t lane = threadIdx.x % 32;
     const uint32_t groups = plan.num_steps, blocks = (args.weight_rows + 127) / 128;
-    const bool three = kProduct == Product::gate_up && args.num_outputs % 128 != 0;
     for_each_tile([&](const Tile& tile) {
       const uint32_t slot = slot_of(args.slots, tile);
-      int32_t rows[kMaxTokens / 32];
+      const float* from[kMaxTokens / 32];
 #pragma unroll
-      for (uint32_t i = 0; i < kMaxTokens / 32; ++i) rows[i] = row_of<kProduct>(args.slots, tile, slot, lane + i * 32);
-      // Of the weights' scales: the first block's row, and how far on the others' are.
-      const uint32_t first = kProduct == Product::gate_up ? tile.index : tile.index * 2;
-      const uint32_t second = kProduct == Product::gate_up ? (args.num_outputs + tile.index * 128) / 128 : first + 1;
-      const float* weights = args.weight_scales + (int64_t{tile.expert} * blocks + min(first, blocks - 1)) * groups;
-      const uint32_t to_second = (min(second, blocks - 1) - min(first, blocks - 1)) * groups;
-      const uint32_t to_third = (min(second + 1, blocks - 1) - min(first, blocks - 1)) * groups;
-
-      // Two steps ahead: their latency is that of a stage.
-      float token[2][kMaxTokens / 32], weight[2][3];
-      const auto fetch = [&](uint32_t step, int to) {
-        if (step >= tile.end_step) return;
+      for (uint32_t i = 0; i < kMaxTokens / 32; ++i)
+        from[i] = args.token_scales.data +
+                  max(row_of<kProduct>(args.slots, tile, slot, lane + i * 32), 0) * args.token_scales.stride;
+      uint32_t block = tile.index * 2 + lane;
+      if (kProduct == Product::gate_up && lane == 0) block = tile.index;
+      if (kProduct == Product::gate_up && lane > 0) block = (args.num_outputs + tile.index * 128) / 128 + lane - 1;
+      const float* weights = args.weight_scales + (int64_t{tile.expert} * blocks + min(block, blocks - 1)) * groups;
+      for (uint32_t step = tile.first_step; step < tile.end_step; ++step, pipe.advance()) {
+        pipe.wait_empty();
+        const uint32_t at = ptx::shared_address(pipe.scales()) + lane * 4;
+        if (lane < 3) ptx::copy_word(at, weights + step, true);
 #pragma unroll
         for (uint32_t i = 0; i < kMaxTokens / 32; ++i)
-          token[to][i] = rows[i] < 0 ? 0.0f : args.token_scales.data[rows[i] * args.token_scales.stride + step];
-        weight[to][0] = weights[step];
-        weight[to][1] = weights[to_second + step];
-        weight[to][2] = three ? weights[to_third + step] : 0.0f;
-      };
-      const auto write = [&](int which) {
-        pipe.wait_empty();
-        float* to = pipe.scales();
-#pragma unroll
-        for (uint32_t i = 0; i < kMaxTokens / 32; ++i) {
-          const uint32_t at = lane + i * 32;
-          if (at >= tile.width) break;
-          const float scale = token[which][i];
-          if constexpr (kProduct == Product::gate_up) {
-            reinterpret_cast<float2*>(to)[at] = make_float2(scale * weight[which][0], scale * weight[which][1]);
-            if (three)
-              reinterpret_cast<float2*>(to)[plan.max_width + at] =
-                  make_float2(scale * weight[which][0], scale * weight[which][2]);
-          } else {
-            to[at] = scale * weight[which][0];
-            to[plan.max_width + at] = scale * weight[which][1];
-          }
-        }
-        ptx::mbarrier_arrive(pipe.full());
-        pipe.advance();
-      };
-      fetch(tile.first_step, 0);
-      fetch(tile.first_step + 1, 1);
-      for (uint32_t step = tile.first_step; step < tile.end_step; step += 2) {
-        write(0);
-        fetch(step + 2, 0);
-        if (step + 1 < tile.end_step) write(1);
-        fetch(step + 3, 1);
+          if (lane + i * 32 < tile.width) ptx::copy_word(at + (kWeightScales + i * 32) * 4, from[i] + step, true);
+        ptx::mbarrier_arrive_after_copies(pipe.full());
       }
     });
   }

@@ -87,57 +87,82 @@ __device__ void multiply_bf16(Pipeline<Operands::bf16>& pipe, const Place& place
   release_stage(previous);
 }
 
-// Where in a stage's scales a thread finds those of its accumulators.
-template <Product kProduct>
-struct ScaleOffsets {
-  uint32_t of[kGroupBlocks];  // in floats
-
-  __device__ ScaleOffsets(const WgmmaArgs& args, const Shared& shared, const Tile& tile, const Place& place) {
-    const uint32_t width = shared.fixed->plan.max_width;
-#pragma unroll
-    for (int b = 0; b < kGroupBlocks; ++b) {
-      if constexpr (kProduct == Product::gate_up) {
-        const uint32_t first = (args.num_outputs + tile.index * 128) / 128;
-        const uint32_t later = place.weight_row<kProduct>(args, tile, b, 1) / 128 - first;
-        of[b] = 4 * place.pair + (later ? 2 * width : 0);
-      } else {
-        of[b] = 2 * place.pair + place.group * width;
-      }
-    }
-  }
-};
-
-// Adds a block's products over 128 of k, times their scales if they have such.
-template <Product kProduct, Operands kOperands, int kN>
-__device__ void promote(float (&sums)[kMaxAccumulators], const float (&part)[kN / 2], const float* scales) {
+// Adds a block's products over 128 of k, times the scales of their tokens and of their two weight rows.
+template <int kN>
+__device__ void promote(float (&sums)[kMaxAccumulators], const float (&part)[kN / 2], const float2 (&tokens)[kN / 8],
+                        float low, float high) {
 #pragma unroll
   for (int j = 0; j < kN / 8; ++j) {
     float* sum = sums + 4 * j;
-    const float* add = part + 4 * j;
-    if constexpr (kOperands != Operands::e4m3_block) {
+    sum[0] = __fmaf_rn(part[4 * j], tokens[j].x * low, sum[0]);
+    sum[1] = __fmaf_rn(part[4 * j + 1], tokens[j].y * low, sum[1]);
+    sum[2] = __fmaf_rn(part[4 * j + 2], tokens[j].x * high, sum[2]);
+    sum[3] = __fmaf_rn(part[4 * j + 3], tokens[j].y * high, sum[3]);
+  }
+}
+
+// Which of a stage's weight scales are a thread's: those of the two rows of each of its blocks.
+template <Product kProduct>
+struct OwnScales {
+  bool later[kGroupBlocks] = {};  // in up's second block
+
+  __device__ OwnScales(const WgmmaArgs& args, const Tile& tile, const Place& place) {
+    if constexpr (kProduct == Product::gate_up) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) sum[i] += add[i];
-    } else if constexpr (kProduct == Product::gate_up) {
-      const float4 s = *reinterpret_cast<const float4*>(scales + 16 * j);
-      sum[0] = __fmaf_rn(add[0], s.x, sum[0]);
-      sum[1] = __fmaf_rn(add[1], s.z, sum[1]);
-      sum[2] = __fmaf_rn(add[2], s.y, sum[2]);
-      sum[3] = __fmaf_rn(add[3], s.w, sum[3]);
-    } else {
-      const float2 s = *reinterpret_cast<const float2*>(scales + 8 * j);
-      sum[0] = __fmaf_rn(add[0], s.x, sum[0]);
-      sum[1] = __fmaf_rn(add[1], s.y, sum[1]);
-      sum[2] = __fmaf_rn(add[2], s.x, sum[2]);
-      sum[3] = __fmaf_rn(add[3], s.y, sum[3]);
+      for (int b = 0; b < kGroupBlocks; ++b)
+        later[b] = place.weight_row<kProduct>(args, tile, b, 1) / 128 > (args.num_outputs + tile.index * 128) / 128;
     }
   }
+  __device__ float2 of_block(int b, const float4& weights, const Place& place) const {
+    if constexpr (kProduct == Product::gate_up) return make_float2(weights.x, later[b] ? weights.z : weights.y);
+    const float scale = place.group ? weights.y : weights.x;
+    return make_float2(scale, scale);
+  }
+};
+
+// A block's products of a stage, waited for.
+template <int kN>
+__device__ void multiply_block(const Descriptors& at, int b, float (&part)[kN / 2]) {
+  ptx::wgmma_fence();
+#pragma unroll
+  for (int k = 0; k < kRowProducts; ++k)
+    ptx::Wgmma<kN>::template mma<ptx::MatrixType::e4m3>(part,
+                                                        at.weights + ptx::descriptor_rows(64 * b) + k * ptx::kDescriptorStep,
+                                                        at.tokens + k * ptx::kDescriptorStep, k > 0);
+  ptx::wgmma_commit();
 }
 
 // One tile of e4m3 operands. The tensor cores keep few bits when they add, so that sums beyond 128 of k are in registers.
 // One block's products at a time: the other warpgroup's fill the tensor cores in between.
-template <Product kProduct, Operands kOperands, int kN>
-__device__ void multiply_e4m3(Pipeline<kOperands>& pipe, const Place& place, uint32_t num_steps,
-                              const ScaleOffsets<kProduct>& offsets, Accumulators& sums) {
+template <Product kProduct, int kN>
+__device__ void multiply_e4m3_block(Pipeline<Operands::e4m3_block>& pipe, const Place& place, uint32_t num_steps,
+                                    const OwnScales<kProduct>& own, Accumulators& sums) {
+  clear<kN>(sums);
+  float part[kN / 2] = {};
+  for (uint32_t step = 0; step < num_steps; ++step, pipe.advance()) {
+    wait_stage<kProduct != Product::down>(pipe);
+    const Descriptors at(pipe, place);
+    multiply_block<kN>(at, 0, part);
+    const float4 weights = *reinterpret_cast<const float4*>(pipe.scales());
+    float2 tokens[kN / 8];
+#pragma unroll
+    for (int j = 0; j < kN / 8; ++j)
+      tokens[j] = *reinterpret_cast<const float2*>(pipe.scales() + kWeightScales + 8 * j + 2 * place.pair);
+#pragma unroll
+    for (int b = 0; b < kGroupBlocks; ++b) {
+      if (b > 0) multiply_block<kN>(at, b, part);
+      const float2 scales = own.of_block(b, weights, place);
+      ptx::wgmma_wait<0>();
+      if (b == kGroupBlocks - 1) release_stage(pipe.empty());
+      promote<kN>(sums[b], part, tokens, scales.x, scales.y);
+    }
+  }
+}
+
+// The same with scales per token and per row, which are the epilogue's.
+template <Product kProduct, int kN>
+__device__ void multiply_e4m3_channel(Pipeline<Operands::e4m3_channel>& pipe, const Place& place, uint32_t num_steps,
+                                      Accumulators& sums) {
   clear<kN>(sums);
   float part[kN / 2] = {};
   for (uint32_t step = 0; step < num_steps; ++step, pipe.advance()) {
@@ -145,17 +170,12 @@ __device__ void multiply_e4m3(Pipeline<kOperands>& pipe, const Place& place, uin
     const Descriptors at(pipe, place);
 #pragma unroll
     for (int b = 0; b < kGroupBlocks; ++b) {
-      ptx::wgmma_fence();
-#pragma unroll
-      for (int k = 0; k < kRowProducts; ++k)
-        ptx::Wgmma<kN>::template mma<ptx::MatrixType::e4m3>(
-            part, at.weights + ptx::descriptor_rows(64 * b) + k * ptx::kDescriptorStep, at.tokens + k * ptx::kDescriptorStep,
-            k > 0);
-      ptx::wgmma_commit();
+      multiply_block<kN>(at, b, part);
       ptx::wgmma_wait<0>();
-      promote<kProduct, kOperands, kN>(sums[b], part, pipe.scales() + offsets.of[b]);
+      if (b == kGroupBlocks - 1) release_stage(pipe.empty());
+#pragma unroll
+      for (int i = 0; i < kN / 2; ++i) sums[b][i] += part[i];
     }
-    release_stage(pipe.empty());
   }
 }
 
