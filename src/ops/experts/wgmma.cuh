@@ -14,8 +14,8 @@ inline constexpr int kGroupRegisters = 232;
 
 // The tile's products over `num_steps` stages.
 template <Product kProduct, Operands kOperands, int kN>
-__device__ void multiply_steps(Pipeline<kOperands>& pipe, const WgmmaArgs& args, const Shared& shared, const Tile& tile,
-                               const Place& place, uint32_t first_step, uint32_t num_steps, Accumulators& sums) {
+__device__ void multiply_steps(Pipeline<kOperands>& pipe, const WgmmaArgs& args, const Tile& tile, const Place& place,
+                               uint32_t first_step, uint32_t num_steps, Accumulators& sums) {
   if constexpr (kOperands == Operands::bf16) {
     multiply_bf16<kProduct, kN>(pipe, place, num_steps, sums);
   } else if constexpr (kOperands == Operands::e2m1) {
@@ -36,7 +36,7 @@ __device__ bool multiply_tile(Pipeline<kOperands>& pipe, const WgmmaArgs& args, 
                               const Place& place, Accumulators& sums) {
   const auto run = [&]<int kN>() {
     const auto multiply = [&](uint32_t first, uint32_t end) {
-      multiply_steps<kProduct, kOperands, kN>(pipe, args, shared, tile, place, first, end - first, sums);
+      multiply_steps<kProduct, kOperands, kN>(pipe, args, tile, place, first, end - first, sums);
     };
     if constexpr (kN <= static_cast<int>(kRangeWidth)) {
       return RangeSums<kN>(args, shared.fixed->plan, tile, place).add_up(multiply, sums);

@@ -22,7 +22,7 @@ struct Fixed {
   const std::byte* rows[kMaxTokens];  // of the tile that is gathered
 };
 
-// Where tiles are turned from columns of registers to rows of memory, kStagedTokens at a time, and floats per token.
+// Where tiles are turned from columns of registers to rows of memory, kTokens at a time, and floats per token.
 template <Product kProduct, Operands kOperands>
 struct Staging {
   static constexpr bool kQuantises = kProduct != Product::down && kOperands == Operands::e4m3_block;
@@ -101,14 +101,13 @@ class Pipeline {
   uint32_t phase_ = 0;
 };
 
-// Arrivals that end the empty phase of a stage: of each multiplying warpgroup of both blocks, because either block's
-// weights may go to both.
-inline constexpr uint32_t kEmptyArrivals = kNumGroups * kClusterBlocks;
+// Arrivals that end the empty phase of a stage: of each multiplying warp of both blocks, because either block's weights may
+// go to both. Warps, not warpgroups: each has read scales or packed weights for itself.
+inline constexpr uint32_t kEmptyArrivals = kNumGroups * (ptx::kWarpgroupThreads / 32) * kClusterBlocks;
 
-// By a warpgroup that has read a stage.
+// By a warp that has read a stage.
 __device__ inline void release_stage(const uint64_t* empty) {
-  if (threadIdx.x % ptx::kWarpgroupThreads < kClusterBlocks)
-    ptx::mbarrier_arrive_cluster(ptx::map_shared(empty, threadIdx.x % ptx::kWarpgroupThreads));
+  if (threadIdx.x % 32 < kClusterBlocks) ptx::mbarrier_arrive_cluster(ptx::map_shared(empty, threadIdx.x % 32));
 }
 
 }  // namespace mixlane::experts_gpu

@@ -18,8 +18,11 @@ inline constexpr uint32_t kSharedBytes = 227 * 1024;
 
 __host__ __device__ constexpr uint32_t round_up(uint32_t value, uint32_t to) { return (value + to - 1) / to * to; }
 
-// Widths that the products come in: 8, 16, 24, 32, then multiples of 16.
-__device__ inline uint32_t product_width(uint32_t tokens) { return max(round_up(tokens, tokens <= 32 ? 8 : 16), 8u); }
+// Widths that the products come in: 8, 16, 24, 32, 48, 64, 72, 80, 96, 104, 112, 120, 128.
+__device__ inline uint32_t product_width(uint32_t tokens) {
+  const bool fine = tokens <= 32 || (tokens > 64 && tokens <= 72) || tokens > 96;
+  return max(round_up(tokens, fine ? 8 : 16), 8u);
+}
 
 struct Tile {
   uint32_t expert = 0;
@@ -78,9 +81,9 @@ struct Plan {
   uint32_t warp_widths[32];
   uint32_t num_experts;
   uint32_t num_items;
-  uint32_t num_tiles;  // of an expert's weights
+  uint32_t num_tiles;   // of an expert's weights
   uint32_t max_tokens;  // of any tile, at most
-  uint32_t max_width;  // of the widest one
+  uint32_t max_width;   // of the widest one
   uint32_t num_stages;
   uint32_t num_steps;  // of k
   uint32_t num_parts;  // blocks that share a tile: a divisor of kRanges

@@ -120,7 +120,7 @@ struct OwnScales {
   }
 };
 
-// A block's products of a stage, waited for.
+// Starts a block's products of a stage.
 template <int kN>
 __device__ void multiply_block(const Descriptors& at, int b, float (&part)[kN / 2]) {
   ptx::wgmma_fence();
