@@ -118,6 +118,11 @@ void OwnedStream::Tag::release(void* handle) noexcept {
 
 void synchronize(Stream stream) { MIXLANE_CHECKED(StreamSynchronize, "waiting for a stream's work", api(stream)); }
 
+void synchronize_device(Device device) {
+  const DeviceGuard guard(device);
+  MIXLANE_CHECKED(DeviceSynchronize, fmt::format("waiting for the work of device {}", device.index));
+}
+
 using ApiEvent = MIXLANE_GPU_API(Event_t);
 
 Event::Event() {
