@@ -1,0 +1,219 @@
+// One call on the device: epochs, credits, waiting with a deadline, and what is reported.
+#pragma once
+
+#include "gpu/peer.cuh"
+#include "ops/dispatch/device_args.hpp"
+#include "ops/dispatch/stage.hpp"
+
+namespace mixlane::exchange_gpu {
+
+using gpu::Scope;
+using HardwareWave = gpu::Wave<gpu::kHardwareWave>;
+
+struct Call {
+  BlockState before;
+  uint32_t epoch;   // of the stage, from 1
+  uint32_t number;  // of all calls, from 1
+  uint32_t masked;
+  bool needs_credits;  // the call before was not one of the other stage
+  bool ended;
+
+  __device__ bool sends_to(int rank) const { return (masked >> rank & 1u) == 0; }
+};
+
+__device__ inline SourceLine* source_line(const Window& window, int owner, int source) {
+  return reinterpret_cast<SourceLine*>(window.parts[owner]) + source;
+}
+__device__ inline uint64_t* done_flags(const Window& window, int owner, int source) {
+  return reinterpret_cast<uint64_t*>(window.parts[owner] + window.done_at) + source * kMaxSendBlocks;
+}
+__device__ inline uint32_t* row_flag(const Window& window, int owner, int source, int slot) {
+  return reinterpret_cast<uint32_t*>(window.parts[owner] + window.row_flags_at) +
+         (int64_t{source} * window.capacity + slot) * kRowParts;
+}
+__device__ inline std::byte* record_at(const Window& window, int owner, int source, int slot) {
+  return window.parts[owner] + window.records_at + (int64_t{source} * window.capacity + slot) * window.record_stride;
+}
+__device__ inline std::byte* partial_at(const Window& window, int owner, int source, int slot) {
+  return window.parts[owner] + window.partials_at + (int64_t{source} * window.capacity + slot) * window.partial_stride;
+}
+
+template <ExchangeStage kStage>
+__device__ Call open_call(const Exchange& exchange) {
+  Call call;
+  const uint4 words = *reinterpret_cast<const uint4*>(exchange.blocks + blockIdx.x);
+  call.before = {words.x, words.y, words.z, words.w};
+  call.masked = gpu::load_relaxed<Scope::device>(exchange.masked);
+  call.ended = (call.masked & kEnded) != 0;
+  call.epoch = (kStage == ExchangeStage::dispatch ? call.before.dispatch_epoch : call.before.combine_epoch) + 1;
+  call.number = call.before.dispatch_epoch + call.before.combine_epoch + 1;
+  call.needs_credits = call.before.last_stage == 1 + static_cast<uint32_t>(kStage);
+  return call;
+}
+
+// Last thing in a kernel, by all threads.
+template <ExchangeStage kStage>
+__device__ void close_call(const Exchange& exchange, const Call& call) {
+  const bool dispatch = kStage == ExchangeStage::dispatch;
+  const uint4 after = make_uint4(call.before.dispatch_epoch + (dispatch ? 1 : 0),
+                                 call.before.combine_epoch + (dispatch ? 0 : 1), 1 + static_cast<uint32_t>(kStage), 0);
+  auto* const states = reinterpret_cast<uint4*>(exchange.blocks);
+  __syncthreads();  // all threads have read the block's own
+  if (threadIdx.x == 0) states[blockIdx.x] = after;
+  // A later launch may have more blocks than this one.
+  if (blockIdx.x != 0) return;
+  for (uint32_t block = gridDim.x + threadIdx.x; block < kMaxBlocks; block += blockDim.x) states[block] = after;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Reports
+
+// Keeps the first failure and counts the others like it; several blocks may report.
+__device__ inline void report(Status* to, const Status& failure) {
+  auto* const code = reinterpret_cast<int*>(&to->code);
+  const int before = atomicCAS(code, static_cast<int>(ErrorCode::ok), static_cast<int>(failure.code));
+  if (before == static_cast<int>(ErrorCode::ok)) {
+    to->rank = failure.rank;
+    to->peer = failure.peer;
+    to->token = failure.token;
+    to->expected = failure.expected;
+    to->got = failure.got;
+    to->waited_us = failure.waited_us;
+  }
+  if (before == static_cast<int>(ErrorCode::ok) || before == static_cast<int>(failure.code))
+    atomicAdd(&to->failures, failure.failures > 0 ? failure.failures : 1);
+}
+
+__device__ inline void end_all_calls(const Exchange& exchange, const Status& failure) {
+  if ((atomicOr(exchange.masked, kEnded) & kEnded) != 0) return;
+  Status& end = *exchange.end;
+  end = failure;
+  __threadfence_system();
+}
+
+// A call after the end: says again what ended it.
+template <ExchangeStage kStage>
+__device__ void refuse_call(const Exchange& exchange, const Call& call) {
+  if (blockIdx.x == 0 && threadIdx.x == 0) {
+    Status failure = *exchange.end;
+    if (failure.code == ErrorCode::ok) failure.code = ErrorCode::peer_timeout;
+    report(exchange.status, failure);
+  }
+  close_call<kStage>(exchange, call);
+}
+
+__device__ inline void give_up(const Exchange& exchange, int peer, uint32_t expected, uint32_t got, uint64_t waited_ns) {
+  if ((atomicOr(exchange.masked, 1u << peer) >> peer & 1u) != 0) return;  // another block was first
+  const int rank = exchange.window.rank;
+  Status failure;
+  failure.code = ErrorCode::peer_timeout;
+  failure.rank = rank;
+  failure.peer = peer;
+  failure.failures = 1;
+  failure.expected = expected;
+  failure.got = got;
+  failure.waited_us = static_cast<int64_t>(waited_ns / 1000);
+  report(exchange.status, failure);
+  gpu::store_relaxed<Scope::system>(&source_line(exchange.window, peer, rank)->masked, 1u);
+  if (exchange.fail_on_timeout) end_all_calls(exchange, failure);
+}
+
+__device__ inline void report_masked_by(const Exchange& exchange, int peer, uint64_t waited_ns) {
+  Status failure;
+  failure.code = ErrorCode::rank_masked;
+  failure.rank = exchange.window.rank;
+  failure.peer = peer;
+  failure.failures = 1;
+  failure.waited_us = static_cast<int64_t>(waited_ns / 1000);
+  report(exchange.status, failure);
+  end_all_calls(exchange, failure);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Waiting
+
+// Polls `look()`, a word in this rank's window that `peer` writes, until `arrived(word)`. False if the peer is left out,
+// by now or by an earlier decision of another block.
+template <class Look, class Arrived>
+__device__ bool wait_for(const Exchange& exchange, int peer, uint32_t expected, Look&& look, Arrived&& arrived) {
+  constexpr uint32_t kLooksPerCheck = 64;
+  uint64_t since = 0;
+  for (uint32_t looks = 0;; ++looks) {
+    const auto word = look();
+    if (arrived(word)) return true;
+    if (looks % kLooksPerCheck != kLooksPerCheck - 1) continue;
+    const uint64_t now = gpu::clock_ns();
+    if (since == 0) since = now;
+    const uint32_t masked = gpu::load_relaxed<Scope::device>(exchange.masked);
+    if ((masked & (kEnded | 1u << peer)) != 0) return false;
+    if (gpu::load_relaxed<Scope::system>(&source_line(exchange.window, exchange.window.rank, peer)->masked) != 0) {
+      report_masked_by(exchange, peer, now - since);
+      return false;
+    }
+    if (now - since >= exchange.deadline_ns) {
+      give_up(exchange, peer, expected, static_cast<uint32_t>(sizeof(word) == 8 ? uint64_t{word} >> 32 : word), now - since);
+      return false;
+    }
+  }
+}
+
+// "All my reading before this call is done", to and from every peer; by all threads of a block that sends. Peers that do
+// not answer are taken out of the call.
+__device__ inline void exchange_credits(const Exchange& exchange, Call& call, uint32_t* shared_masked) {
+  const Window& window = exchange.window;
+  const int peer = static_cast<int>(threadIdx.x);
+  if (threadIdx.x == 0) *shared_masked = call.masked;
+  __syncthreads();
+  if (peer < window.num_ranks && peer != window.rank && call.sends_to(peer)) {
+    if (blockIdx.x == 0) gpu::store_release<Scope::system>(&source_line(window, peer, window.rank)->credit, call.number);
+    const uint32_t* const credit = &source_line(window, window.rank, peer)->credit;
+    const bool here = wait_for(
+        exchange, peer, call.number, [&] { return gpu::load_acquire<Scope::system>(credit); },
+        [&](uint32_t word) { return static_cast<int32_t>(word - call.number) >= 0; });
+    if (!here) atomicOr(shared_masked, 1u << peer);
+  }
+  __syncthreads();
+  call.masked = *shared_masked;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Shares of the work
+
+// Rows of one block: a range of whole rows, or a part of one where there are more blocks than rows.
+struct Share {
+  uint32_t begin = 0;
+  uint32_t end = 0;
+  uint32_t part = 0;
+  uint32_t log2_parts = 0;
+  uint32_t num_active = 0;  // blocks that have a share
+
+  __device__ static uint32_t parts_for(uint32_t num_rows, uint32_t num_blocks) {
+    return num_rows * 4 <= num_blocks ? 2 : num_rows * 2 <= num_blocks ? 1 : 0;
+  }
+
+  __device__ static Share of(uint32_t num_rows, uint32_t num_blocks, uint32_t block) {
+    Share share;
+    share.log2_parts = parts_for(num_rows, num_blocks);
+    const uint32_t num_units = num_rows << share.log2_parts;
+    share.num_active = min(num_units, num_blocks);
+    if (block >= share.num_active) return share;
+    if (num_units <= num_blocks) {
+      share.begin = block >> share.log2_parts;
+      share.end = share.begin + 1;
+      share.part = block - (share.begin << share.log2_parts);
+    } else {
+      const uint32_t each = num_rows / num_blocks, larger = num_rows - each * num_blocks;
+      share.begin = block * each + min(block, larger);
+      share.end = share.begin + each + (block < larger ? 1 : 0);
+    }
+    return share;
+  }
+
+  __device__ bool empty() const { return begin == end; }
+  __device__ bool last_part() const { return part + 1 == 1u << log2_parts; }
+  // This part of `total` pieces of a row.
+  __device__ uint32_t first_of(uint32_t total) const { return total * part >> log2_parts; }
+  __device__ uint32_t end_of(uint32_t total) const { return total * (part + 1) >> log2_parts; }
+};
+
+}  // namespace mixlane::exchange_gpu

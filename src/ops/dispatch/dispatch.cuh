@@ -1,0 +1,50 @@
+// dispatch.latency: one launch. All blocks but the last send the rows of their tokens and leave; the last one waits.
+#pragma once
+
+#include "ops/dispatch/receive_rows.cuh"
+#include "ops/dispatch/send_rows.cuh"
+
+namespace mixlane::exchange_gpu {
+
+__device__ inline uint32_t num_tokens_of(const DispatchKernelArgs& args) {
+  if (!args.num_tokens) return args.num_rows;
+  return static_cast<uint32_t>(min(max(*args.num_tokens, 0), static_cast<int32_t>(args.num_rows)));
+}
+
+__device__ inline void report_num_tokens(const DispatchKernelArgs& args) {
+  if (!args.num_tokens || threadIdx.x != 0) return;
+  const int32_t given = *args.num_tokens;
+  if (given >= 0 && given <= static_cast<int32_t>(args.num_rows)) return;
+  Status failure;
+  failure.code = ErrorCode::invalid_argument;
+  failure.rank = args.exchange.window.rank;
+  failure.expected = args.num_rows;
+  failure.got = given;
+  report(args.exchange.status, failure);
+}
+
+template <Payload kPayload>
+__global__ void __launch_bounds__(kMaxThreads) dispatch_latency(const MIXLANE_GRID_CONSTANT DispatchKernelArgs args) {
+  extern __shared__ float scales[];
+  __shared__ union {
+    SendShared send;
+    ReceiveShared receive;
+  } shared;
+  gpu::prefetch_args(args);
+  const Exchange& exchange = args.exchange;
+  const Call call = open_call<ExchangeStage::dispatch>(exchange);
+  if (call.ended) {
+    refuse_call<ExchangeStage::dispatch>(exchange, call);
+    return;
+  }
+  const uint32_t num_tokens = num_tokens_of(args);
+  if (blockIdx.x + 1 == gridDim.x) {
+    report_num_tokens(args);
+    receive_rows(args, call, num_tokens, shared.receive);
+  } else {
+    send_share<kPayload>(args, call, Share::of(num_tokens, gridDim.x - 1, blockIdx.x), scales, shared.send);
+  }
+  close_call<ExchangeStage::dispatch>(exchange, call);
+}
+
+}  // namespace mixlane::exchange_gpu

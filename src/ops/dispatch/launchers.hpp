@@ -1,0 +1,18 @@
+// The launchers that the device files define. No formatting library here: nvcc stumbles over it.
+#pragma once
+
+#include "mixlane/dispatch.hpp"
+#include "ops/dispatch/device_args.hpp"
+
+namespace mixlane::exchange_gpu {
+
+// How many blocks of a device this rank may use.
+struct Budget {
+  int num_multiprocessors = 1;  // that this rank may count on: others may play a rank on the same GPU
+};
+
+void launch_dispatch_latency(const DispatchKernelArgs& args, Payload payload, const Budget& budget, Stream stream);
+void launch_combine_latency(CombineKernelArgs args, CombineWire wire, uint32_t num_tokens, const Budget& budget,
+                            Stream stream);
+
+}  // namespace mixlane::exchange_gpu
