@@ -18,7 +18,7 @@ using ApiHandle = MIXLANE_GPU_API(IpcMemHandle_t);
 ApiError allocate_shared(void** memory, size_t bytes) {
 #if defined(MIXLANE_HIP)
   // Coarse-grained memory shows peers' writes only between kernels.
-  return hipExtMallocWithFlags(memory, bytes, hipDeviceMallocUncached);
+  return hipExtMallocWithFlags(memory, bytes, hipDeviceMallocFinegrained);
 #else
   return cudaMalloc(memory, bytes);
 #endif
