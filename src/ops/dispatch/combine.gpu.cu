@@ -34,6 +34,11 @@ constexpr uint32_t kMinSendBlocks = 32;
 
 }  // namespace
 
+void load_combine_kernels(CombineWire wire) {
+  for (const PartialSource source : {PartialSource::pairs, PartialSource::reduced_bf16, PartialSource::reduced_f32})
+    gpu::max_resident_blocks(reinterpret_cast<const void*>(kernel_for(wire, source)), kMaxThreads, 0);
+}
+
 void launch_combine_latency(CombineKernelArgs args, CombineWire wire, uint32_t num_tokens, const Budget& budget,
                             Stream stream) {
   const Kernel kernel = kernel_for(wire, args.source);

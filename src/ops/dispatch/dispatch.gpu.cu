@@ -21,6 +21,11 @@ Kernel kernel_for(Payload payload) {
 
 }  // namespace
 
+void load_dispatch_kernels() {
+  for (const Payload payload : {Payload::copy, Payload::quantize_1x128, Payload::quantize_row})
+    gpu::max_resident_blocks(reinterpret_cast<const void*>(kernel_for(payload)), kMaxThreads, 0);
+}
+
 void launch_dispatch_latency(const DispatchKernelArgs& args, Payload payload, const Budget& budget, Stream stream) {
   const Kernel kernel = kernel_for(payload);
   const uint32_t num_threads = threads_for(args.num_packets);

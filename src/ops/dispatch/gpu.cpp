@@ -90,6 +90,13 @@ class GpuBackend final : public ExchangeBackend {
         layout_(config, comm_->num_ranks()),
         windows_(comm_->allocate(layout_.total_bytes, "window memory of dispatch and combine", device_)),
         own_(device_, config, comm_->num_ranks(), comm_->rank()) {
+    {
+      const gpu::DeviceGuard guard(device_);
+      load_dispatch_kernels();
+      load_combine_kernels(config.combine_wire);
+    }
+    // After this meeting of all ranks nothing is allocated or loaded any more: that could wait for a running kernel of
+    // another rank on the same GPU.
     budget_.num_multiprocessors = std::max(gpu::num_multiprocessors(device_.index) / ranks_on_this_gpu(), 1);
     owners_ = make_owners();
   }

@@ -11,6 +11,11 @@ struct Budget {
   int num_multiprocessors = 1;  // that this rank may count on: others may play a rank on the same GPU
 };
 
+// Loads the kernels. The runtime may otherwise do it at their first launch and wait for running kernels then, which may
+// be waiting for this rank's.
+void load_dispatch_kernels();
+void load_combine_kernels(CombineWire wire);
+
 void launch_dispatch_latency(const DispatchKernelArgs& args, Payload payload, const Budget& budget, Stream stream);
 void launch_combine_latency(CombineKernelArgs args, CombineWire wire, uint32_t num_tokens, const Budget& budget,
                             Stream stream);
