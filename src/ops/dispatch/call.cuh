@@ -176,6 +176,19 @@ __device__ inline void exchange_credits(const Exchange& exchange, Call& call, ui
   call.masked = *shared_masked;
 }
 
+// For tests of the protocol: all threads of the block wait for a time that is different in every block and call.
+__device__ inline void be_late(const Exchange& exchange, uint32_t number) {
+  if (exchange.jitter_ns == 0) return;
+  const uint64_t since = gpu::clock_ns();
+  uint32_t random = (number * 1024u + blockIdx.x) * 2654435761u + static_cast<uint32_t>(exchange.window.rank) * 40503u;
+  random ^= random >> 15;
+  random *= 2246822519u;
+  const uint32_t wait_ns = (random >> 3) % exchange.jitter_ns;
+  while (random % 4 == 0 && gpu::clock_ns() - since < wait_ns) {
+  }
+  __syncthreads();
+}
+
 // ---------------------------------------------------------------------------------------------------------------------
 // Shares of the work
 

@@ -82,6 +82,7 @@ __device__ void send_partials(const CombineKernelArgs& args, Call call, CombineS
       if (HardwareWave::index_in_block() == 0) list_pairs(args, owner, slot, shared.pairs[turn]);
       __syncthreads();
     }
+    be_late(exchange, call.number);
     const int64_t row = int64_t{owner} * window.capacity + slot;
     std::byte* const to = partial_at(window, owner, window.rank, slot);
     const uint32_t end = share.end_of(args.num_octets);

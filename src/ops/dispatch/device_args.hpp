@@ -62,6 +62,7 @@ struct Exchange {
   Status* end = nullptr;  // host memory: what ended this rank's part in the group
   uint64_t deadline_ns = 0;
   bool fail_on_timeout = true;
+  uint32_t jitter_ns = 0;  // tests: blocks are late by up to so long
   DeviceRouting routing;
 };
 inline constexpr uint32_t kEnded = 1u << 31;

@@ -2,9 +2,11 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/env.hpp"
 #include "core/math.hpp"
 #include "gpu/peer.hpp"
 #include "ops/dispatch/backend.hpp"
+#include "ops/dispatch/fault.hpp"
 #include "ops/dispatch/gpu_layout.hpp"
 #include "ops/dispatch/launchers.hpp"
 
@@ -89,7 +91,8 @@ class GpuBackend final : public ExchangeBackend {
         config_(config),
         layout_(config, comm_->num_ranks()),
         windows_(comm_->allocate(layout_.total_bytes, "window memory of dispatch and combine", device_)),
-        own_(device_, config, comm_->num_ranks(), comm_->rank()) {
+        own_(device_, config, comm_->num_ranks(), comm_->rank()),
+        jitter_ns_(static_cast<uint32_t>(1000 * parse_fault(context.env().fault).jitter_us)) {
     {
       const gpu::DeviceGuard guard(device_);
       load_dispatch_kernels();
@@ -135,6 +138,7 @@ class GpuBackend final : public ExchangeBackend {
   GpuWindowLayout layout_;
   std::shared_ptr<SymmetricMemory> windows_;
   DeviceMemoryOfRank own_;
+  uint32_t jitter_ns_;
   Stream stream_;  // of the last call
   Budget budget_;
   ExpertOwners owners_;
@@ -189,6 +193,7 @@ Exchange GpuBackend::make_exchange(Status* status) const {
   exchange.end = own_.end();
   exchange.deadline_ns = static_cast<uint64_t>(std::chrono::nanoseconds(comm_->deadline()).count());
   exchange.fail_on_timeout = config_.on_peer_timeout == OnPeerTimeout::fail;
+  exchange.jitter_ns = jitter_ns_;
   exchange.routing = own_.routing();
   return exchange;
 }

@@ -215,6 +215,7 @@ __device__ void send_share(const DispatchKernelArgs& args, Call call, const Shar
     gpu::store_relaxed_system(&source_line(window, static_cast<int>(peer), window.rank)->dispatch_header,
                               stamp | share.num_active);
   if (share.empty()) return;
+  be_late(args.exchange, call.number);
 
   Slots slots;
   count_tokens_before(args, share.begin, shared.before, slots);
@@ -224,6 +225,7 @@ __device__ void send_share(const DispatchKernelArgs& args, Call call, const Shar
     sender.send(slots, first, end);
     if (share.part == 0) keep_slots(args, slots, first, end);
   }
+  be_late(args.exchange, ~call.number);
 
   __syncthreads();
   uint32_t rows = 0;
