@@ -45,6 +45,7 @@ __device__ Call open_call(const Exchange& exchange) {
   call.before = {words.x, words.y, words.z, words.w};
   call.masked = gpu::load_relaxed<Scope::device>(exchange.masked);
   call.ended = (call.masked & kEnded) != 0;
+  if (call.ended) call.masked = ~0u;  // nothing is sent and nothing awaited
   call.epoch = (kStage == ExchangeStage::dispatch ? call.before.dispatch_epoch : call.before.combine_epoch) + 1;
   call.number = call.before.dispatch_epoch + call.before.combine_epoch + 1;
   call.needs_credits = call.before.last_stage == 1 + static_cast<uint32_t>(kStage);
@@ -69,7 +70,7 @@ __device__ void close_call(const Exchange& exchange, const Call& call) {
 // Reports
 
 // Keeps the first failure and counts the others like it; several blocks may report.
-__device__ inline void report(Status* to, const Status& failure) {
+static __device__ __noinline__ void report(Status* to, const Status& failure) {
   auto* const code = reinterpret_cast<int*>(&to->code);
   const int before = atomicCAS(code, static_cast<int>(ErrorCode::ok), static_cast<int>(failure.code));
   if (before == static_cast<int>(ErrorCode::ok)) {
@@ -84,25 +85,22 @@ __device__ inline void report(Status* to, const Status& failure) {
     atomicAdd(&to->failures, failure.failures > 0 ? failure.failures : 1);
 }
 
-__device__ inline void end_all_calls(const Exchange& exchange, const Status& failure) {
+static __device__ __noinline__ void end_all_calls(const Exchange& exchange, const Status& failure) {
   if ((atomicOr(exchange.masked, kEnded) & kEnded) != 0) return;
   Status& end = *exchange.end;
   end = failure;
   __threadfence_system();
 }
 
-// A call after the end: says again what ended it.
-template <ExchangeStage kStage>
-__device__ void refuse_call(const Exchange& exchange, const Call& call) {
-  if (blockIdx.x == 0 && threadIdx.x == 0) {
-    Status failure = *exchange.end;
-    if (failure.code == ErrorCode::ok) failure.code = ErrorCode::peer_timeout;
-    report(exchange.status, failure);
-  }
-  close_call<kStage>(exchange, call);
+// A call after the end: says again what ended it. One thread.
+static __device__ __noinline__ void report_end(const Exchange& exchange) {
+  Status failure = *exchange.end;
+  if (failure.code == ErrorCode::ok) failure.code = ErrorCode::peer_timeout;
+  report(exchange.status, failure);
 }
 
-__device__ inline void give_up(const Exchange& exchange, int peer, uint32_t expected, uint32_t got, uint64_t waited_ns) {
+static __device__ __noinline__ void give_up(const Exchange& exchange, int peer, uint32_t expected, uint32_t got,
+                                            uint64_t waited_ns) {
   if ((atomicOr(exchange.masked, 1u << peer) >> peer & 1u) != 0) return;  // another block was first
   const int rank = exchange.window.rank;
   Status failure;
@@ -118,7 +116,7 @@ __device__ inline void give_up(const Exchange& exchange, int peer, uint32_t expe
   if (exchange.fail_on_timeout) end_all_calls(exchange, failure);
 }
 
-__device__ inline void report_masked_by(const Exchange& exchange, int peer, uint64_t waited_ns) {
+static __device__ __noinline__ void report_masked_by(const Exchange& exchange, int peer, uint64_t waited_ns) {
   Status failure;
   failure.code = ErrorCode::rank_masked;
   failure.rank = exchange.window.rank;
@@ -132,53 +130,59 @@ __device__ inline void report_masked_by(const Exchange& exchange, int peer, uint
 // ---------------------------------------------------------------------------------------------------------------------
 // Waiting
 
-// Polls `look()`, a word in this rank's window that `peer` writes, until `arrived(word)`. False if the peer is left out,
-// by now or by an earlier decision of another block.
+// Now and then between looks: whether to go on. False if `peer` is left out, by now or by an earlier decision of another
+// block. Rarely run, so it must not bloat the kernels: they are short enough for fetching their code to matter.
+static __device__ __noinline__ bool keep_waiting(const Exchange& exchange, int peer, uint32_t expected, uint32_t got,
+                                                 uint64_t& since) {
+  const uint64_t now = gpu::clock_ns();
+  if (since == 0) since = now;
+  const uint32_t masked = gpu::load_relaxed<Scope::device>(exchange.masked);
+  if ((masked & (kEnded | 1u << peer)) != 0) return false;
+  if (gpu::load_relaxed<Scope::system>(&source_line(exchange.window, exchange.window.rank, peer)->masked) != 0) {
+    report_masked_by(exchange, peer, now - since);
+    return false;
+  }
+  if (now - since < exchange.deadline_ns) return true;
+  give_up(exchange, peer, expected, got, now - since);
+  return false;
+}
+
+// Polls `look()`, a word in this rank's window that `peer` writes, until `arrived(word)`. False if the peer is left out.
 template <class Look, class Arrived>
 __device__ bool wait_for(const Exchange& exchange, int peer, uint32_t expected, Look&& look, Arrived&& arrived) {
   constexpr uint32_t kLooksPerCheck = 64;
   uint64_t since = 0;
-  for (uint32_t looks = 0;; ++looks) {
+  for (uint32_t looks = 1;; ++looks) {
     const auto word = look();
     if (arrived(word)) return true;
-    if (looks % kLooksPerCheck != kLooksPerCheck - 1) continue;
-    const uint64_t now = gpu::clock_ns();
-    if (since == 0) since = now;
-    const uint32_t masked = gpu::load_relaxed<Scope::device>(exchange.masked);
-    if ((masked & (kEnded | 1u << peer)) != 0) return false;
-    if (gpu::load_relaxed<Scope::system>(&source_line(exchange.window, exchange.window.rank, peer)->masked) != 0) {
-      report_masked_by(exchange, peer, now - since);
-      return false;
-    }
-    if (now - since >= exchange.deadline_ns) {
-      give_up(exchange, peer, expected, static_cast<uint32_t>(sizeof(word) == 8 ? uint64_t{word} >> 32 : word), now - since);
-      return false;
-    }
+    if (looks % kLooksPerCheck != 0) continue;
+    const auto got = static_cast<uint32_t>(sizeof(word) == 8 ? uint64_t{word} >> 32 : word);
+    if (!keep_waiting(exchange, peer, expected, got, since)) return false;
   }
 }
 
-// "All my reading before this call is done", to and from every peer; by all threads of a block that sends. Peers that do
-// not answer are taken out of the call.
-__device__ inline void exchange_credits(const Exchange& exchange, Call& call, uint32_t* shared_masked) {
+// "All my reading before this call is done", to and from every peer; by all threads of a block that sends. Returns `masked`
+// with the peers that do not answer.
+static __device__ __noinline__ uint32_t exchange_credits(const Exchange& exchange, uint32_t number, uint32_t masked,
+                                                         uint32_t* shared_masked) {
   const Window& window = exchange.window;
   const int peer = static_cast<int>(threadIdx.x);
-  if (threadIdx.x == 0) *shared_masked = call.masked;
+  if (threadIdx.x == 0) *shared_masked = masked;
   __syncthreads();
-  if (peer < window.num_ranks && peer != window.rank && call.sends_to(peer)) {
-    if (blockIdx.x == 0) gpu::store_release<Scope::system>(&source_line(window, peer, window.rank)->credit, call.number);
+  if (peer < window.num_ranks && peer != window.rank && (masked >> peer & 1u) == 0) {
+    if (blockIdx.x == 0) gpu::store_release<Scope::system>(&source_line(window, peer, window.rank)->credit, number);
     const uint32_t* const credit = &source_line(window, window.rank, peer)->credit;
     const bool here = wait_for(
-        exchange, peer, call.number, [&] { return gpu::load_acquire<Scope::system>(credit); },
-        [&](uint32_t word) { return static_cast<int32_t>(word - call.number) >= 0; });
+        exchange, peer, number, [&] { return gpu::load_acquire<Scope::system>(credit); },
+        [&](uint32_t word) { return static_cast<int32_t>(word - number) >= 0; });
     if (!here) atomicOr(shared_masked, 1u << peer);
   }
   __syncthreads();
-  call.masked = *shared_masked;
+  return *shared_masked;
 }
 
 // For tests of the protocol: all threads of the block wait for a time that is different in every block and call.
-__device__ inline void be_late(const Exchange& exchange, uint32_t number) {
-  if (exchange.jitter_ns == 0) return;
+static __device__ __noinline__ void wait_a_little(const Exchange& exchange, uint32_t number) {
   const uint64_t since = gpu::clock_ns();
   uint32_t random = (number * 1024u + blockIdx.x) * 2654435761u + static_cast<uint32_t>(exchange.window.rank) * 40503u;
   random ^= random >> 15;
@@ -187,6 +191,9 @@ __device__ inline void be_late(const Exchange& exchange, uint32_t number) {
   while (random % 4 == 0 && gpu::clock_ns() - since < wait_ns) {
   }
   __syncthreads();
+}
+__device__ inline void be_late(const Exchange& exchange, uint32_t number) {
+  if (exchange.jitter_ns != 0) wait_a_little(exchange, number);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

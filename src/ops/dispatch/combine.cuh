@@ -11,51 +11,42 @@ template <CombineWire kWire>
 inline constexpr uint32_t kOctetsHeld = kWire == CombineWire::bf16 ? 2 : 1;
 
 struct CombineShared {
-  PairList pairs[2];  // of this row and of the one before
+  PairList pairs[2];                       // of this row and of the one before
+  const std::byte* partial[2][kMaxRanks];  // of this token and of the one before; null: none
   uint32_t masked;
 };
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Sending
 
-// The rows that this rank received from others, source after source.
+// The rows that this rank received from others, source after source; lanes are sources, ranks begin with different ones.
 class ReceivedRange {
  public:
-  __device__ ReceivedRange(const Exchange& exchange, const Call& call) : rank_(exchange.window.rank) {
-#pragma unroll
-    for (int i = 0; i < kMaxRanks - 1; ++i) {
-      count_[i] = 0;
-      const int source = source_of(i, exchange.window.num_ranks);
-      if (i + 1 < exchange.window.num_ranks && call.sends_to(source))
-        count_[i] = static_cast<uint32_t>(exchange.routing.recv_count[source]);
-      total_ += count_[i];
-    }
+  __device__ ReceivedRange(const Exchange& exchange, const Call& call) {
+    const int lane = static_cast<int>(HardwareWave::lane()), num_ranks = exchange.window.num_ranks;
+    source_ = exchange.window.rank + 1 + lane;
+    if (source_ >= num_ranks) source_ -= num_ranks;
+    uint32_t count = 0;
+    if (lane + 1 < num_ranks) count = static_cast<uint32_t>(exchange.routing.recv_count[source_]);
+    if (lane + 1 < num_ranks && !call.sends_to(source_)) count = 0;
+    end_ = HardwareWave::inclusive_sum(count);
+    begin_ = end_ - count;
+    total_ = HardwareWave::shuffle(end_, kMaxRanks - 1);
   }
   __device__ uint32_t total() const { return total_; }
-  __device__ void find(uint32_t row, int num_ranks, int& source, int& slot) const {
-    uint32_t rest = row;
-    source = -1;
-#pragma unroll
-    for (int i = 0; i < kMaxRanks - 1; ++i) {
-      if (source >= 0) continue;
-      if (rest < count_[i]) {
-        source = source_of(i, num_ranks);
-        slot = static_cast<int>(rest);
-      } else {
-        rest -= count_[i];
-      }
-    }
+  // Whole waves.
+  __device__ void find(uint32_t row, int& source, int& slot) const {
+    const auto behind = HardwareWave::ballot(row < end_);
+    const int lane = __ffsll(static_cast<long long>(behind)) - 1;
+    source = HardwareWave::shuffle(source_, lane);
+    slot = static_cast<int>(row - HardwareWave::shuffle(begin_, lane));
   }
 
  private:
-  // Ranks begin with different peers.
-  __device__ int source_of(int i, int num_ranks) const {
-    const int source = rank_ + 1 + i;
-    return source >= num_ranks ? source - num_ranks : source;
-  }
-  int rank_;
-  uint32_t total_ = 0;
-  uint32_t count_[kMaxRanks - 1];
+  int source_;
+  uint32_t begin_;
+  uint32_t end_;
+  uint32_t total_;
 };
 
 template <CombineWire kWire, PartialSource kSource>
@@ -65,19 +56,23 @@ __device__ void send_partials(const CombineKernelArgs& args, Call call, CombineS
   const Exchange& exchange = args.exchange;
   const Window& window = exchange.window;
   const int peer = static_cast<int>(threadIdx.x);
-  if (call.needs_credits) exchange_credits(exchange, call, &shared.masked);
+  ReceivedRange range(exchange, call);
+  if (call.needs_credits) {
+    call.masked = exchange_credits(exchange, call.number, call.masked, &shared.masked);
+    range = ReceivedRange(exchange, call);
+  }
   if (blockIdx.x == 0 && peer < window.num_ranks && peer != window.rank && call.sends_to(peer))
     gpu::store_relaxed<Scope::system>(&source_line(window, peer, window.rank)->combine_header, call.epoch);
 
-  const ReceivedRange range(exchange, call);
   const uint32_t log2_parts = Share::parts_for(range.total(), args.num_send_blocks);
   uint32_t turn = 0;
+#pragma unroll 1
   for (uint32_t unit = blockIdx.x; unit < range.total() << log2_parts; unit += args.num_send_blocks, turn ^= 1) {
     Share share;
     share.log2_parts = log2_parts;
     share.part = unit & ((1u << log2_parts) - 1);
     int owner = 0, slot = 0;
-    range.find(unit >> log2_parts, window.num_ranks, owner, slot);
+    range.find(unit >> log2_parts, owner, slot);
     if constexpr (kSource == PartialSource::pairs) {
       if (HardwareWave::index_in_block() == 0) list_pairs(args, owner, slot, shared.pairs[turn]);
       __syncthreads();
@@ -86,6 +81,7 @@ __device__ void send_partials(const CombineKernelArgs& args, Call call, CombineS
     const int64_t row = int64_t{owner} * window.capacity + slot;
     std::byte* const to = partial_at(window, owner, window.rank, slot);
     const uint32_t end = share.end_of(args.num_octets);
+#pragma unroll 1
     for (uint32_t first = share.first_of(args.num_octets) + threadIdx.x; first < end; first += kHeldOctets * blockDim.x) {
       Wire held[kHeldOctets];
 #pragma unroll
@@ -107,24 +103,25 @@ __device__ void send_partials(const CombineKernelArgs& args, Call call, CombineS
 // ---------------------------------------------------------------------------------------------------------------------
 // Adding up
 
-// Waits until the partial sums of one token have come from all `ranks` but the own; the first wave. Lanes are words of the
-// ranks' flags.
-__device__ inline void wait_for_partials(const CombineKernelArgs& args, const Call& call, const Share& share, uint32_t ranks,
-                                         const int32_t (&slots)[kMaxRanks], uint32_t* shared_masked) {
+// Waits until the partial sums of one token have come from all other ranks, and notes where they lie; the first wave.
+// Lanes are words of the ranks' flags.
+__device__ inline void wait_for_partials(const CombineKernelArgs& args, const Call& call, const Share& share, uint32_t token,
+                                         const std::byte** partial, uint32_t* shared_masked) {
   const Window& window = args.exchange.window;
-  const uint32_t rank = threadIdx.x / kRowParts, word = threadIdx.x % kRowParts;
-  if (rank >= kMaxRanks || (ranks >> rank & 1u) == 0 || static_cast<int>(rank) == window.rank) return;
-  if (word < share.first_of(kRowParts) || word >= share.end_of(kRowParts)) return;
-  const int source = static_cast<int>(rank);
-  int slot = 0;
-#pragma unroll
-  for (int r = 0; r < kMaxRanks; ++r)
-    if (r == source) slot = slots[r];
-  const uint32_t* const flag = row_flag(window, window.rank, source, slot) + word;
-  const bool here = wait_for(
-      args.exchange, source, call.epoch, [&] { return gpu::load_acquire<Scope::system>(flag); },
-      [&](uint32_t stamp) { return stamp == call.epoch; });
-  if (!here) atomicOr(shared_masked, 1u << rank);
+  const int rank = static_cast<int>(threadIdx.x / kRowParts);
+  const uint32_t word = threadIdx.x % kRowParts;
+  if (rank >= window.num_ranks) return;
+  const int slot = args.exchange.routing.slots[int64_t{token} * window.num_ranks + rank];
+  const bool counts = slot >= 0 && (*shared_masked >> rank & 1u) == 0;
+  bool here = counts;
+  if (counts && rank != window.rank && word >= share.first_of(kRowParts) && word < share.end_of(kRowParts)) {
+    const uint32_t* const flag = row_flag(window, window.rank, rank, slot) + word;
+    here = wait_for(
+        args.exchange, rank, call.epoch, [&] { return gpu::load_acquire<Scope::system>(flag); },
+        [&](uint32_t stamp) { return stamp == call.epoch; });
+    if (!here) atomicOr(shared_masked, 1u << rank);
+  }
+  if (word == 0) partial[rank] = counts ? partial_at(window, window.rank, rank, slot) : nullptr;
 }
 
 __device__ inline void store_output(const CombineKernelArgs& args, uint32_t token, uint32_t octet, const float (&sums)[8]) {
@@ -159,24 +156,14 @@ __device__ void add_addend(const CombineKernelArgs& args, uint32_t token, uint32
 // One token, or a part of its row; all threads of the block.
 template <CombineWire kWire, PartialSource kSource>
 __device__ void add_up_row(const CombineKernelArgs& args, const Call& call, uint32_t token, const Share& share,
-                           PairList& pairs, uint32_t* shared_masked) {
+                           PairList& pairs, const std::byte** partial, uint32_t* shared_masked) {
   using Wire = WireOctet<kWire>;
   using Sum = typename Wire::Sum;
   constexpr uint32_t kHeldOctets = kOctetsHeld<kWire>;
   constexpr int kTogether = 2;  // ranks whose partial sums are fetched at once
   const Window& window = args.exchange.window;
-  int32_t slots[kMaxRanks];
-  uint32_t ranks = 0;
-#pragma unroll
-  for (int r = 0; r < kMaxRanks; ++r) {
-    slots[r] = r < window.num_ranks ? args.exchange.routing.slots[int64_t{token} * window.num_ranks + r] : -1;
-    if (slots[r] >= 0 && call.sends_to(r)) ranks |= 1u << r;
-  }
-  int own_slot = 0;
-#pragma unroll
-  for (int r = 0; r < kMaxRanks; ++r)
-    if (r == window.rank) own_slot = slots[r];
-  const bool own = (ranks >> window.rank & 1u) != 0;
+  const int own_slot = args.exchange.routing.slots[int64_t{token} * window.num_ranks + window.rank];
+  const bool own = own_slot >= 0;
   if constexpr (kSource == PartialSource::pairs) {
     if (own && HardwareWave::index_in_block() == 0) list_pairs(args, window.rank, own_slot, pairs);
     __syncthreads();
@@ -184,37 +171,44 @@ __device__ void add_up_row(const CombineKernelArgs& args, const Call& call, uint
   const uint32_t end = share.end_of(args.num_octets);
   const int64_t own_row = int64_t{window.rank} * window.capacity + own_slot;
   Wire held[kHeldOctets] = {};
-  const auto fetch_own = [&](uint32_t first) {
-#pragma unroll
-    for (uint32_t i = 0; i < kHeldOctets; ++i)
-      if (own && first + i * blockDim.x < end)
-        held[i] = local_partial<kWire, kSource>(args, pairs, own_row, first + i * blockDim.x);
-  };
   uint32_t first = share.first_of(args.num_octets) + threadIdx.x;
-  fetch_own(first);  // while the others' are on their way
-  wait_for_partials(args, call, share, ranks, slots, shared_masked);
+  // The own rows while the others' are on their way.
+#pragma unroll
+  for (uint32_t i = 0; i < kHeldOctets; ++i)
+    if (own && first + i * blockDim.x < end)
+      held[i] = local_partial<kWire, kSource>(args, pairs, own_row, first + i * blockDim.x);
+  if (HardwareWave::index_in_block() == 0) wait_for_partials(args, call, share, token, partial, shared_masked);
   __syncthreads();
-  ranks &= ~*shared_masked;
+  const uint32_t masked = *shared_masked;
 
-  for (; first < end; first += kHeldOctets * blockDim.x) {
+#pragma unroll 1
+  for (uint32_t round = 0; first < end; first += kHeldOctets * blockDim.x, ++round) {
+    if (round != 0) {
+#pragma unroll
+      for (uint32_t i = 0; i < kHeldOctets; ++i)
+        if (own && first + i * blockDim.x < end)
+          held[i] = local_partial<kWire, kSource>(args, pairs, own_row, first + i * blockDim.x);
+    }
     Sum sums[kHeldOctets][gpu::kOctet] = {};
-#pragma unroll
-    for (int group = 0; group < kMaxRanks; group += kTogether) {
-      if (ranks >> group == 0) break;
+#pragma unroll 1
+    for (int group = 0; group < window.num_ranks; group += kTogether) {
       Wire values[kTogether][kHeldOctets];
-#pragma unroll
-      for (int g = 0; g < kTogether; ++g)
-#pragma unroll
-        for (uint32_t i = 0; i < kHeldOctets; ++i) {
-          const int r = group + g;
-          const uint32_t octet = first + i * blockDim.x;
-          values[g][i] = held[i];
-          if (r != window.rank && (ranks >> r & 1u) != 0 && octet < end)
-            values[g][i] = Wire::load(partial_at(window, window.rank, r, slots[r]) + int64_t{octet} * Wire::kBytes);
-        }
+      bool counts[kTogether];
 #pragma unroll
       for (int g = 0; g < kTogether; ++g) {
-        if ((ranks >> (group + g) & 1u) == 0) continue;
+        const int r = group + g;
+        counts[g] = r < window.num_ranks && partial[r] != nullptr && (masked >> r & 1u) == 0;
+#pragma unroll
+        for (uint32_t i = 0; i < kHeldOctets; ++i) {
+          values[g][i] = held[i];
+          const uint32_t octet = first + i * blockDim.x;
+          if (counts[g] && r != window.rank && octet < end)
+            values[g][i] = Wire::load(partial[r] + int64_t{octet} * Wire::kBytes);
+        }
+      }
+#pragma unroll
+      for (int g = 0; g < kTogether; ++g) {
+        if (!counts[g]) continue;
 #pragma unroll
         for (uint32_t i = 0; i < kHeldOctets; ++i)
 #pragma unroll
@@ -228,7 +222,6 @@ __device__ void add_up_row(const CombineKernelArgs& args, const Call& call, uint
       if (args.addend.data) add_addend(args, token, octet, sums[i]);
       store_output(args, token, octet, sums[i]);
     }
-    fetch_own(first + kHeldOctets * blockDim.x);
   }
 }
 
@@ -239,13 +232,15 @@ __device__ void add_up(const CombineKernelArgs& args, const Call& call, CombineS
   const uint32_t block = blockIdx.x - args.num_send_blocks, num_blocks = gridDim.x - args.num_send_blocks;
   if (threadIdx.x == 0) shared.masked = call.masked;
   __syncthreads();
-  const auto num_tokens = static_cast<uint32_t>(*exchange.routing.num_tokens);
+  const uint32_t num_tokens = args.counts_on_device ? static_cast<uint32_t>(*exchange.routing.num_tokens) : args.num_tokens;
   Share share;
   share.log2_parts = Share::parts_for(num_tokens, num_blocks);
   uint32_t turn = 0;
+#pragma unroll 1
   for (uint32_t unit = block; unit < num_tokens << share.log2_parts; unit += num_blocks, turn ^= 1) {
     share.part = unit & ((1u << share.log2_parts) - 1);
-    add_up_row<kWire, kSource>(args, call, unit >> share.log2_parts, share, shared.pairs[turn], &shared.masked);
+    add_up_row<kWire, kSource>(args, call, unit >> share.log2_parts, share, shared.pairs[turn], shared.partial[turn],
+                               &shared.masked);
   }
   // Also a rank without rows for this one must be past its dispatch before the next one of this rank.
   const int peer = static_cast<int>(threadIdx.x);
@@ -262,10 +257,7 @@ __global__ void __launch_bounds__(kMaxThreads, kWire == CombineWire::f64 ? 1 : 2
   __shared__ CombineShared shared;
   gpu::prefetch_args(args);
   const Call call = open_call<ExchangeStage::combine>(args.exchange);
-  if (call.ended) {
-    refuse_call<ExchangeStage::combine>(args.exchange, call);
-    return;
-  }
+  if (call.ended && blockIdx.x == 0 && threadIdx.x == 0) report_end(args.exchange);
   if (blockIdx.x < args.num_send_blocks)
     send_partials<kWire, kSource>(args, call, shared);
   else

@@ -39,8 +39,7 @@ void load_combine_kernels(CombineWire wire) {
     gpu::max_resident_blocks(reinterpret_cast<const void*>(kernel_for(wire, source)), kMaxThreads, 0);
 }
 
-void launch_combine_latency(CombineKernelArgs args, CombineWire wire, uint32_t num_tokens, const Budget& budget,
-                            Stream stream) {
+void launch_combine_latency(CombineKernelArgs args, CombineWire wire, const Budget& budget, Stream stream) {
   const Kernel kernel = kernel_for(wire, args.source);
   const uint32_t num_threads = threads_for(args.num_octets);
   // Blocks that add up wait for peers, whose blocks may wait for this rank's sending ones: all must run at once.
@@ -48,7 +47,7 @@ void launch_combine_latency(CombineKernelArgs args, CombineWire wire, uint32_t n
   const auto room = static_cast<uint32_t>(budget.num_multiprocessors * std::max(resident, 1));
   const uint32_t most =
       std::max(std::min(room, static_cast<uint32_t>(2 * budget.num_multiprocessors * kBlocksPerMultiprocessor)) / 2, 1u);
-  const uint32_t wanted = num_tokens < most ? num_tokens * kRowParts : most;
+  const uint32_t wanted = args.num_tokens < most ? args.num_tokens * kRowParts : most;
   args.num_send_blocks = std::clamp(wanted, std::min(kMinSendBlocks, most), most);
   const uint32_t num_adding = std::clamp(wanted, 1u, most);
   gpu::launch(kernel,

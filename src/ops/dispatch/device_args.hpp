@@ -120,7 +120,9 @@ struct CombineKernelArgs {
   std::byte* output = nullptr;
   int64_t output_stride = 0;
   DType output_dtype = DType::bf16;
-  uint32_t num_octets = 0;  // of a row
+  uint32_t num_octets = 0;        // of a row
+  uint32_t num_tokens = 0;        // rows of the output
+  bool counts_on_device = false;  // fewer of them may count
   uint32_t num_send_blocks = 0;
 };
 

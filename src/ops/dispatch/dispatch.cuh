@@ -11,8 +11,8 @@ __device__ inline uint32_t num_tokens_of(const DispatchKernelArgs& args) {
   return static_cast<uint32_t>(min(max(*args.num_tokens, 0), static_cast<int32_t>(args.num_rows)));
 }
 
-__device__ inline void report_num_tokens(const DispatchKernelArgs& args) {
-  if (!args.num_tokens || threadIdx.x != 0) return;
+static __device__ __noinline__ void report_num_tokens(const DispatchKernelArgs& args) {
+  if (threadIdx.x != 0) return;
   const int32_t given = *args.num_tokens;
   if (given >= 0 && given <= static_cast<int32_t>(args.num_rows)) return;
   Status failure;
@@ -24,7 +24,7 @@ __device__ inline void report_num_tokens(const DispatchKernelArgs& args) {
 }
 
 template <Payload kPayload>
-__global__ void __launch_bounds__(kMaxThreads) dispatch_latency(const MIXLANE_GRID_CONSTANT DispatchKernelArgs args) {
+__global__ void __launch_bounds__(kMaxThreads, 2) dispatch_latency(const MIXLANE_GRID_CONSTANT DispatchKernelArgs args) {
   extern __shared__ float scales[];
   __shared__ union {
     SendShared send;
@@ -33,13 +33,10 @@ __global__ void __launch_bounds__(kMaxThreads) dispatch_latency(const MIXLANE_GR
   gpu::prefetch_args(args);
   const Exchange& exchange = args.exchange;
   const Call call = open_call<ExchangeStage::dispatch>(exchange);
-  if (call.ended) {
-    refuse_call<ExchangeStage::dispatch>(exchange, call);
-    return;
-  }
   const uint32_t num_tokens = num_tokens_of(args);
   if (blockIdx.x + 1 == gridDim.x) {
-    report_num_tokens(args);
+    if (args.num_tokens) report_num_tokens(args);
+    if (call.ended && threadIdx.x == 0) report_end(exchange);
     receive_rows(args, call, num_tokens, shared.receive);
   } else {
     send_share<kPayload>(args, call, Share::of(num_tokens, gridDim.x - 1, blockIdx.x), scales, shared.send);

@@ -31,6 +31,7 @@ struct GpuRouting final : RoutingState {
   // Counts stay on the device; whoever asks for them waits for it.
   Stream stream;
   const DeviceRouting* on_device = nullptr;
+  bool counts_on_device = false;  // of tokens
   void fetch_counts() override {
     const auto bytes = static_cast<int64_t>(counts.sent.size() * sizeof(int32_t));
     gpu::copy(counts.sent.data(), on_device->sent_count, bytes, stream);
@@ -248,7 +249,9 @@ std::shared_ptr<RoutingState> GpuBackend::prepare_dispatch(const DispatchArgs& a
 ReceivedRows GpuBackend::dispatch(const DispatchArgs& args, RoutingState& state, Status&, Stream stream) {
   const gpu::DeviceGuard guard(device_);
   stream_ = stream;
-  static_cast<GpuRouting&>(state).stream = stream;
+  auto& routing = static_cast<GpuRouting&>(state);
+  routing.stream = stream;
+  routing.counts_on_device = args.num_tokens.given();
   Payload payload = Payload::copy;
   if (config_.wire != WireFormat::bf16 && args.hidden.dtype == DType::bf16)
     payload = config_.wire == WireFormat::fp8_row ? Payload::quantize_row : Payload::quantize_1x128;
@@ -299,14 +302,16 @@ CombineKernelArgs GpuBackend::make_args(const CombineArgs& args) const {
   to.output = static_cast<std::byte*>(args.output.data);
   to.output_stride = output.stride;
   to.output_dtype = args.output.dtype;
+  to.num_tokens = static_cast<uint32_t>(args.output.shape[0]);
   to.num_octets = static_cast<uint32_t>(config_.hidden / 8);
   return to;
 }
 
-void GpuBackend::combine(const CombineArgs& args, const RoutingState&, Status&, Stream stream) {
+void GpuBackend::combine(const CombineArgs&, const RoutingState& state, Status&, Stream stream) {
   const gpu::DeviceGuard guard(device_);
   stream_ = stream;
-  launch_combine_latency(combine_args_, config_.combine_wire, static_cast<uint32_t>(args.output.shape[0]), budget_, stream);
+  combine_args_.counts_on_device = static_cast<const GpuRouting&>(state).counts_on_device;
+  launch_combine_latency(combine_args_, config_.combine_wire, budget_, stream);
 }
 
 std::vector<int> GpuBackend::masked_ranks() const {

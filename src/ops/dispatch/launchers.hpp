@@ -17,7 +17,6 @@ void load_dispatch_kernels();
 void load_combine_kernels(CombineWire wire);
 
 void launch_dispatch_latency(const DispatchKernelArgs& args, Payload payload, const Budget& budget, Stream stream);
-void launch_combine_latency(CombineKernelArgs args, CombineWire wire, uint32_t num_tokens, const Budget& budget,
-                            Stream stream);
+void launch_combine_latency(CombineKernelArgs args, CombineWire wire, const Budget& budget, Stream stream);
 
 }  // namespace mixlane::exchange_gpu

@@ -11,36 +11,35 @@ struct ReceiveShared {
   uint32_t received[kMaxRanks];
   uint32_t num_bad;
   uint32_t first_bad;  // pair
+  uint32_t late;       // bit per rank whose rows did not come
 };
 
-// Counts this rank's rows and bad ids.
-__device__ inline void count_rows(const DispatchKernelArgs& args, uint32_t num_tokens, ReceiveShared& shared) {
-  const int num_ranks = args.exchange.window.num_ranks;
-  const uint32_t lane = HardwareWave::lane();
-  uint32_t mine = 0, num_bad = 0, first_bad = ~0u;
-  for (uint32_t first = HardwareWave::index_in_block() * kWave; first < num_tokens; first += blockDim.x) {
-    const uint32_t token = first + lane;
-    uint32_t ranks = 0;
-    if (token < num_tokens)
-      for_each_id(args, token, [&](uint32_t k, int32_t id) {
-        if (static_cast<uint32_t>(id) < args.owners.num_experts) {
-          ranks |= 1u << owner_of(args.owners, static_cast<uint32_t>(id));
-        } else if (id != -1) {
-          ++num_bad;
-          first_bad = min(first_bad, token * args.num_topk + k);
-        }
-      });
-    mine += count_by_rank(ranks, num_ranks);
-  }
-  if (lane < kMaxRanks && mine != 0) atomicAdd(&shared.needed[lane], mine);
-  if (num_bad != 0) {
-    atomicAdd(&shared.num_bad, num_bad);
-    atomicMin(&shared.first_bad, first_bad);
+static __device__ __noinline__ void count_bad_ids(const DispatchKernelArgs& args, uint32_t token, ReceiveShared& shared) {
+  for (uint32_t k = 0; k < args.num_topk; ++k) {
+    const uint32_t pair = token * args.num_topk + k;
+    const int32_t id = args.ids[pair];
+    if (id == -1 || static_cast<uint32_t>(id) < args.owners.num_experts) continue;
+    atomicAdd(&shared.num_bad, 1u);
+    atomicMin(&shared.first_bad, pair);
   }
 }
 
+// Counts this rank's rows and bad ids.
+__device__ inline void count_rows(const DispatchKernelArgs& args, uint32_t num_tokens, ReceiveShared& shared) {
+  const uint32_t lane = HardwareWave::lane();
+  uint32_t mine = 0;
+#pragma unroll 1
+  for (uint32_t first = HardwareWave::index_in_block() * kWave; first < num_tokens; first += blockDim.x) {
+    const uint32_t token = first + lane;
+    const uint32_t ranks = token < num_tokens ? ranks_of(args, token) : 0;
+    if ((ranks & kBadId) != 0) count_bad_ids(args, token, shared);
+    mine += count_by_rank(ranks, args.exchange.window.num_ranks);
+  }
+  if (lane < kMaxRanks && mine != 0) atomicAdd(&shared.needed[lane], mine);
+}
+
 // The first token whose row for `rank` finds no room; a whole wave.
-__device__ inline int64_t first_without_room(const DispatchKernelArgs& args, uint32_t num_tokens, int rank) {
+static __device__ __noinline__ int64_t first_without_room(const DispatchKernelArgs& args, uint32_t num_tokens, int rank) {
   uint32_t room = static_cast<uint32_t>(args.exchange.window.capacity);
   for (uint32_t first = 0; first < num_tokens; first += kWave) {
     const uint32_t token = first + HardwareWave::lane();
@@ -59,7 +58,8 @@ __device__ inline int64_t first_without_room(const DispatchKernelArgs& args, uin
 }
 
 // The first wave, after count_rows.
-__device__ inline void report_tokens(const DispatchKernelArgs& args, uint32_t num_tokens, const ReceiveShared& shared) {
+static __device__ __noinline__ void report_tokens(const DispatchKernelArgs& args, uint32_t num_tokens,
+                                                  const ReceiveShared& shared) {
   const Exchange& exchange = args.exchange;
   const bool reports = HardwareWave::lane() == 0;
   if (shared.num_bad != 0 && reports) {
@@ -87,8 +87,8 @@ __device__ inline void report_tokens(const DispatchKernelArgs& args, uint32_t nu
   }
 }
 
-// Lanes `lane`, `lane + num_lanes`, ... of those that watch `source`.
-__device__ inline void wait_for_rows(const Exchange& exchange, const Call& call, int source, uint32_t lane,
+// Lanes `lane`, `lane + num_lanes`, ... of those that watch `source`. False if it is left out.
+__device__ inline bool wait_for_rows(const Exchange& exchange, const Call& call, int source, uint32_t lane,
                                      uint32_t num_lanes, uint32_t* received) {
   const Window& window = exchange.window;
   uint64_t header = 0;
@@ -97,16 +97,17 @@ __device__ inline void wait_for_rows(const Exchange& exchange, const Call& call,
       exchange, source, call.epoch,
       [&] { return header = gpu::load_acquire_system(&source_line(window, window.rank, source)->dispatch_header); },
       stamped);
-  if (!here) return;
+  if (!here) return false;
   const auto num_blocks = static_cast<uint32_t>(header);
   const uint64_t* const flags = done_flags(window, window.rank, source);
   for (uint32_t block = lane; block < num_blocks; block += num_lanes) {
     uint64_t flag = 0;
     if (!wait_for(
             exchange, source, call.epoch, [&] { return flag = gpu::load_acquire_system(flags + block); }, stamped))
-      return;
+      return false;
     if (block + 1 == num_blocks) *received = static_cast<uint32_t>(flag);
   }
+  return true;
 }
 
 __device__ inline void wait_for_all(const Exchange& exchange, const Call& call, ReceiveShared& shared) {
@@ -117,9 +118,9 @@ __device__ inline void wait_for_all(const Exchange& exchange, const Call& call, 
   const uint32_t waves_each = max(num_waves / num_peers, 1u);
   for (uint32_t peer = wave / waves_each; peer < num_peers; peer += num_waves / waves_each) {
     const int source = (window.rank + 1 + static_cast<int>(peer)) % window.num_ranks;
-    if (call.sends_to(source))
-      wait_for_rows(exchange, call, source, wave % waves_each * kWave + HardwareWave::lane(), waves_each * kWave,
-                    &shared.received[source]);
+    const uint32_t lane = wave % waves_each * kWave + HardwareWave::lane();
+    if (!call.sends_to(source) || !wait_for_rows(exchange, call, source, lane, waves_each * kWave, &shared.received[source]))
+      atomicOr(&shared.late, 1u << source);
     if (num_waves >= num_peers) break;
   }
 }
@@ -132,17 +133,20 @@ __device__ inline void receive_rows(const DispatchKernelArgs& args, const Call& 
   if (rank < kMaxRanks) shared.needed[rank] = shared.received[rank] = 0;
   if (rank == 0) {
     shared.num_bad = 0;
+    shared.late = 0;
     shared.first_bad = ~0u;
   }
   __syncthreads();
   count_rows(args, num_tokens, shared);
   __syncthreads();
-  if (HardwareWave::index_in_block() == 0) report_tokens(args, num_tokens, shared);
+  const bool overflows =
+      rank < exchange.window.num_ranks && shared.needed[rank] > static_cast<uint32_t>(exchange.window.capacity);
+  if (HardwareWave::index_in_block() == 0 && (HardwareWave::ballot(overflows) != 0 || shared.num_bad != 0))
+    report_tokens(args, num_tokens, shared);
   wait_for_all(exchange, call, shared);
   __syncthreads();
   if (rank < exchange.window.num_ranks) {
-    const uint32_t masked = gpu::load_relaxed<Scope::device>(exchange.masked);
-    const bool here = (masked >> rank & 1u) == 0;
+    const bool here = (shared.late >> rank & 1u) == 0;
     const uint32_t sent = min(shared.needed[rank], static_cast<uint32_t>(exchange.window.capacity));
     exchange.routing.sent_count[rank] = static_cast<int32_t>(here ? sent : 0);
     exchange.routing.recv_count[rank] = static_cast<int32_t>(!here                          ? 0

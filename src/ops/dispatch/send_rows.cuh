@@ -11,35 +11,10 @@ inline constexpr uint32_t kHeld = 2;
 
 struct SendShared {
   uint32_t before[kMaxWaves][kMaxRanks];
+  Batch batch;
   uint32_t largest[kWave];  // magnitude of each row of a batch, as bits
   uint32_t masked;
 };
-
-// Where a row goes: bit and slot per rank, the same in all lanes.
-struct Destinations {
-  uint32_t ranks;
-  int32_t slot[kMaxRanks];
-};
-
-__device__ inline Destinations destinations_of(const Slots& slots, uint32_t row) {
-  Destinations to;
-  to.ranks = HardwareWave::shuffle(slots.ranks, static_cast<int>(row));
-#pragma unroll
-  for (int r = 0; r < kMaxRanks; ++r) to.slot[r] = HardwareWave::shuffle(slots.slot[r], static_cast<int>(row));
-  return to;
-}
-
-// Calls body(record) for each destination, the own rank last: nobody waits for it.
-template <class Body>
-__device__ void for_each_destination(const Window& window, const Destinations& to, Body&& body) {
-#pragma unroll
-  for (int r = 0; r < kMaxRanks; ++r)
-    if (r != window.rank && (to.ranks >> r & 1u) != 0) body(record_at(window, r, window.rank, to.slot[r]));
-  if ((to.ranks >> window.rank & 1u) == 0) return;
-#pragma unroll
-  for (int r = 0; r < kMaxRanks; ++r)
-    if (r == window.rank) body(record_at(window, r, r, to.slot[r]));
-}
 
 template <Payload kPayload>
 class RowSender {
@@ -50,6 +25,12 @@ class RowSender {
     const uint32_t unit = kPayload == Payload::copy ? 1 : kGroupPackets;
     first_packet_ = share.first_of(args.num_packets / unit) * unit;
     end_packet_ = share.end_of(args.num_packets / unit) * unit;
+    tail_begin_ = share.last_part() ? 0 : args.num_scales;
+    tail_end_ = share.last_part() ? args.num_scales + 2 * args.num_topk : args.num_scales;
+    if constexpr (kPayload == Payload::quantize_1x128) {
+      tail_begin_ = first_packet_ / kGroupPackets;
+      if (!share.last_part()) tail_end_ = end_packet_ / kGroupPackets;
+    }
   }
 
   // Before the destinations are known.
@@ -57,18 +38,20 @@ class RowSender {
     token_ = share_.begin;
     packet_ = first_packet_;
     fetch();
+    fetch_tail(share_.begin);
   }
 
-  // The rows [first, end), whose slots are given; all threads of the block.
-  __device__ void send(const Slots& slots, uint32_t first, uint32_t end) {
+  // The rows [first, end) of the batch; all threads of the block.
+  __device__ void send(uint32_t first, uint32_t end) {
     if constexpr (kPayload == Payload::quantize_row) find_largest(first, end);
+#pragma unroll 1
     for (uint32_t token = first; token < end; ++token) {
-      const Destinations to = destinations_of(slots, token - first);
-      if constexpr (kPayload == Payload::quantize_row)
-        row_scale_ = quant_gpu::E4m3Scale(shared_.largest[token - first]).value();
-      for (uint32_t packet = first_packet_; packet < end_packet_; packet += kHeld * blockDim.x) store(to, token, packet);
+      const uint32_t row = token - first;
+#pragma unroll 1
+      for (uint32_t packet = first_packet_; packet < end_packet_; packet += kHeld * blockDim.x) store(row, token, packet);
       if constexpr (kPayload == Payload::quantize_1x128) __syncthreads();  // the row's scales are complete
-      if (HardwareWave::index_in_block() + 1 == blockDim.x / kWave) store_tail(to, token);
+      if (sends_tail(token)) store_tail(row, token);
+      fetch_tail(token + 1);
     }
   }
 
@@ -82,14 +65,15 @@ class RowSender {
   }
 
   __device__ uint4 load(uint32_t token, uint32_t packet) const {
-    if (packet >= end_packet_ || token >= share_.end) return make_uint4(0, 0, 0, 0);
     // The last group of 128 values may be shorter than its packets.
-    if (kPayload != Payload::copy && packet * gpu::kOctet >= args_.num_values) return make_uint4(0, 0, 0, 0);
+    const bool there =
+        packet < end_packet_ && token < share_.end && (kPayload == Payload::copy || packet * gpu::kOctet < args_.num_values);
+    if (!there) return make_uint4(0, 0, 0, 0);
     return *reinterpret_cast<const uint4*>(args_.hidden.data + token * args_.hidden.stride + int64_t{packet} * 16);
   }
 
   // What is held goes out; what comes next is fetched before.
-  __device__ void store(const Destinations& to, uint32_t token, uint32_t packet) {
+  __device__ void store(uint32_t row, uint32_t token, uint32_t packet) {
     uint4 now[kHeld];
 #pragma unroll
     for (uint32_t i = 0; i < kHeld; ++i) now[i] = held_[i];
@@ -99,82 +83,86 @@ class RowSender {
       ++token_;
     }
     fetch();
-    if constexpr (kPayload == Payload::copy) {
-      for_each_destination(args_.exchange.window, to, [&](std::byte* record) {
+    uint2 codes[kHeld];
+    if constexpr (kPayload != Payload::copy) {
 #pragma unroll
-        for (uint32_t i = 0; i < kHeld; ++i) {
-          const uint32_t at = packet + i * blockDim.x + threadIdx.x;
+      for (uint32_t i = 0; i < kHeld; ++i) codes[i] = encode(row, token, packet + i * blockDim.x + threadIdx.x, now[i]);
+    }
+#pragma unroll 1
+    for (uint32_t to = 0; to < shared_.batch.num_targets[row]; ++to) {
+      std::byte* const record = shared_.batch.target[row][to];
+#pragma unroll
+      for (uint32_t i = 0; i < kHeld; ++i) {
+        const uint32_t at = packet + i * blockDim.x + threadIdx.x;
+        if constexpr (kPayload == Payload::copy) {
           if (at < end_packet_) *reinterpret_cast<uint4*>(record + int64_t{at} * 16) = now[i];
+        } else {
+          if (at < end_packet_ && at * gpu::kOctet < args_.num_values)
+            *reinterpret_cast<uint2*>(record + int64_t{at} * 8) = codes[i];
         }
-      });
-    } else {
-#pragma unroll
-      for (uint32_t i = 0; i < kHeld; ++i) store_codes(to, token, packet + i * blockDim.x + threadIdx.x, now[i]);
+      }
     }
   }
 
-  __device__ void store_codes(const Destinations& to, uint32_t token, uint32_t packet, const uint4& values) {
+  __device__ uint2 encode(uint32_t row, uint32_t token, uint32_t packet, const uint4& values) {
     const Octet octet{{values.x, values.y, values.z, values.w}};
-    uint2 codes;
-    if constexpr (kPayload == Payload::quantize_1x128) {
-      const quant_gpu::E4m3Scale scale(gpu::wave_max<kGroupPackets>(quant_gpu::E4m3Scale::magnitude(octet)));
-      codes = scale.encode(octet);
-      // Two rows' scales: the tail of the one before may still be read.
-      if (packet < end_packet_ && packet % kGroupPackets == 0)
-        scales_[(token & 1u) * args_.num_scales + packet / kGroupPackets] = scale.value();
-    } else {
-      codes = quant_gpu::E4m3Scale(shared_.largest[row_in_batch(token)]).encode(octet);
-    }
-    if (packet >= end_packet_ || packet * gpu::kOctet >= args_.num_values) return;
-    for_each_destination(args_.exchange.window, to,
-                         [&](std::byte* record) { *reinterpret_cast<uint2*>(record + int64_t{packet} * 8) = codes; });
+    if constexpr (kPayload == Payload::quantize_row) return quant_gpu::E4m3Scale(shared_.largest[row]).encode(octet);
+    const quant_gpu::E4m3Scale scale(gpu::wave_max<kGroupPackets>(quant_gpu::E4m3Scale::magnitude(octet)));
+    // Two rows' scales: the tail of the one before may still be read.
+    if (packet < end_packet_ && packet % kGroupPackets == 0)
+      scales_[(token & 1u) * args_.num_scales + packet / kGroupPackets] = scale.value();
+    return scale.encode(octet);
   }
-
-  __device__ uint32_t row_in_batch(uint32_t token) const { return (token - share_.begin) % kWave; }
 
   // A wave per row.
   __device__ void find_largest(uint32_t first, uint32_t end) {
-    __syncthreads();  // the batch before has been sent
     for (uint32_t token = first + HardwareWave::index_in_block(); token < end; token += blockDim.x / kWave) {
       uint32_t largest = 0;
       for (uint32_t at = HardwareWave::lane() * gpu::kOctet; at < args_.num_values; at += kWave * gpu::kOctet) {
         const uint4 v = *reinterpret_cast<const uint4*>(args_.hidden.data + token * args_.hidden.stride + int64_t{at} * 2);
         largest = max(largest, quant_gpu::E4m3Scale::magnitude(Octet{{v.x, v.y, v.z, v.w}}));
       }
-      shared_.largest[row_in_batch(token)] = gpu::wave_max<gpu::kHardwareWave>(largest);
+      shared_.largest[token - first] = gpu::wave_max<gpu::kHardwareWave>(largest);
     }
     __syncthreads();
   }
 
-  // What follows the payload: scales, ids, weights. One wave; the words of neighbouring lanes make one transfer.
-  __device__ void store_tail(const Destinations& to, uint32_t token) const {
-    const uint32_t num_scales = args_.num_scales, num_topk = args_.num_topk;
-    uint32_t begin = share_.last_part() ? 0 : num_scales;
-    uint32_t end = share_.last_part() ? num_scales + 2 * num_topk : num_scales;
-    if constexpr (kPayload == Payload::quantize_1x128) {
-      begin = first_packet_ / kGroupPackets;
-      if (!share_.last_part()) end = end_packet_ / kGroupPackets;
-    }
-    for (uint32_t word = begin + HardwareWave::lane(); word < end; word += kWave) {
-      const uint32_t value = tail_word(token, word);
-      for_each_destination(args_.exchange.window, to, [&](std::byte* record) {
-        reinterpret_cast<uint32_t*>(record + args_.payload_bytes)[word] = value;
-      });
+  // What follows the payload: scales, ids, weights. Waves take turns; the words of neighbouring lanes make one transfer.
+  __device__ bool sends_tail(uint32_t token) const {
+    const uint32_t num_waves = blockDim.x / kWave;
+    return HardwareWave::index_in_block() == num_waves - 1 - (token - share_.begin) % num_waves;
+  }
+  __device__ void fetch_tail(uint32_t token) {
+    const uint32_t word = tail_begin_ + HardwareWave::lane();
+    if (token < share_.end && sends_tail(token) && word < tail_end_ && !in_shared(word)) held_word_ = tail_word(token, word);
+  }
+  __device__ void store_tail(uint32_t row, uint32_t token) const {
+#pragma unroll 1
+    for (uint32_t word = tail_begin_ + HardwareWave::lane(); word < tail_end_; word += kWave) {
+      const bool held = word < tail_begin_ + kWave && !in_shared(word);
+      const uint32_t value = held ? held_word_ : in_shared(word) ? shared_word(row, token, word) : tail_word(token, word);
+#pragma unroll 1
+      for (uint32_t to = 0; to < shared_.batch.num_targets[row]; ++to)
+        reinterpret_cast<uint32_t*>(shared_.batch.target[row][to] + args_.payload_bytes)[word] = value;
     }
   }
 
+  // Scales that this kernel makes.
+  __device__ bool in_shared(uint32_t word) const { return kPayload != Payload::copy && word < args_.num_scales; }
+  __device__ uint32_t shared_word(uint32_t row, uint32_t token, uint32_t word) const {
+    if constexpr (kPayload == Payload::quantize_row)
+      return __float_as_uint(quant_gpu::E4m3Scale(shared_.largest[row]).value());
+    return __float_as_uint(scales_[(token & 1u) * args_.num_scales + word]);
+  }
   __device__ uint32_t tail_word(uint32_t token, uint32_t word) const {
     const uint32_t num_scales = args_.num_scales, num_topk = args_.num_topk;
-    if (word < num_scales) {
-      if constexpr (kPayload == Payload::quantize_1x128) return __float_as_uint(scales_[(token & 1u) * num_scales + word]);
-      if constexpr (kPayload == Payload::quantize_row) return __float_as_uint(row_scale_);
+    if (word < num_scales)
       return __float_as_uint(args_.scales[token * args_.scale_row_stride + word * args_.scale_col_stride]);
-    }
     word -= num_scales;
     const int64_t pair = int64_t{token} * num_topk;
     if (word >= num_topk) return __float_as_uint(args_.weights[pair + word - num_topk]);
-    const int32_t id = args_.ids[pair + word];
-    return static_cast<uint32_t>(id) < args_.owners.num_experts ? static_cast<uint32_t>(id) : ~0u;
+    const auto id = static_cast<uint32_t>(args_.ids[pair + word]);
+    return id < args_.owners.num_experts ? id : ~0u;
   }
 
   const DispatchKernelArgs& args_;
@@ -183,57 +171,60 @@ class RowSender {
   SendShared& shared_;
   uint32_t first_packet_;
   uint32_t end_packet_;
+  uint32_t tail_begin_;
+  uint32_t tail_end_;
   uint32_t token_ = 0;  // of what is held
   uint32_t packet_ = 0;
   uint4 held_[kHeld];
-  float row_scale_ = 0;
+  uint32_t held_word_ = 0;
 };
 
-// The slots of the lanes' tokens, for combine.
-__device__ inline void keep_slots(const DispatchKernelArgs& args, const Slots& slots, uint32_t first, uint32_t end) {
-  const uint32_t token = first + HardwareWave::lane();
-  if (HardwareWave::index_in_block() != 0 || token >= end) return;
-  const int num_ranks = args.exchange.window.num_ranks;
-  int32_t* const kept = args.exchange.routing.slots + int64_t{token} * num_ranks;
-#pragma unroll
-  for (int r = 0; r < kMaxRanks; ++r)
-    if (r < num_ranks) kept[r] = slots.slot[r];
-}
-
-// All threads of the block. `scales`: two rows of them, quantize_1x128 only.
+// All threads of the block. `scales`: two rows of them, quantize_1x128 only. Everything that can be is fetched before the
+// first result is looked at.
 template <Payload kPayload>
 __device__ void send_share(const DispatchKernelArgs& args, Call call, const Share& share, float* scales,
                            SendShared& shared) {
   const Window& window = args.exchange.window;
-  const uint32_t peer = threadIdx.x;
-  const bool to_peer = peer < static_cast<uint32_t>(window.num_ranks) && static_cast<int>(peer) != window.rank;
+  const bool first_wave = HardwareWave::index_in_block() == 0;
+  const uint32_t lane = HardwareWave::lane();
   RowSender<kPayload> sender(args, share, scales, shared);
   sender.fetch_first();
-  if (call.needs_credits) exchange_credits(args.exchange, call, &shared.masked);
+  const uint32_t peer = threadIdx.x;
+  const bool to_peer = peer < static_cast<uint32_t>(window.num_ranks) && static_cast<int>(peer) != window.rank;
   const uint64_t stamp = uint64_t{call.epoch} << 32;
-  if (blockIdx.x == 0 && to_peer && call.sends_to(static_cast<int>(peer)))
-    gpu::store_relaxed_system(&source_line(window, static_cast<int>(peer), window.rank)->dispatch_header,
-                              stamp | share.num_active);
-  if (share.empty()) return;
-  be_late(args.exchange, call.number);
-
-  Slots slots;
-  count_tokens_before(args, share.begin, shared.before, slots);
-  for (uint32_t first = share.begin; first < share.end; first += kWave) {
-    const uint32_t end = min(first + kWave, share.end);
-    take_slots(args, call, first, end, slots);
-    sender.send(slots, first, end);
-    if (share.part == 0) keep_slots(args, slots, first, end);
-  }
+  uint32_t next = 0;
+  uint32_t first = share.begin;
+#pragma unroll 1
+  do {
+    const bool first_round = first == share.begin;
+    const uint32_t end = min(first + kWave, share.end), token = first + lane;
+    if (!first_round) __syncthreads();  // the batch before has been sent
+    const uint32_t found = look_up(args, first, end, first_round);
+    if (first_round) {
+      if (lane < kMaxRanks) shared.before[HardwareWave::index_in_block()][lane] = found;
+      if (call.needs_credits) call.masked = exchange_credits(args.exchange, call.number, call.masked, &shared.masked);
+      if (blockIdx.x == 0 && to_peer && call.sends_to(static_cast<int>(peer)))
+        gpu::store_relaxed_system(&source_line(window, static_cast<int>(peer), window.rank)->dispatch_header,
+                                  stamp | share.num_active);
+      if (share.empty()) return;
+      be_late(args.exchange, call.number);
+      if (first != 0) __syncthreads();
+    }
+    if (first_wave) {
+      if (first_round && first != 0 && lane < kMaxRanks)
+        for (uint32_t wave = 1; wave < blockDim.x / kWave; ++wave) next += shared.before[wave][lane];
+      take_slots(args, call, token, found, token < end && share.part == 0, next, shared.batch);
+    }
+    __syncthreads();
+    sender.send(first, end);
+    first = end;
+  } while (first < share.end);
   be_late(args.exchange, ~call.number);
 
   __syncthreads();
-  uint32_t rows = 0;
-#pragma unroll
-  for (uint32_t r = 0; r < kMaxRanks; ++r)
-    if (r == peer) rows = min(slots.next[r], static_cast<uint32_t>(window.capacity));
   if (to_peer && call.sends_to(static_cast<int>(peer)))
-    gpu::store_release_system(done_flags(window, static_cast<int>(peer), window.rank) + blockIdx.x, stamp | rows);
+    gpu::store_release_system(done_flags(window, static_cast<int>(peer), window.rank) + blockIdx.x,
+                              stamp | shared.batch.rows[peer]);
 }
 
 }  // namespace mixlane::exchange_gpu

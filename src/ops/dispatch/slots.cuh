@@ -1,4 +1,4 @@
-// Which ranks a token's row goes to, and in which slots of their windows: prefix sums in token order, found by every
+// Which ranks a token's row goes to, and in which slot of their windows: prefix sums in token order, found by every
 // block for itself from the ids of the tokens before its own.
 #pragma once
 
@@ -9,100 +9,110 @@ namespace mixlane::exchange_gpu {
 inline constexpr uint32_t kWave = gpu::kHardwareWave;
 inline constexpr uint32_t kMaxWaves = kMaxThreads / kWave;
 
+// Of a contiguous placement.
 __device__ inline uint32_t owner_of(const ExpertOwners& owners, uint32_t expert) {
-  if (owners.table) return owners.table[expert];
-  if (expert < owners.larger_end) return gpu::divide(expert, owners.by_larger);
-  return owners.num_larger + gpu::divide(expert - owners.larger_end, owners.by_smaller);
+  const bool large = expert < owners.larger_end;
+  const uint32_t number = large ? expert : expert - owners.larger_end;
+  const uint32_t magic = large ? owners.by_larger.magic : owners.by_smaller.magic;
+  const uint32_t shift = large ? owners.by_larger.shift : owners.by_smaller.shift;
+  return (large ? 0 : owners.num_larger) + ((__umulhi(number, magic) + number) >> shift);
 }
 
-// Calls body(k, id) for a token's ids.
-template <class Body>
-__device__ void for_each_id(const DispatchKernelArgs& args, uint32_t token, Body&& body) {
-  const int32_t* const ids = args.ids + int64_t{token} * args.num_topk;
-  if (args.wide_ids) {
-#pragma unroll 2
-    for (uint32_t k = 0; k < args.num_topk; k += 4) {
-      const int4 four = *reinterpret_cast<const int4*>(ids + k);
-      body(k, four.x);
-      body(k + 1, four.y);
-      body(k + 2, four.z);
-      body(k + 3, four.w);
-    }
-  } else {
-#pragma unroll 4
-    for (uint32_t k = 0; k < args.num_topk; ++k) body(k, ids[k]);
-  }
-}
+inline constexpr uint32_t kBadId = 1u << 31;
 
-// Bit per rank that owns one of the token's experts.
+// Bit per rank that owns one of the token's experts, and kBadId. Selections instead of branches: short code counts.
 __device__ inline uint32_t ranks_of(const DispatchKernelArgs& args, uint32_t token) {
+  constexpr uint32_t kTogether = 8;
+  const ExpertOwners& owners = args.owners;
+  const int32_t* const ids = args.ids + int64_t{token} * args.num_topk;
   uint32_t ranks = 0;
-  for_each_id(args, token, [&](uint32_t, int32_t id) {
-    if (static_cast<uint32_t>(id) < args.owners.num_experts) ranks |= 1u << owner_of(args.owners, static_cast<uint32_t>(id));
-  });
+#pragma unroll 1
+  for (uint32_t first = 0; first < args.num_topk; first += kTogether) {
+    int32_t each[kTogether];
+    if (args.wide_ids) {
+      const auto* const fours = reinterpret_cast<const int4*>(ids + first);
+      const int4 low = fours[0], high = fours[first + 4 < args.num_topk ? 1 : 0];
+      each[0] = low.x, each[1] = low.y, each[2] = low.z, each[3] = low.w;
+      each[4] = high.x, each[5] = high.y, each[6] = high.z, each[7] = high.w;
+    } else {
+      // Behind the last one the last one again.
+#pragma unroll
+      for (uint32_t k = 0; k < kTogether; ++k) each[k] = ids[min(first + k, args.num_topk - 1)];
+    }
+    uint32_t owner[kTogether];
+    if (owners.table) {
+#pragma unroll
+      for (uint32_t k = 0; k < kTogether; ++k)
+        owner[k] = owners.table[min(static_cast<uint32_t>(each[k]), owners.num_experts - 1)];
+    } else {
+#pragma unroll
+      for (uint32_t k = 0; k < kTogether; ++k) owner[k] = owner_of(owners, static_cast<uint32_t>(each[k]));
+    }
+#pragma unroll
+    for (uint32_t k = 0; k < kTogether; ++k) {
+      const bool good = static_cast<uint32_t>(each[k]) < owners.num_experts;
+      ranks |= good ? 1u << (owner[k] & 31u) : each[k] != -1 ? kBadId : 0u;
+    }
+  }
   return ranks;
 }
 
 // Lane r: how many of the wave's tokens go to rank r.
 __device__ inline uint32_t count_by_rank(uint32_t ranks, int num_ranks) {
   uint32_t mine = 0;
-#pragma unroll
-  for (int r = 0; r < kMaxRanks; ++r) {
-    if (r >= num_ranks) break;
+#pragma unroll 1
+  for (int r = 0; r < num_ranks; ++r) {
     const auto having = static_cast<uint32_t>(HardwareWave::count(HardwareWave::ballot((ranks >> r & 1u) != 0)));
     if (static_cast<int>(HardwareWave::lane()) == r) mine = having;
   }
   return mine;
 }
 
-// The slots of a wave's worth of a block's own tokens, lane by lane; every wave holds the same.
-struct Slots {
-  uint32_t next[kMaxRanks];  // of each rank, behind the tokens so far
-  uint32_t ranks = 0;        // of this lane's token, those left out and without room not among them
-  int32_t slot[kMaxRanks];   // of this lane's token; -1 = no row
+// A batch of a block's rows, one per lane of the first wave.
+struct Batch {
+  std::byte* target[kWave][kMaxRanks];  // the records that a row goes to, the own rank's last
+  uint32_t num_targets[kWave];
+  uint32_t rows[kMaxRanks];  // for each rank, up to the end of the batch, those without room not among them
 };
 
-// All threads of the block. `shared`: [kMaxWaves][kMaxRanks].
-__device__ inline void count_tokens_before(const DispatchKernelArgs& args, uint32_t begin, uint32_t (*shared)[kMaxRanks],
-                                           Slots& slots) {
-  const int num_ranks = args.exchange.window.num_ranks;
-  const uint32_t lane = HardwareWave::lane(), wave = HardwareWave::index_in_block(), num_waves = blockDim.x / kWave;
-#pragma unroll
-  for (uint32_t& next : slots.next) next = 0;
-  if (begin == 0) return;
-  uint32_t mine = 0;
-  for (uint32_t first = wave * kWave; first < begin; first += blockDim.x) {
-    const uint32_t token = first + lane;
-    mine += count_by_rank(token < begin ? ranks_of(args, token) : 0, num_ranks);
+// The first wave looks up one batch of the block's own tokens, [first, end): returns the ranks of this lane's. In the first
+// round the others count the tokens [0, first) before it: lane r's count for rank r, to be added up over the waves.
+__device__ inline uint32_t look_up(const DispatchKernelArgs& args, uint32_t first, uint32_t end, bool first_round) {
+  const uint32_t wave = HardwareWave::index_in_block(), num_counting = blockDim.x / kWave - 1;
+  uint32_t token = wave == 0 ? first : (wave - 1) * kWave;
+  const uint32_t stop = wave == 0 ? end : first_round ? first : 0;
+  uint32_t result = 0;
+#pragma unroll 1
+  for (token += HardwareWave::lane(); token - HardwareWave::lane() < stop; token += num_counting * kWave) {
+    const uint32_t ranks = token < stop ? ranks_of(args, token) : 0;
+    if (wave == 0) return ranks;
+    result += count_by_rank(ranks, args.exchange.window.num_ranks);
   }
-  if (lane < kMaxRanks) shared[wave][lane] = mine;
-  __syncthreads();
-  uint32_t sum = 0;
-  if (lane < kMaxRanks)
-    for (uint32_t w = 0; w < num_waves; ++w) sum += shared[w][lane];
-#pragma unroll
-  for (int r = 0; r < kMaxRanks; ++r) slots.next[r] = HardwareWave::shuffle(sum, r);
+  return result;
 }
 
-// For the tokens [first, first + kWave), those from `end` on not counting. Whole waves.
-__device__ inline void take_slots(const DispatchKernelArgs& args, const Call& call, uint32_t first, uint32_t end,
-                                  Slots& slots) {
+// The first wave: slots for the tokens `first` + lane, whose ranks are given. Lane r's `next` is rank r's next slot.
+// `keeps`: also for combine.
+__device__ inline void take_slots(const DispatchKernelArgs& args, const Call& call, uint32_t token, uint32_t ranks,
+                                  bool keeps, uint32_t& next, Batch& batch) {
   const Window& window = args.exchange.window;
-  const uint32_t token = first + HardwareWave::lane();
-  const uint32_t wanted = token < end ? ranks_of(args, token) : 0;
-  slots.ranks = 0;
-#pragma unroll
-  for (int r = 0; r < kMaxRanks; ++r) {
-    slots.slot[r] = -1;
-    if (r >= window.num_ranks) continue;
-    const auto having = HardwareWave::ballot((wanted >> r & 1u) != 0);
-    const uint32_t slot = slots.next[r] + static_cast<uint32_t>(HardwareWave::count(having & HardwareWave::lanes_below()));
-    if ((wanted >> r & 1u) != 0 && slot < static_cast<uint32_t>(window.capacity) && call.sends_to(r)) {
-      slots.slot[r] = static_cast<int32_t>(slot);
-      slots.ranks |= 1u << r;
-    }
-    slots.next[r] += static_cast<uint32_t>(HardwareWave::count(having));
+  const int lane = static_cast<int>(HardwareWave::lane());
+  const auto capacity = static_cast<uint32_t>(window.capacity);
+  uint32_t num_targets = 0;
+#pragma unroll 1
+  for (int i = 1; i <= window.num_ranks; ++i) {
+    const int r = window.rank + i < window.num_ranks ? window.rank + i : window.rank + i - window.num_ranks;
+    const bool wanted = (ranks >> r & 1u) != 0;
+    const auto having = HardwareWave::ballot(wanted);
+    const uint32_t slot =
+        HardwareWave::shuffle(next, r) + static_cast<uint32_t>(HardwareWave::count(having & HardwareWave::lanes_below()));
+    const bool sent = wanted && slot < capacity && call.sends_to(r);
+    if (sent) batch.target[lane][num_targets++] = record_at(window, r, window.rank, static_cast<int>(slot));
+    if (keeps) args.exchange.routing.slots[int64_t{token} * window.num_ranks + r] = sent ? static_cast<int32_t>(slot) : -1;
+    if (lane == r) next += static_cast<uint32_t>(HardwareWave::count(having));
   }
+  batch.num_targets[lane] = num_targets;
+  if (lane < kMaxRanks) batch.rows[lane] = min(next, capacity);
 }
 
 }  // namespace mixlane::exchange_gpu

@@ -80,8 +80,9 @@ TEST(ExchangeGpuProcesses, RowsCrossProcesses) {
 TEST(ExchangeGpuProcesses, AKilledRankIsNamedAndTheOthersGoOn) {
   const std::vector<Ended> all = test::run_ranks(3, [](int index) {
     const auto comm = join();
-    comm->set_deadline(800ms);
     GpuRank rank(comm, config_of(OnPeerTimeout::mask));
+    comm->barrier();
+    rank.set_deadline(800ms);
     for (uint64_t seed = 0; seed < 6; ++seed) {
       const std::vector<Inputs> inputs = test::make_all_inputs(seed, rank.dispatcher().config(), 3);
       const Oracle oracle{rank.dispatcher().config(), inputs, seed < 2 ? 0u : 1u << 1};

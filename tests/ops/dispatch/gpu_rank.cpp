@@ -120,6 +120,8 @@ DispatchArgs GpuRank::dispatch_args(int64_t num_tokens, const GpuCall& call) {
 }
 
 ReceivedRows GpuRank::fetch(const ReceivedRows& on_device) {
+  // First, because a copy to plain memory may keep other ranks' threads out of the runtime while it waits.
+  gpu::synchronize(stream());
   const DispatcherConfig& config = dispatcher_->config();
   const int64_t stride = size_bytes(on_device.rows.dtype, on_device.rows.strides[0]);
   window_.resize(static_cast<size_t>(num_ranks_ * config.capacity * stride));
@@ -163,6 +165,7 @@ CombineArgs GpuRank::combine_args(const RoutingHandle& handle, int64_t num_token
 }
 
 std::vector<uint16_t> GpuRank::fetch_output(int64_t num_tokens) {
+  gpu::synchronize(stream());
   std::vector<uint16_t> out(static_cast<size_t>(num_tokens * dispatcher_->config().hidden));
   gpu::copy(out.data(), output_.data(), static_cast<int64_t>(out.size() * 2), stream());
   gpu::synchronize(stream());
@@ -216,6 +219,7 @@ std::vector<uint16_t> GpuRank::combine_reduced(const ReceivedRows& received, con
 Status GpuRank::take_status() {
   Status status;
   const Status ok;
+  gpu::synchronize(stream());
   gpu::copy(&status, status_.data(), sizeof(status), stream());
   gpu::synchronize(stream());
   gpu::copy(status_.data(), &ok, sizeof(ok), stream());

@@ -22,6 +22,7 @@ class GpuRank {
   // All memory is taken here: taking some later may wait for kernels that wait for this very rank. Windows hold 0xff bytes.
   GpuRank(std::shared_ptr<Communicator> comm, const DispatcherConfig& config);
 
+  void set_deadline(std::chrono::milliseconds deadline) { comm_->set_deadline(deadline); }
   Dispatcher& dispatcher() { return *dispatcher_; }
   Stream stream() const { return stream_.get(); }
 
@@ -54,6 +55,7 @@ class GpuRank {
   gpu::OwnedStream stream_;
   int num_ranks_;
   int rank_;
+  std::shared_ptr<Communicator> comm_;
   std::unique_ptr<Dispatcher> dispatcher_;
   gpu::Buffer hidden_, scales_, ids_, weights_, addend_, num_tokens_, expert_rows_, slots_, reduced_, output_, status_;
   std::vector<std::byte> window_;
