@@ -35,6 +35,8 @@ struct DispatcherConfig {
   WireFormat wire = WireFormat::bf16;
   CombineWire combine_wire = CombineWire::bf16;
   OnPeerTimeout on_peer_timeout = OnPeerTimeout::fail;
+  // GPUs: the most multiprocessors that a call may keep busy, so that others stay free for work beside it; 0 = all.
+  int num_multiprocessors = 0;
   // Owner of each physical expert, num_experts entries, the same on every rank. Empty: contiguous, the first
   // num_experts % num_ranks ranks own one more. A rank may own none.
   std::vector<int> expert_rank;

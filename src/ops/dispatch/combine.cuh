@@ -1,5 +1,5 @@
-// combine.latency: one launch. The first blocks send this rank's partial sums to the rows' owners, a flag per row behind
-// them; the others wait for the partial sums of this rank's tokens, row by row, and add them up.
+// combine.latency and combine.throughput: one launch. The first blocks send this rank's partial sums to the rows' owners, a
+// flag per row behind them; the others wait for the partial sums of this rank's tokens, row by row, and add them up.
 #pragma once
 
 #include "ops/dispatch/partials.cuh"
@@ -252,8 +252,7 @@ __device__ void add_up(const CombineKernelArgs& args, const Call& call, CombineS
 }
 
 template <CombineWire kWire, PartialSource kSource>
-__global__ void __launch_bounds__(kMaxThreads, kWire == CombineWire::f64 ? 1 : 2)
-    combine_latency(const MIXLANE_GRID_CONSTANT CombineKernelArgs args) {
+__device__ void combine_rows(const CombineKernelArgs& args) {
   __shared__ CombineShared shared;
   gpu::prefetch_args(args);
   const Call call = open_call<ExchangeStage::combine>(args.exchange);
@@ -263,6 +262,18 @@ __global__ void __launch_bounds__(kMaxThreads, kWire == CombineWire::f64 ? 1 : 2
   else
     add_up<kWire, kSource>(args, call, shared);
   close_call<ExchangeStage::combine>(args.exchange, call);
+}
+
+template <CombineWire kWire, PartialSource kSource>
+__global__ void __launch_bounds__(kLatencyThreads, kWire == CombineWire::f64 ? 1 : 2)
+    combine_latency(const MIXLANE_GRID_CONSTANT CombineKernelArgs args) {
+  combine_rows<kWire, kSource>(args);
+}
+
+// A multiprocessor has one block, which keeps it busy alone: for many rows through few multiprocessors.
+template <CombineWire kWire, PartialSource kSource>
+__global__ void __launch_bounds__(kMaxThreads, 1) combine_throughput(const MIXLANE_GRID_CONSTANT CombineKernelArgs args) {
+  combine_rows<kWire, kSource>(args);
 }
 
 }  // namespace mixlane::exchange_gpu

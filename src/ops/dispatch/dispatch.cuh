@@ -1,4 +1,5 @@
-// dispatch.latency: one launch. All blocks but the last send the rows of their tokens and leave; the last one waits.
+// dispatch.latency and dispatch.throughput: one launch. All blocks but the last send the rows of their tokens and leave; the
+// last one waits.
 #pragma once
 
 #include "ops/dispatch/receive_rows.cuh"
@@ -23,8 +24,9 @@ static __device__ __noinline__ void report_num_tokens(const DispatchKernelArgs& 
   report(args.exchange.status, failure);
 }
 
-template <Payload kPayload>
-__global__ void __launch_bounds__(kMaxThreads, 2) dispatch_latency(const MIXLANE_GRID_CONSTANT DispatchKernelArgs args) {
+// All threads of a launch whose last block waits.
+template <Payload kPayload, uint32_t kHeld>
+__device__ void dispatch_rows(const DispatchKernelArgs& args) {
   extern __shared__ float scales[];
   __shared__ union {
     SendShared send;
@@ -39,9 +41,20 @@ __global__ void __launch_bounds__(kMaxThreads, 2) dispatch_latency(const MIXLANE
     if (call.ended && threadIdx.x == 0) report_end(exchange);
     receive_rows(args, call, num_tokens, shared.receive);
   } else {
-    send_share<kPayload>(args, call, Share::of(num_tokens, gridDim.x - 1, blockIdx.x), scales, shared.send);
+    send_share<kPayload, kHeld>(args, call, Share::of(num_tokens, gridDim.x - 1, blockIdx.x), scales, shared.send);
   }
   close_call<ExchangeStage::dispatch>(exchange, call);
+}
+
+template <Payload kPayload>
+__global__ void __launch_bounds__(kLatencyThreads, 2) dispatch_latency(const MIXLANE_GRID_CONSTANT DispatchKernelArgs args) {
+  dispatch_rows<kPayload, 2>(args);
+}
+
+// A multiprocessor has one block, which keeps it busy alone: for many rows through few multiprocessors.
+template <Payload kPayload>
+__global__ void __launch_bounds__(kMaxThreads, 1) dispatch_throughput(const MIXLANE_GRID_CONSTANT DispatchKernelArgs args) {
+  dispatch_rows<kPayload, 4>(args);
 }
 
 }  // namespace mixlane::exchange_gpu

@@ -1,18 +1,16 @@
 // Launch geometry that the exchange kernels share.
 #pragma once
 
-#include "ops/dispatch/device_args.hpp"
+#include "ops/dispatch/launchers.hpp"
 
 namespace mixlane::exchange_gpu {
 
-// A second block covers what the first one waits for.
-inline constexpr int kBlocksPerMultiprocessor = 1;
-
 // The block that wastes the fewest threads on a row of so many 16-byte pieces; of equal ones the largest.
-inline uint32_t threads_for(uint32_t num_pieces) {
-  uint32_t best = kMaxThreads;
+inline uint32_t threads_for(uint32_t num_pieces, Regime regime) {
+  const uint32_t most = regime == Regime::latency ? kLatencyThreads : kMaxThreads;
+  uint32_t best = most;
   uint32_t best_cost = ~0u;
-  for (uint32_t threads = kMaxThreads; threads >= kMaxThreads / 2; threads -= 64) {
+  for (uint32_t threads = most; threads >= most / 2; threads -= 64) {
     const uint32_t cost = (num_pieces + threads - 1) / threads * threads;
     if (cost >= best_cost) continue;
     best = threads;

@@ -102,6 +102,8 @@ class GpuBackend final : public ExchangeBackend {
     // After this meeting of all ranks nothing is allocated or loaded any more: that could wait for a running kernel of
     // another rank on the same GPU.
     budget_.num_multiprocessors = std::max(gpu::num_multiprocessors(device_.index) / ranks_on_this_gpu(), 1);
+    if (config.num_multiprocessors > 0)
+      budget_.num_multiprocessors = std::min(budget_.num_multiprocessors, config.num_multiprocessors);
     owners_ = make_owners();
   }
   ~GpuBackend() override {
@@ -132,6 +134,7 @@ class GpuBackend final : public ExchangeBackend {
   DispatchKernelArgs make_args(const DispatchArgs& args) const;
   CombineKernelArgs make_args(const CombineArgs& args) const;
   ReceivedRows received_rows() const;
+  Regime regime_of(std::string_view variant, int64_t num_tokens) const;
 
   Device device_;
   std::shared_ptr<Communicator> comm_;
@@ -199,6 +202,15 @@ Exchange GpuBackend::make_exchange(Status* status) const {
   return exchange;
 }
 
+// From so many tokens on large blocks on few multiprocessors do as well.
+constexpr int64_t kManyTokens = 1024;
+
+Regime GpuBackend::regime_of(std::string_view variant, int64_t num_tokens) const {
+  const bool many = num_tokens >= kManyTokens && config_.num_multiprocessors > 0;
+  if (variant == "auto") return many ? Regime::throughput : Regime::latency;
+  return variant.substr(variant.find('.') + 1) == "latency" ? Regime::latency : Regime::throughput;
+}
+
 // ---------------------------------------------------------------------------------------------------------------------
 // Dispatch
 
@@ -255,7 +267,7 @@ ReceivedRows GpuBackend::dispatch(const DispatchArgs& args, RoutingState& state,
   Payload payload = Payload::copy;
   if (config_.wire != WireFormat::bf16 && args.hidden.dtype == DType::bf16)
     payload = config_.wire == WireFormat::fp8_row ? Payload::quantize_row : Payload::quantize_1x128;
-  launch_dispatch_latency(dispatch_args_, payload, budget_, stream);
+  launch_dispatch(dispatch_args_, regime_of(args.variant, args.hidden.shape[0]), payload, budget_, stream);
   return received_rows();
 }
 
@@ -307,11 +319,11 @@ CombineKernelArgs GpuBackend::make_args(const CombineArgs& args) const {
   return to;
 }
 
-void GpuBackend::combine(const CombineArgs&, const RoutingState& state, Status&, Stream stream) {
+void GpuBackend::combine(const CombineArgs& args, const RoutingState& state, Status&, Stream stream) {
   const gpu::DeviceGuard guard(device_);
   stream_ = stream;
   combine_args_.counts_on_device = static_cast<const GpuRouting&>(state).counts_on_device;
-  launch_combine_latency(combine_args_, config_.combine_wire, budget_, stream);
+  launch_combine(combine_args_, regime_of(args.variant, args.output.shape[0]), config_.combine_wire, budget_, stream);
 }
 
 std::vector<int> GpuBackend::masked_ranks() const {

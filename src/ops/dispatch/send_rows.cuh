@@ -6,9 +6,6 @@
 
 namespace mixlane::exchange_gpu {
 
-// 16-byte packets of a row that a thread has on their way at once.
-inline constexpr uint32_t kHeld = 2;
-
 struct SendShared {
   uint32_t before[kMaxWaves][kMaxRanks];
   Batch batch;
@@ -16,7 +13,8 @@ struct SendShared {
   uint32_t masked;
 };
 
-template <Payload kPayload>
+// kHeld: 16-byte packets of a row that a thread has on their way at once.
+template <Payload kPayload, uint32_t kHeld>
 class RowSender {
  public:
   __device__ RowSender(const DispatchKernelArgs& args, const Share& share, float* scales, SendShared& shared)
@@ -181,13 +179,13 @@ class RowSender {
 
 // All threads of the block. `scales`: two rows of them, quantize_1x128 only. Everything that can be is fetched before the
 // first result is looked at.
-template <Payload kPayload>
+template <Payload kPayload, uint32_t kHeld>
 __device__ void send_share(const DispatchKernelArgs& args, Call call, const Share& share, float* scales,
                            SendShared& shared) {
   const Window& window = args.exchange.window;
   const bool first_wave = HardwareWave::index_in_block() == 0;
   const uint32_t lane = HardwareWave::lane();
-  RowSender<kPayload> sender(args, share, scales, shared);
+  RowSender<kPayload, kHeld> sender(args, share, scales, shared);
   sender.fetch_first();
   const uint32_t peer = threadIdx.x;
   const bool to_peer = peer < static_cast<uint32_t>(window.num_ranks) && static_cast<int>(peer) != window.rank;

@@ -62,7 +62,10 @@ void play(std::shared_ptr<Communicator> comm, const DispatcherConfig& config, in
     const uint64_t what = script() % 8;
     std::vector<Inputs> inputs = make_all_inputs(script(), config, num_ranks);
     const Oracle oracle{full, inputs};
-    const GpuCall call{.count_on_device = script() % 2 == 0 && what != 1};  // a replay has as many rows
+    const bool large_blocks = script() % 3 == 0;
+    const std::string_view combine_variant = large_blocks ? "combine.throughput" : "combine.latency";
+    const GpuCall call{.variant = large_blocks ? "dispatch.throughput" : "dispatch.latency",
+                       .count_on_device = script() % 2 == 0 && what != 1};  // a replay has as many rows
     SCOPED_TRACE("rank " + std::to_string(rank) + " of " + std::to_string(num_ranks) + " round " + std::to_string(round) +
                  " kind " + std::to_string(what));
     test::random_delay(delays, 300);
@@ -88,9 +91,9 @@ void play(std::shared_ptr<Communicator> comm, const DispatcherConfig& config, in
       received.handle =
           gpu_rank.dispatcher().dispatch(gpu_rank.dispatch_args(inputs[rank].num_tokens), gpu_rank.stream()).handle;
     test::random_delay(delays, 300);
-    EXPECT_EQ(gpu_rank.combine(received, oracle, with_addend), oracle.output(rank, with_addend));
+    EXPECT_EQ(gpu_rank.combine(received, oracle, with_addend, combine_variant), oracle.output(rank, with_addend));
     if (what == 3) {
-      EXPECT_EQ(gpu_rank.combine(received, oracle, with_addend), oracle.output(rank, with_addend));
+      EXPECT_EQ(gpu_rank.combine(received, oracle, with_addend, combine_variant), oracle.output(rank, with_addend));
     }
     const Status status = gpu_rank.take_status();
     EXPECT_TRUE(status.ok()) << describe(status);
@@ -208,11 +211,12 @@ TEST_F(ExchangeGpu, Fp8Wires) {
           for (uint64_t seed = 0; seed < 4; ++seed) {
             const std::vector<Inputs> inputs = make_all_inputs(seed, config, 2);
             const Oracle oracle{gpu_rank.dispatcher().config(), inputs};
-            for (const bool fp8_input : {false, true}) {
-              const ReceivedRows received = gpu_rank.dispatch(inputs[rank], {.fp8_input = fp8_input});
-              test::expect_received(received, oracle, rank);
-              expect_fp8_rows(received, oracle, rank);
-            }
+            for (const bool fp8_input : {false, true})
+              for (const char* variant : {"dispatch.latency", "dispatch.throughput"}) {
+                const ReceivedRows received = gpu_rank.dispatch(inputs[rank], {.variant = variant, .fp8_input = fp8_input});
+                test::expect_received(received, oracle, rank);
+                expect_fp8_rows(received, oracle, rank);
+              }
           }
         });
       }
