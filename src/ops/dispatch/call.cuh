@@ -11,7 +11,7 @@ using gpu::Scope;
 using HardwareWave = gpu::Wave<gpu::kHardwareWave>;
 
 struct Call {
-  BlockState before;
+  CallState before;
   uint32_t epoch;   // of the stage, from 1
   uint32_t number;  // of all calls, from 1
   uint32_t masked;
@@ -41,8 +41,8 @@ __device__ inline std::byte* partial_at(const Window& window, int owner, int sou
 template <ExchangeStage kStage>
 __device__ Call open_call(const Exchange& exchange) {
   Call call;
-  const uint4 words = *reinterpret_cast<const uint4*>(exchange.blocks + blockIdx.x);
-  call.before = {words.x, words.y, words.z, words.w};
+  const uint4 words = *reinterpret_cast<const uint4*>(exchange.state);
+  call.before = {words.x, words.y, words.z, words.w, 0};
   call.masked = gpu::load_relaxed<Scope::device>(exchange.masked);
   call.ended = (call.masked & kEnded) != 0;
   if (call.ended) call.masked = ~0u;  // nothing is sent and nothing awaited
@@ -52,18 +52,27 @@ __device__ Call open_call(const Exchange& exchange) {
   return call;
 }
 
-// Last thing in a kernel, by all threads.
+// Every block but the closing one, once, by all its threads: a barrier behind which all of them have read the state. They
+// are made to look at it, lest a load still be on its way.
+__device__ inline void count_reader(const Exchange& exchange, const Call& call) {
+  const bool never = call.before.last_stage == ~0u;
+  if (__syncthreads_or(never) == 0 && threadIdx.x == 0) atomicAdd(&exchange.state->num_readers, 1u);
+}
+
+// By one thread of the closing block, which no other one waits for.
+__device__ inline void wait_for_readers(const Exchange& exchange) {
+  while (gpu::load_relaxed<Scope::device>(&exchange.state->num_readers) != gridDim.x - 1) {
+  }
+}
+
+// Last thing in the closing block, by one thread.
 template <ExchangeStage kStage>
 __device__ void close_call(const Exchange& exchange, const Call& call) {
   const bool dispatch = kStage == ExchangeStage::dispatch;
-  const uint4 after = make_uint4(call.before.dispatch_epoch + (dispatch ? 1 : 0),
-                                 call.before.combine_epoch + (dispatch ? 0 : 1), 1 + static_cast<uint32_t>(kStage), 0);
-  auto* const states = reinterpret_cast<uint4*>(exchange.blocks);
-  __syncthreads();  // all threads have read the block's own
-  if (threadIdx.x == 0) states[blockIdx.x] = after;
-  // A later launch may have more blocks than this one.
-  if (blockIdx.x != 0) return;
-  for (uint32_t block = gridDim.x + threadIdx.x; block < kMaxBlocks; block += blockDim.x) states[block] = after;
+  *reinterpret_cast<uint4*>(exchange.state) =
+      make_uint4(call.before.dispatch_epoch + (dispatch ? 1 : 0), call.before.combine_epoch + (dispatch ? 0 : 1),
+                 1 + static_cast<uint32_t>(kStage), 0);
+  exchange.state->num_readers = 0;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -87,9 +96,12 @@ static __device__ __noinline__ void report(Status* to, const Status& failure) {
 
 static __device__ __noinline__ void end_all_calls(const Exchange& exchange, const Status& failure) {
   if ((atomicOr(exchange.masked, kEnded) & kEnded) != 0) return;
-  Status& end = *exchange.end;
-  end = failure;
+  *exchange.end = failure;
   __threadfence_system();
+  for (int peer = 0; peer < exchange.window.num_ranks; ++peer)
+    if (peer != exchange.window.rank)
+      gpu::store_relaxed<Scope::system>(&source_line(exchange.window, peer, exchange.window.rank)->masked,
+                                        kEndedBy + static_cast<uint32_t>(failure.peer));
 }
 
 // A call after the end: says again what ended it. One thread.
@@ -112,15 +124,18 @@ static __device__ __noinline__ void give_up(const Exchange& exchange, int peer, 
   failure.got = got;
   failure.waited_us = static_cast<int64_t>(waited_ns / 1000);
   report(exchange.status, failure);
-  gpu::store_relaxed<Scope::system>(&source_line(exchange.window, peer, rank)->masked, 1u);
+  gpu::store_relaxed<Scope::system>(&source_line(exchange.window, peer, rank)->masked, kLeftOut);
   if (exchange.fail_on_timeout) end_all_calls(exchange, failure);
 }
 
-static __device__ __noinline__ void report_masked_by(const Exchange& exchange, int peer, uint64_t waited_ns) {
+// `peer` has left this rank out, or has ended because of another one.
+static __device__ __noinline__ void report_mark_of(const Exchange& exchange, int peer, uint32_t mark, uint64_t waited_ns) {
+  const int rank = exchange.window.rank, culprit = static_cast<int>(mark - kEndedBy);
+  const bool other = mark >= kEndedBy && culprit != rank;
   Status failure;
-  failure.code = ErrorCode::rank_masked;
-  failure.rank = exchange.window.rank;
-  failure.peer = peer;
+  failure.code = other ? ErrorCode::peer_timeout : ErrorCode::rank_masked;
+  failure.rank = rank;
+  failure.peer = other ? culprit : peer;
   failure.failures = 1;
   failure.waited_us = static_cast<int64_t>(waited_ns / 1000);
   report(exchange.status, failure);
@@ -138,8 +153,9 @@ static __device__ __noinline__ bool keep_waiting(const Exchange& exchange, int p
   if (since == 0) since = now;
   const uint32_t masked = gpu::load_relaxed<Scope::device>(exchange.masked);
   if ((masked & (kEnded | 1u << peer)) != 0) return false;
-  if (gpu::load_relaxed<Scope::system>(&source_line(exchange.window, exchange.window.rank, peer)->masked) != 0) {
-    report_masked_by(exchange, peer, now - since);
+  const uint32_t mark = gpu::load_relaxed<Scope::system>(&source_line(exchange.window, exchange.window.rank, peer)->masked);
+  if (mark != 0) {
+    report_mark_of(exchange, peer, mark, now - since);
     return false;
   }
   if (now - since < exchange.deadline_ns) return true;

@@ -61,6 +61,7 @@ __device__ void send_partials(const CombineKernelArgs& args, Call call, CombineS
     call.masked = exchange_credits(exchange, call.number, call.masked, &shared.masked);
     range = ReceivedRange(exchange, call);
   }
+  count_reader(exchange, call);
   if (blockIdx.x == 0 && peer < window.num_ranks && peer != window.rank && call.sends_to(peer))
     gpu::store_relaxed<Scope::system>(&source_line(window, peer, window.rank)->combine_header, call.epoch);
 
@@ -231,7 +232,10 @@ __device__ void add_up(const CombineKernelArgs& args, const Call& call, CombineS
   const Window& window = exchange.window;
   const uint32_t block = blockIdx.x - args.num_send_blocks, num_blocks = gridDim.x - args.num_send_blocks;
   if (threadIdx.x == 0) shared.masked = call.masked;
-  __syncthreads();
+  if (block == 0)
+    __syncthreads();
+  else
+    count_reader(exchange, call);
   const uint32_t num_tokens = args.counts_on_device ? static_cast<uint32_t>(*exchange.routing.num_tokens) : args.num_tokens;
   Share share;
   share.log2_parts = Share::parts_for(num_tokens, num_blocks);
@@ -242,26 +246,33 @@ __device__ void add_up(const CombineKernelArgs& args, const Call& call, CombineS
     add_up_row<kWire, kSource>(args, call, unit >> share.log2_parts, share, shared.pairs[turn], shared.partial[turn],
                                &shared.masked);
   }
-  // Also a rank without rows for this one must be past its dispatch before the next one of this rank.
+  if (block != 0) return;
+  // The first of these blocks closes the call. Also a rank without rows for this one must be past its dispatch before the
+  // next one of this rank.
   const int peer = static_cast<int>(threadIdx.x);
-  if (block != 0 || peer >= window.num_ranks || peer == window.rank || !call.sends_to(peer)) return;
-  const uint32_t* const header = &source_line(window, window.rank, peer)->combine_header;
-  wait_for(
-      exchange, peer, call.epoch, [&] { return gpu::load_acquire<Scope::system>(header); },
-      [&](uint32_t epoch) { return epoch == call.epoch; });
+  if (peer < window.num_ranks && peer != window.rank && call.sends_to(peer)) {
+    const uint32_t* const header = &source_line(window, window.rank, peer)->combine_header;
+    wait_for(
+        exchange, peer, call.epoch, [&] { return gpu::load_acquire<Scope::system>(header); },
+        [&](uint32_t epoch) { return epoch == call.epoch; });
+  }
+  if (peer == 0) wait_for_readers(exchange);
+  __syncthreads();
+  if (peer == 0) close_call<ExchangeStage::combine>(exchange, call);
 }
 
 template <CombineWire kWire, PartialSource kSource>
 __device__ void combine_rows(const CombineKernelArgs& args) {
   __shared__ CombineShared shared;
   gpu::prefetch_args(args);
+  gpu::allow_next_kernel();
+  gpu::wait_for_previous_kernel();
   const Call call = open_call<ExchangeStage::combine>(args.exchange);
   if (call.ended && blockIdx.x == 0 && threadIdx.x == 0) report_end(args.exchange);
   if (blockIdx.x < args.num_send_blocks)
     send_partials<kWire, kSource>(args, call, shared);
   else
     add_up<kWire, kSource>(args, call, shared);
-  close_call<ExchangeStage::combine>(args.exchange, call);
 }
 
 template <CombineWire kWire, PartialSource kSource>

@@ -59,7 +59,8 @@ void launch_combine(CombineKernelArgs args, Regime regime, CombineWire wire, con
   gpu::launch(kernel,
               {.variant = regime == Regime::latency ? "combine.latency" : "combine.throughput",
                .num_blocks = args.num_send_blocks + num_adding,
-               .num_threads = num_threads},
+               .num_threads = num_threads,
+               .overlaps_previous = budget.overlaps},
               stream, args);
 }
 

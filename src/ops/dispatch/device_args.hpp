@@ -10,7 +10,7 @@
 namespace mixlane::exchange_gpu {
 
 inline constexpr int kMaxRanks = 8;
-// Of one launch. Each block keeps the epochs for itself, each sending block has flags of its own.
+// Of one launch; each sending block has flags of its own.
 inline constexpr uint32_t kMaxBlocks = 1024;
 inline constexpr uint32_t kMaxSendBlocks = 512;
 inline constexpr uint32_t kLatencyThreads = 512;
@@ -22,16 +22,21 @@ inline constexpr uint32_t kRowParts = 4;
 struct alignas(64) SourceLine {
   uint64_t dispatch_header;  // epoch << 32 | blocks that send
   uint32_t credit;           // number of the call before which s has read everything
-  uint32_t masked;           // 1: s has left this rank out
+  uint32_t masked;           // PeerMark
   uint32_t combine_header;   // epoch of the combine that s has begun
 };
 
-// Where a block of this rank stands: it reads and advances its own copy, so no block waits for another one.
-struct alignas(16) BlockState {
+// What a rank has done to another one, in SourceLine::masked.
+inline constexpr uint32_t kLeftOut = 1;
+inline constexpr uint32_t kEndedBy = 2;  // + r: it takes part in no call any more because of rank r
+
+// Where this rank stands. All blocks of a launch read it, the one that closes the call advances it when all have.
+struct alignas(16) CallState {
   uint32_t dispatch_epoch;
   uint32_t combine_epoch;
   uint32_t last_stage;  // 0: no call yet; else 1 + ExchangeStage
   uint32_t unused;
+  uint32_t num_readers;  // blocks of this launch that have read the above
 };
 
 struct Window {
@@ -57,8 +62,8 @@ struct DeviceRouting {
 
 struct Exchange {
   Window window;
-  BlockState* blocks = nullptr;  // [kMaxBlocks]
-  uint32_t* masked = nullptr;    // bit r: rank r is left out; kEnded: no call does anything any more
+  CallState* state = nullptr;
+  uint32_t* masked = nullptr;  // bit r: rank r is left out; kEnded: no call does anything any more
   Status* status = nullptr;
   Status* end = nullptr;  // host memory: what ended this rank's part in the group
   uint64_t deadline_ns = 0;

@@ -33,6 +33,8 @@ __device__ void dispatch_rows(const DispatchKernelArgs& args) {
     ReceiveShared receive;
   } shared;
   gpu::prefetch_args(args);
+  gpu::allow_next_kernel();
+  gpu::wait_for_previous_kernel();
   const Exchange& exchange = args.exchange;
   const Call call = open_call<ExchangeStage::dispatch>(exchange);
   const uint32_t num_tokens = num_tokens_of(args);
@@ -43,7 +45,6 @@ __device__ void dispatch_rows(const DispatchKernelArgs& args) {
   } else {
     send_share<kPayload, kHeld>(args, call, Share::of(num_tokens, gridDim.x - 1, blockIdx.x), scales, shared.send);
   }
-  close_call<ExchangeStage::dispatch>(exchange, call);
 }
 
 template <Payload kPayload>

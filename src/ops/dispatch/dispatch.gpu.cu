@@ -45,7 +45,8 @@ void launch_dispatch(const DispatchKernelArgs& args, Regime regime, Payload payl
               {.variant = regime == Regime::latency ? "dispatch.latency" : "dispatch.throughput",
                .num_blocks = std::clamp(wanted, 1u, most) + 1,
                .num_threads = num_threads,
-               .shared_bytes = shared_bytes},
+               .shared_bytes = shared_bytes,
+               .overlaps_previous = budget.overlaps},
               stream, args);
 }
 

@@ -44,7 +44,7 @@ struct GpuRouting final : RoutingState {
 class DeviceMemoryOfRank {
  public:
   DeviceMemoryOfRank(Device device, const DispatcherConfig& config, int num_ranks, int rank)
-      : blocks_(device, kMaxBlocks * static_cast<int64_t>(sizeof(BlockState))),
+      : state_(device, sizeof(CallState)),
         masked_(device, sizeof(uint32_t)),
         status_(device, sizeof(Status)),
         routing_(device, 4 * (int64_t{config.max_tokens} * num_ranks + 2 * num_ranks + 1)),
@@ -65,7 +65,7 @@ class DeviceMemoryOfRank {
     device_routing_ = {words, words + slots, words + slots + num_ranks, words + slots + 2 * num_ranks};
   }
 
-  BlockState* blocks() const { return blocks_.as<BlockState>(); }
+  CallState* state() const { return state_.as<CallState>(); }
   uint32_t* masked() const { return masked_.as<uint32_t>(); }
   Status* status() const { return status_.as<Status>(); }
   Status* end() const { return end_.as<Status>(); }
@@ -74,7 +74,7 @@ class DeviceMemoryOfRank {
   const DeviceRouting& routing() const { return device_routing_; }
 
  private:
-  gpu::Buffer blocks_;
+  gpu::Buffer state_;
   gpu::Buffer masked_;
   gpu::Buffer status_;
   gpu::Buffer routing_;
@@ -102,6 +102,9 @@ class GpuBackend final : public ExchangeBackend {
     // After this meeting of all ranks nothing is allocated or loaded any more: that could wait for a running kernel of
     // another rank on the same GPU.
     budget_.num_multiprocessors = std::max(gpu::num_multiprocessors(device_.index) / ranks_on_this_gpu(), 1);
+    // A kernel that waits for its turn takes room that kernels of another rank on the same GPU may need.
+    budget_.overlaps = device_.type == DeviceType::cuda && gpu::compute_capability(device_.index) >= 90 &&
+                       budget_.num_multiprocessors == gpu::num_multiprocessors(device_.index);
     if (config.num_multiprocessors > 0)
       budget_.num_multiprocessors = std::min(budget_.num_multiprocessors, config.num_multiprocessors);
     owners_ = make_owners();
@@ -191,7 +194,7 @@ Exchange GpuBackend::make_exchange(Status* status) const {
   window.record_stride = layout_.records.record_stride;
   window.partials_at = layout_.partials_at;
   window.partial_stride = layout_.records.partial_stride;
-  exchange.blocks = own_.blocks();
+  exchange.state = own_.state();
   exchange.masked = own_.masked();
   exchange.status = status ? status : own_.status();
   exchange.end = own_.end();

@@ -12,6 +12,7 @@ enum class Regime : uint8_t { latency, throughput };
 
 // What this rank may use of its GPU.
 struct Budget {
+  bool overlaps = false;        // kernels may start before their predecessors have ended
   int num_multiprocessors = 1;  // others may play a rank on the same GPU, or the caller wants some for other work
 
   // Of which `resident` fit on a multiprocessor; several hide each other's waiting.

@@ -143,6 +143,7 @@ __device__ inline void receive_rows(const DispatchKernelArgs& args, const Call& 
       rank < exchange.window.num_ranks && shared.needed[rank] > static_cast<uint32_t>(exchange.window.capacity);
   if (HardwareWave::index_in_block() == 0 && (HardwareWave::ballot(overflows) != 0 || shared.num_bad != 0))
     report_tokens(args, num_tokens, shared);
+  if (rank == static_cast<int>(blockDim.x) - 1) wait_for_readers(exchange);
   wait_for_all(exchange, call, shared);
   __syncthreads();
   if (rank < exchange.window.num_ranks) {
@@ -153,7 +154,9 @@ __device__ inline void receive_rows(const DispatchKernelArgs& args, const Call& 
                                                              : rank == exchange.window.rank ? sent
                                                                                             : shared.received[rank]);
   }
-  if (rank == 0) *exchange.routing.num_tokens = static_cast<int32_t>(num_tokens);
+  if (rank != 0) return;
+  *exchange.routing.num_tokens = static_cast<int32_t>(num_tokens);
+  close_call<ExchangeStage::dispatch>(exchange, call);
 }
 
 }  // namespace mixlane::exchange_gpu

@@ -7,7 +7,7 @@
 namespace mixlane::exchange_gpu {
 
 struct SendShared {
-  uint32_t before[kMaxWaves][kMaxRanks];
+  uint32_t before[kMaxRanks];  // rows of the tokens before the block's
   Batch batch;
   uint32_t largest[kWave];  // magnitude of each row of a batch, as bits
   uint32_t masked;
@@ -187,7 +187,11 @@ __device__ void send_share(const DispatchKernelArgs& args, Call call, const Shar
   const uint32_t lane = HardwareWave::lane();
   RowSender<kPayload, kHeld> sender(args, share, scales, shared);
   sender.fetch_first();
-  const uint32_t peer = threadIdx.x;
+  std::byte* const records = own_records(window);
+  if (threadIdx.x < kMaxRanks) shared.before[threadIdx.x] = 0;
+  if (share.begin != 0) __syncthreads();
+  // The last wave talks to the peers: the first one has the slots to find.
+  const uint32_t peer = threadIdx.x - (blockDim.x - kWave);
   const bool to_peer = peer < static_cast<uint32_t>(window.num_ranks) && static_cast<int>(peer) != window.rank;
   const uint64_t stamp = uint64_t{call.epoch} << 32;
   uint32_t next = 0;
@@ -199,22 +203,28 @@ __device__ void send_share(const DispatchKernelArgs& args, Call call, const Shar
     if (!first_round) __syncthreads();  // the batch before has been sent
     const uint32_t found = look_up(args, first, end, first_round);
     if (first_round) {
-      if (lane < kMaxRanks) shared.before[HardwareWave::index_in_block()][lane] = found;
+      if (!first_wave && lane < kMaxRanks && found != 0) atomicAdd(&shared.before[lane], found);
       if (call.needs_credits) call.masked = exchange_credits(args.exchange, call.number, call.masked, &shared.masked);
+      if (first != 0) __syncthreads();
       if (blockIdx.x == 0 && to_peer && call.sends_to(static_cast<int>(peer)))
         gpu::store_relaxed_system(&source_line(window, static_cast<int>(peer), window.rank)->dispatch_header,
                                   stamp | share.num_active);
-      if (share.empty()) return;
+      if (share.empty()) {
+        count_reader(args.exchange, call);
+        return;
+      }
       be_late(args.exchange, call.number);
-      if (first != 0) __syncthreads();
+      if (first_wave && lane < kMaxRanks) next = first != 0 ? shared.before[lane] : 0;
     }
-    if (first_wave) {
-      if (first_round && first != 0 && lane < kMaxRanks)
-        for (uint32_t wave = 1; wave < blockDim.x / kWave; ++wave) next += shared.before[wave][lane];
-      take_slots(args, call, token, found, token < end && share.part == 0, next, shared.batch);
-    }
-    __syncthreads();
+    const uint32_t before = next;
+    uint64_t distances = 0;
+    if (first_wave) distances = take_slots(args, call, found, records, next, shared.batch);
+    if (first_round)
+      count_reader(args.exchange, call);
+    else
+      __syncthreads();
     sender.send(first, end);
+    if (first_wave && share.part == 0) keep_slots(args, token, token < end, distances, before);
     first = end;
   } while (first < share.end);
   be_late(args.exchange, ~call.number);

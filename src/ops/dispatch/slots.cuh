@@ -91,28 +91,52 @@ __device__ inline uint32_t look_up(const DispatchKernelArgs& args, uint32_t firs
   return result;
 }
 
-// The first wave: slots for the tokens `first` + lane, whose ranks are given. Lane r's `next` is rank r's next slot.
-// `keeps`: also for combine.
-__device__ inline void take_slots(const DispatchKernelArgs& args, const Call& call, uint32_t token, uint32_t ranks,
-                                  bool keeps, uint32_t& next, Batch& batch) {
+// Lane r: the first of the records that are this rank's in rank r's window.
+__device__ inline std::byte* own_records(const Window& window) {
+  const int rank = static_cast<int>(HardwareWave::lane());
+  return rank < window.num_ranks ? record_at(window, rank, window.rank, 0) : nullptr;
+}
+
+// The first wave: slots for the tokens that the lanes stand for, whose ranks are given. Lane r's `next` is rank r's next
+// slot. Returns the lane's slots, a byte of 0xff per rank without a row, as their distances from `next` before the batch.
+__device__ inline uint64_t take_slots(const DispatchKernelArgs& args, const Call& call, uint32_t ranks, std::byte* records,
+                                      uint32_t& next, Batch& batch) {
   const Window& window = args.exchange.window;
   const int lane = static_cast<int>(HardwareWave::lane());
   const auto capacity = static_cast<uint32_t>(window.capacity);
   uint32_t num_targets = 0;
+  uint64_t distances = ~uint64_t{0};
 #pragma unroll 1
   for (int i = 1; i <= window.num_ranks; ++i) {
     const int r = window.rank + i < window.num_ranks ? window.rank + i : window.rank + i - window.num_ranks;
     const bool wanted = (ranks >> r & 1u) != 0;
     const auto having = HardwareWave::ballot(wanted);
-    const uint32_t slot =
-        HardwareWave::shuffle(next, r) + static_cast<uint32_t>(HardwareWave::count(having & HardwareWave::lanes_below()));
-    const bool sent = wanted && slot < capacity && call.sends_to(r);
-    if (sent) batch.target[lane][num_targets++] = record_at(window, r, window.rank, static_cast<int>(slot));
-    if (keeps) args.exchange.routing.slots[int64_t{token} * window.num_ranks + r] = sent ? static_cast<int32_t>(slot) : -1;
+    const auto below = static_cast<uint32_t>(HardwareWave::count(having & HardwareWave::lanes_below()));
+    const uint32_t slot = HardwareWave::shuffle(next, r) + below;
+    auto* const first =
+        reinterpret_cast<std::byte*>(HardwareWave::shuffle(reinterpret_cast<unsigned long long>(records), r));
+    if (wanted && slot < capacity && call.sends_to(r)) {
+      batch.target[lane][num_targets++] = first + slot * window.record_stride;
+      distances ^= static_cast<uint64_t>(0xffu ^ below) << (8 * r);
+    }
     if (lane == r) next += static_cast<uint32_t>(HardwareWave::count(having));
   }
   batch.num_targets[lane] = num_targets;
   if (lane < kMaxRanks) batch.rows[lane] = min(next, capacity);
+  return distances;
+}
+
+// The first wave: those slots, for combine.
+__device__ inline void keep_slots(const DispatchKernelArgs& args, uint32_t token, bool counts, uint64_t distances,
+                                  uint32_t before) {
+  const int num_ranks = args.exchange.window.num_ranks;
+  int32_t* const kept = args.exchange.routing.slots + int64_t{token} * num_ranks;
+#pragma unroll 1
+  for (int r = 0; r < num_ranks; ++r) {
+    const uint32_t first = HardwareWave::shuffle(before, r);
+    const auto distance = static_cast<uint32_t>(distances >> (8 * r) & 0xffu);
+    if (counts) kept[r] = distance == 0xff ? -1 : static_cast<int32_t>(first + distance);
+  }
 }
 
 }  // namespace mixlane::exchange_gpu
