@@ -9,6 +9,7 @@ namespace mixlane::exchange_gpu {
 
 using gpu::Scope;
 using HardwareWave = gpu::Wave<gpu::kHardwareWave>;
+inline constexpr uint32_t kWave = gpu::kHardwareWave;
 
 struct Call {
   CallState before;

@@ -66,37 +66,49 @@ __device__ void send_partials(const CombineKernelArgs& args, Call call, CombineS
     gpu::store_relaxed<Scope::system>(&source_line(window, peer, window.rank)->combine_header, call.epoch);
 
   const uint32_t log2_parts = Share::parts_for(range.total(), args.num_send_blocks);
+  const uint32_t num_units = range.total() << log2_parts, num_threads = blockDim.x - kWave;
+  const bool flags = threadIdx.x >= num_threads;  // the last wave; the others send
+  const auto list = [&](uint32_t unit, PairList& pairs) {
+    int source = 0, slot = 0;
+    range.find(unit >> log2_parts, source, slot);
+    list_pairs(args, source, slot, pairs);
+  };
+  if constexpr (kSource == PartialSource::pairs) {
+    if (flags && blockIdx.x < num_units) list(blockIdx.x, shared.pairs[0]);
+    __syncthreads();
+  }
   uint32_t turn = 0;
 #pragma unroll 1
-  for (uint32_t unit = blockIdx.x; unit < range.total() << log2_parts; unit += args.num_send_blocks, turn ^= 1) {
+  for (uint32_t unit = blockIdx.x; unit < num_units; unit += args.num_send_blocks, turn ^= 1) {
     Share share;
     share.log2_parts = log2_parts;
     share.part = unit & ((1u << log2_parts) - 1);
     int owner = 0, slot = 0;
     range.find(unit >> log2_parts, owner, slot);
-    if constexpr (kSource == PartialSource::pairs) {
-      if (HardwareWave::index_in_block() == 0) list_pairs(args, owner, slot, shared.pairs[turn]);
-      __syncthreads();
+    if (!flags) {
+      const int64_t row = int64_t{owner} * window.capacity + slot;
+      std::byte* const to = partial_at(window, owner, window.rank, slot);
+      const uint32_t end = share.end_of(args.num_octets);
+#pragma unroll 1
+      for (uint32_t first = share.first_of(args.num_octets) + threadIdx.x; first < end; first += kHeldOctets * num_threads) {
+        Wire held[kHeldOctets];
+#pragma unroll
+        for (uint32_t i = 0; i < kHeldOctets; ++i)
+          if (first + i * num_threads < end)
+            held[i] = local_partial<kWire, kSource>(args, shared.pairs[turn], row, first + i * num_threads);
+#pragma unroll
+        for (uint32_t i = 0; i < kHeldOctets; ++i)
+          if (first + i * num_threads < end) held[i].store(to + int64_t{first + i * num_threads} * Wire::kBytes);
+      }
+    } else if (kSource == PartialSource::pairs && unit + args.num_send_blocks < num_units) {
+      list(unit + args.num_send_blocks, shared.pairs[turn ^ 1]);
     }
     be_late(exchange, call.number);
-    const int64_t row = int64_t{owner} * window.capacity + slot;
-    std::byte* const to = partial_at(window, owner, window.rank, slot);
-    const uint32_t end = share.end_of(args.num_octets);
-#pragma unroll 1
-    for (uint32_t first = share.first_of(args.num_octets) + threadIdx.x; first < end; first += kHeldOctets * blockDim.x) {
-      Wire held[kHeldOctets];
-#pragma unroll
-      for (uint32_t i = 0; i < kHeldOctets; ++i)
-        if (first + i * blockDim.x < end)
-          held[i] = local_partial<kWire, kSource>(args, shared.pairs[turn], row, first + i * blockDim.x);
-#pragma unroll
-      for (uint32_t i = 0; i < kHeldOctets; ++i)
-        if (first + i * blockDim.x < end) held[i].store(to + int64_t{first + i * blockDim.x} * Wire::kBytes);
-    }
     __syncthreads();
-    // This part's words of the row's flag.
-    const uint32_t word = threadIdx.x;
-    if (word >= share.first_of(kRowParts) && word < share.end_of(kRowParts))
+    // This part's words of the row's flag. Making sure that the row has arrived before takes a while, in which the other
+    // waves go on with the next row.
+    const uint32_t word = threadIdx.x - num_threads;
+    if (flags && word >= share.first_of(kRowParts) && word < share.end_of(kRowParts))
       gpu::store_release<Scope::system>(row_flag(window, owner, window.rank, slot) + word, call.epoch);
   }
 }

@@ -49,7 +49,8 @@ void load_combine_kernels(CombineWire wire) {
 
 void launch_combine(CombineKernelArgs args, Regime regime, CombineWire wire, const Budget& budget, Stream stream) {
   const Kernel kernel = kernel_for(regime, wire, args.source);
-  const uint32_t num_threads = threads_for(args.num_octets, wire == CombineWire::f64 ? Regime::latency : regime);
+  // A wave more: the one that flags rows.
+  const uint32_t num_threads = threads_for(args.num_octets, wire == CombineWire::f64 ? Regime::latency : regime, kWave);
   // Blocks that add up wait for peers, whose blocks may wait for this rank's sending ones: all must run at once.
   const int resident = gpu::max_resident_blocks(reinterpret_cast<const void*>(kernel), static_cast<int>(num_threads), 0);
   const uint32_t most = std::max(std::min(budget.combine_blocks(resident), kMaxBlocks) / 2, 1u);

@@ -55,11 +55,17 @@ class RowSender {
 
  private:
   static constexpr uint32_t kGroupPackets = 16;
+  static constexpr uint32_t kPerStore = kPayload == Payload::copy ? 1 : 2;  // packets
   using Octet = gpu::Octet<DType::bf16>;
 
+  // Which packet of those from `packet` on. Quantised, a thread has two neighbours: their codes are one store.
+  __device__ static uint32_t held_at(uint32_t packet, uint32_t i) {
+    if constexpr (kPayload == Payload::copy) return packet + i * blockDim.x + threadIdx.x;
+    return packet + (i / 2 * blockDim.x + threadIdx.x) * 2 + i % 2;
+  }
   __device__ void fetch() {
 #pragma unroll
-    for (uint32_t i = 0; i < kHeld; ++i) held_[i] = load(token_, packet_ + i * blockDim.x + threadIdx.x);
+    for (uint32_t i = 0; i < kHeld; ++i) held_[i] = load(token_, held_at(packet_, i));
   }
 
   __device__ uint4 load(uint32_t token, uint32_t packet) const {
@@ -81,35 +87,37 @@ class RowSender {
       ++token_;
     }
     fetch();
-    uint2 codes[kHeld];
     if constexpr (kPayload != Payload::copy) {
 #pragma unroll
-      for (uint32_t i = 0; i < kHeld; ++i) codes[i] = encode(row, token, packet + i * blockDim.x + threadIdx.x, now[i]);
+      for (uint32_t i = 0; i < kHeld; i += 2) now[i / 2] = encode(row, token, held_at(packet, i), now[i], now[i + 1]);
     }
 #pragma unroll 1
     for (uint32_t to = 0; to < shared_.batch.num_targets[row]; ++to) {
       std::byte* const record = shared_.batch.target[row][to];
 #pragma unroll
-      for (uint32_t i = 0; i < kHeld; ++i) {
-        const uint32_t at = packet + i * blockDim.x + threadIdx.x;
-        if constexpr (kPayload == Payload::copy) {
-          if (at < end_packet_) *reinterpret_cast<uint4*>(record + int64_t{at} * 16) = now[i];
-        } else {
-          if (at < end_packet_ && at * gpu::kOctet < args_.num_values)
-            *reinterpret_cast<uint2*>(record + int64_t{at} * 8) = codes[i];
-        }
+      for (uint32_t i = 0; i < kHeld / kPerStore; ++i) {
+        const uint32_t at = held_at(packet, i * kPerStore);
+        const bool there = at < end_packet_ && (kPayload == Payload::copy || at * gpu::kOctet < args_.num_values);
+        if (there) *reinterpret_cast<uint4*>(record + int64_t{at} * (16 / kPerStore)) = now[i];
       }
     }
   }
 
-  __device__ uint2 encode(uint32_t row, uint32_t token, uint32_t packet, const uint4& values) {
-    const Octet octet{{values.x, values.y, values.z, values.w}};
-    if constexpr (kPayload == Payload::quantize_row) return quant_gpu::E4m3Scale(shared_.largest[row]).encode(octet);
-    const quant_gpu::E4m3Scale scale(gpu::wave_max<kGroupPackets>(quant_gpu::E4m3Scale::magnitude(octet)));
+  // Sixteen neighbouring values; eight lanes have a group of 128.
+  __device__ uint4 encode(uint32_t row, uint32_t token, uint32_t packet, const uint4& low, const uint4& high) {
+    const Octet first{{low.x, low.y, low.z, low.w}}, second{{high.x, high.y, high.z, high.w}};
+    uint32_t magnitude = 0;
+    if constexpr (kPayload == Payload::quantize_row)
+      magnitude = shared_.largest[row];
+    else
+      magnitude = gpu::wave_max<kGroupPackets / 2>(
+          max(quant_gpu::E4m3Scale::magnitude(first), quant_gpu::E4m3Scale::magnitude(second)));
+    const quant_gpu::E4m3Scale scale(magnitude);
     // Two rows' scales: the tail of the one before may still be read.
-    if (packet < end_packet_ && packet % kGroupPackets == 0)
+    if (kPayload == Payload::quantize_1x128 && packet < end_packet_ && packet % kGroupPackets == 0)
       scales_[(token & 1u) * args_.num_scales + packet / kGroupPackets] = scale.value();
-    return scale.encode(octet);
+    const uint2 front = scale.encode(first), back = scale.encode(second);
+    return make_uint4(front.x, front.y, back.x, back.y);
   }
 
   // A wave per row.

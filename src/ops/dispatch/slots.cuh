@@ -6,7 +6,6 @@
 
 namespace mixlane::exchange_gpu {
 
-inline constexpr uint32_t kWave = gpu::kHardwareWave;
 inline constexpr uint32_t kMaxWaves = kMaxThreads / kWave;
 
 // Of a contiguous placement.
