@@ -178,7 +178,7 @@ __device__ bool wait_for(const Exchange& exchange, int peer, uint32_t expected, 
   }
 }
 
-// "All my reading before this call is done", to and from every peer; by all threads of a block that sends. Returns `masked`
+// "All my reading before this call is done", to and from every peer; by all threads of a block. Returns `masked`
 // with the peers that do not answer.
 static __device__ __noinline__ uint32_t exchange_credits(const Exchange& exchange, uint32_t number, uint32_t masked,
                                                          uint32_t* shared_masked) {

@@ -1,4 +1,4 @@
-// combine.latency and combine.throughput: one launch. The first blocks send this rank's partial sums to the rows' owners, a
+// combine.latency: one launch. The first blocks send this rank's partial sums to the rows' owners, a
 // flag per row behind them; the others wait for the partial sums of this rank's tokens, row by row, and add them up.
 #pragma once
 
@@ -274,7 +274,8 @@ __device__ void add_up(const CombineKernelArgs& args, const Call& call, CombineS
 }
 
 template <CombineWire kWire, PartialSource kSource>
-__device__ void combine_rows(const CombineKernelArgs& args) {
+__global__ void __launch_bounds__(kMaxThreads, kWire == CombineWire::f64 ? 1 : 2)
+    combine_latency(const MIXLANE_GRID_CONSTANT CombineKernelArgs args) {
   __shared__ CombineShared shared;
   gpu::prefetch_args(args);
   gpu::allow_next_kernel();
@@ -285,18 +286,6 @@ __device__ void combine_rows(const CombineKernelArgs& args) {
     send_partials<kWire, kSource>(args, call, shared);
   else
     add_up<kWire, kSource>(args, call, shared);
-}
-
-template <CombineWire kWire, PartialSource kSource>
-__global__ void __launch_bounds__(kLatencyThreads, kWire == CombineWire::f64 ? 1 : 2)
-    combine_latency(const MIXLANE_GRID_CONSTANT CombineKernelArgs args) {
-  combine_rows<kWire, kSource>(args);
-}
-
-// A multiprocessor has one block, which keeps it busy alone: for many rows through few multiprocessors.
-template <CombineWire kWire, PartialSource kSource>
-__global__ void __launch_bounds__(kMaxThreads, 1) combine_throughput(const MIXLANE_GRID_CONSTANT CombineKernelArgs args) {
-  combine_rows<kWire, kSource>(args);
 }
 
 }  // namespace mixlane::exchange_gpu

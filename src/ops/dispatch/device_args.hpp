@@ -13,8 +13,7 @@ inline constexpr int kMaxRanks = 8;
 // Of one launch; each sending block has flags of its own.
 inline constexpr uint32_t kMaxBlocks = 1024;
 inline constexpr uint32_t kMaxSendBlocks = 512;
-inline constexpr uint32_t kLatencyThreads = 512;
-inline constexpr uint32_t kMaxThreads = 1024;
+inline constexpr uint32_t kMaxThreads = 512;
 // A row's flag has a word per quarter of the row, since up to four blocks may send it.
 inline constexpr uint32_t kRowParts = 4;
 

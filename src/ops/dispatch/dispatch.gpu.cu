@@ -1,5 +1,3 @@
-#include <algorithm>
-
 #include "gpu/launch.hpp"
 #include "ops/dispatch/dispatch.cuh"
 #include "ops/dispatch/geometry.hpp"
@@ -10,16 +8,11 @@ namespace {
 
 using Kernel = void (*)(DispatchKernelArgs);
 
-template <Payload kPayload>
-Kernel kernel_of(Regime regime) {
-  return regime == Regime::latency ? dispatch_latency<kPayload> : dispatch_throughput<kPayload>;
-}
-
-Kernel kernel_for(Regime regime, Payload payload) {
+Kernel kernel_for(Payload payload) {
   switch (payload) {
-    case Payload::copy: return kernel_of<Payload::copy>(regime);
-    case Payload::quantize_1x128: return kernel_of<Payload::quantize_1x128>(regime);
-    case Payload::quantize_row: return kernel_of<Payload::quantize_row>(regime);
+    case Payload::copy: return dispatch_latency<Payload::copy>;
+    case Payload::quantize_1x128: return dispatch_latency<Payload::quantize_1x128>;
+    case Payload::quantize_row: return dispatch_latency<Payload::quantize_row>;
   }
   return nullptr;
 }
@@ -27,25 +20,20 @@ Kernel kernel_for(Regime regime, Payload payload) {
 }  // namespace
 
 void load_dispatch_kernels() {
-  for (const Regime regime : {Regime::latency, Regime::throughput})
-    for (const Payload payload : {Payload::copy, Payload::quantize_1x128, Payload::quantize_row})
-      gpu::max_resident_blocks(reinterpret_cast<const void*>(kernel_for(regime, payload)), kLatencyThreads, 0);
+  for (const Payload payload : {Payload::copy, Payload::quantize_1x128, Payload::quantize_row})
+    gpu::max_resident_blocks(reinterpret_cast<const void*>(kernel_for(payload)), kMaxThreads, 0);
 }
 
-void launch_dispatch(const DispatchKernelArgs& args, Regime regime, Payload payload, const Budget& budget, Stream stream) {
-  const Kernel kernel = kernel_for(regime, payload);
-  const uint32_t num_threads = threads_for(args.num_packets, regime);
-  const int64_t shared_bytes = payload == Payload::quantize_1x128 ? int64_t{8} * args.num_scales : 0;
-  // After a dispatch without a combine all sending blocks wait for the peers' credits: they must run at once.
-  const int resident =
-      gpu::max_resident_blocks(reinterpret_cast<const void*>(kernel), static_cast<int>(num_threads), shared_bytes);
-  const uint32_t most = std::clamp(budget.blocks(resident) - 1, 1u, kMaxSendBlocks);
+void launch_dispatch(const DispatchKernelArgs& args, Payload payload, const Budget& budget, Stream stream) {
+  // One block per multiprocessor: they fill the link, and after a dispatch without a combine, when all of them wait for the
+  // peers' credits, they run at once.
+  const uint32_t most = std::clamp(static_cast<uint32_t>(budget.num_multiprocessors) - 1, 1u, kMaxSendBlocks);
   const uint32_t wanted = args.num_rows < most ? args.num_rows * kRowParts : most;
-  gpu::launch(kernel,
-              {.variant = regime == Regime::latency ? "dispatch.latency" : "dispatch.throughput",
+  gpu::launch(kernel_for(payload),
+              {.variant = "dispatch.latency",
                .num_blocks = std::clamp(wanted, 1u, most) + 1,
-               .num_threads = num_threads,
-               .shared_bytes = shared_bytes,
+               .num_threads = threads_for(args.num_packets),
+               .shared_bytes = payload == Payload::quantize_1x128 ? int64_t{8} * args.num_scales : 0,
                .overlaps_previous = budget.overlaps},
               stream, args);
 }

@@ -98,15 +98,16 @@ class GpuBackend final : public ExchangeBackend {
       const gpu::DeviceGuard guard(device_);
       load_dispatch_kernels();
       load_combine_kernels(config.combine_wire);
+      budget_.has_bulk_copies = device_.type == DeviceType::cuda && gpu::compute_capability(device_.index) >= 90;
+      if (budget_.has_bulk_copies) load_bulk_kernel();
     }
     // After this meeting of all ranks nothing is allocated or loaded any more: that could wait for a running kernel of
     // another rank on the same GPU.
     budget_.num_multiprocessors = std::max(gpu::num_multiprocessors(device_.index) / ranks_on_this_gpu(), 1);
     // A kernel that waits for its turn takes room that kernels of another rank on the same GPU may need.
-    budget_.overlaps = device_.type == DeviceType::cuda && gpu::compute_capability(device_.index) >= 90 &&
-                       budget_.num_multiprocessors == gpu::num_multiprocessors(device_.index);
-    if (config.num_multiprocessors > 0)
-      budget_.num_multiprocessors = std::min(budget_.num_multiprocessors, config.num_multiprocessors);
+    budget_.overlaps = budget_.has_bulk_copies && budget_.num_multiprocessors == gpu::num_multiprocessors(device_.index);
+    budget_.limited = config.num_multiprocessors > 0;
+    if (budget_.limited) budget_.num_multiprocessors = std::min(budget_.num_multiprocessors, config.num_multiprocessors);
     owners_ = make_owners();
   }
   ~GpuBackend() override {
@@ -137,7 +138,8 @@ class GpuBackend final : public ExchangeBackend {
   DispatchKernelArgs make_args(const DispatchArgs& args) const;
   CombineKernelArgs make_args(const CombineArgs& args) const;
   ReceivedRows received_rows() const;
-  Regime regime_of(std::string_view variant, int64_t num_tokens) const;
+  Payload payload_of(const DispatchArgs& args) const;
+  bool takes_bulk_copies(const DispatchArgs& args) const;
 
   Device device_;
   std::shared_ptr<Communicator> comm_;
@@ -150,6 +152,7 @@ class GpuBackend final : public ExchangeBackend {
   Budget budget_;
   ExpertOwners owners_;
   DispatchKernelArgs dispatch_args_;  // of the call that is being prepared
+  bool by_bulk_copies_ = false;
   CombineKernelArgs combine_args_;
   std::shared_ptr<GpuRouting> states_[2];
 };
@@ -205,13 +208,23 @@ Exchange GpuBackend::make_exchange(Status* status) const {
   return exchange;
 }
 
-// From so many tokens on large blocks on few multiprocessors do as well.
+Payload GpuBackend::payload_of(const DispatchArgs& args) const {
+  if (config_.wire == WireFormat::bf16 || args.hidden.dtype != DType::bf16) return Payload::copy;
+  return config_.wire == WireFormat::fp8_row ? Payload::quantize_row : Payload::quantize_1x128;
+}
+
+// From so many tokens on a few multiprocessors do as well as all of them.
 constexpr int64_t kManyTokens = 1024;
 
-Regime GpuBackend::regime_of(std::string_view variant, int64_t num_tokens) const {
-  const bool many = num_tokens >= kManyTokens && config_.num_multiprocessors > 0;
-  if (variant == "auto") return many ? Regime::throughput : Regime::latency;
-  return variant.substr(variant.find('.') + 1) == "latency" ? Regime::latency : Regime::throughput;
+// dispatch.throughput?
+bool GpuBackend::takes_bulk_copies(const DispatchArgs& args) const {
+  const bool can = budget_.has_bulk_copies && payload_of(args) == Payload::copy && takes_bulk(dispatch_args_);
+  if (args.variant == "auto") return can && budget_.limited && args.hidden.shape[0] >= kManyTokens;
+  if (args.variant == "dispatch.latency") return false;
+  if (!can)
+    fail(ErrorCode::unsupported,
+         "dispatch.throughput takes rows that go as they are, of at most 64 KiB, on sm_90; use dispatch.latency");
+  return true;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -232,7 +245,7 @@ DispatchKernelArgs GpuBackend::make_args(const DispatchArgs& args) const {
   to.num_rows = static_cast<uint32_t>(args.hidden.shape[0]);
   to.num_topk = static_cast<uint32_t>(config_.num_topk);
   to.wide_ids = config_.num_topk % 4 == 0 && reinterpret_cast<uintptr_t>(to.ids) % kPacket == 0;
-  const bool quantizes = config_.wire != WireFormat::bf16 && args.hidden.dtype == DType::bf16;
+  const bool quantizes = payload_of(args) != Payload::copy;
   // Quantised rows in whole groups of 128 bf16 values.
   to.num_packets =
       static_cast<uint32_t>(quantizes ? ceil_div(config_.hidden, 128) * 16 : layout_.records.payload_bytes / kPacket);
@@ -245,6 +258,7 @@ DispatchKernelArgs GpuBackend::make_args(const DispatchArgs& args) const {
 
 std::shared_ptr<RoutingState> GpuBackend::prepare_dispatch(const DispatchArgs& args, const RoutingState* replay, Status&) {
   dispatch_args_ = make_args(args);
+  by_bulk_copies_ = takes_bulk_copies(args);
   // Replayed ids give the same slots again.
   std::shared_ptr<GpuRouting>& state = states_[states_[0].get() == replay || states_[0].use_count() > 1 ? 1 : 0];
   if (replay != nullptr)
@@ -267,10 +281,10 @@ ReceivedRows GpuBackend::dispatch(const DispatchArgs& args, RoutingState& state,
   auto& routing = static_cast<GpuRouting&>(state);
   routing.stream = stream;
   routing.counts_on_device = args.num_tokens.given();
-  Payload payload = Payload::copy;
-  if (config_.wire != WireFormat::bf16 && args.hidden.dtype == DType::bf16)
-    payload = config_.wire == WireFormat::fp8_row ? Payload::quantize_row : Payload::quantize_1x128;
-  launch_dispatch(dispatch_args_, regime_of(args.variant, args.hidden.shape[0]), payload, budget_, stream);
+  if (by_bulk_copies_)
+    launch_dispatch_bulk(dispatch_args_, budget_, stream);
+  else
+    launch_dispatch(dispatch_args_, payload_of(args), budget_, stream);
   return received_rows();
 }
 
@@ -322,11 +336,11 @@ CombineKernelArgs GpuBackend::make_args(const CombineArgs& args) const {
   return to;
 }
 
-void GpuBackend::combine(const CombineArgs& args, const RoutingState& state, Status&, Stream stream) {
+void GpuBackend::combine(const CombineArgs&, const RoutingState& state, Status&, Stream stream) {
   const gpu::DeviceGuard guard(device_);
   stream_ = stream;
   combine_args_.counts_on_device = static_cast<const GpuRouting&>(state).counts_on_device;
-  launch_combine(combine_args_, regime_of(args.variant, args.output.shape[0]), config_.combine_wire, budget_, stream);
+  launch_combine(combine_args_, config_.combine_wire, budget_, stream);
 }
 
 std::vector<int> GpuBackend::masked_ranks() const {

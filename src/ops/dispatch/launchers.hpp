@@ -8,22 +8,12 @@
 
 namespace mixlane::exchange_gpu {
 
-enum class Regime : uint8_t { latency, throughput };
-
 // What this rank may use of its GPU.
 struct Budget {
-  bool overlaps = false;        // kernels may start before their predecessors have ended
-  int num_multiprocessors = 1;  // others may play a rank on the same GPU, or the caller wants some for other work
-
-  // Of which `resident` fit on a multiprocessor; several hide each other's waiting.
-  uint32_t blocks(int resident) const {
-    return static_cast<uint32_t>(num_multiprocessors * std::clamp(resident, 1, kDispatchBlocks));
-  }
-  uint32_t combine_blocks(int resident) const {
-    return static_cast<uint32_t>(num_multiprocessors * std::clamp(resident, 1, kCombineBlocks));
-  }
-  static constexpr int kDispatchBlocks = 1;
-  static constexpr int kCombineBlocks = 2;
+  bool has_bulk_copies = false;  // sm_90
+  bool overlaps = false;         // kernels may start before their predecessors have ended
+  bool limited = false;          // by the caller, who wants the rest of the GPU for other work
+  int num_multiprocessors = 1;   // that this rank may count on: others may play a rank on the same GPU
 };
 
 // Loads the kernels. The runtime may otherwise do it at their first launch and wait for running kernels then, which may
@@ -31,7 +21,11 @@ struct Budget {
 void load_dispatch_kernels();
 void load_combine_kernels(CombineWire wire);
 
-void launch_dispatch(const DispatchKernelArgs& args, Regime regime, Payload payload, const Budget& budget, Stream stream);
-void launch_combine(CombineKernelArgs args, Regime regime, CombineWire wire, const Budget& budget, Stream stream);
+void launch_dispatch(const DispatchKernelArgs& args, Payload payload, const Budget& budget, Stream stream);
+// dispatch.throughput by bulk copies, for rows of which three fit in shared memory.
+bool takes_bulk(const DispatchKernelArgs& args);
+void load_bulk_kernel();
+void launch_dispatch_bulk(const DispatchKernelArgs& args, const Budget& budget, Stream stream);
+void launch_combine(CombineKernelArgs args, CombineWire wire, const Budget& budget, Stream stream);
 
 }  // namespace mixlane::exchange_gpu

@@ -21,12 +21,14 @@ constexpr VariantInfo kDispatchVariants[] = {
     {"dispatch.shm", "each rank writes its rows into the receivers' shared-memory windows; one flag per pair of ranks"},
     {"dispatch.latency", "one launch: blocks find their tokens' slots, store rows to the peers and leave; one block waits",
      kGpu},
-    {"dispatch.throughput", "the same with large blocks: many tokens through few multiprocessors", kGpu},
+#if !defined(MIXLANE_HIP)
+    {"dispatch.throughput", "the same by bulk copies of one thread per block: many tokens through few multiprocessors",
+     kGpu},
+#endif
 };
 constexpr VariantInfo kCombineVariants[] = {
     {"combine.shm", "each rank writes one partial sum per received row into its owner's window; the owner sums the ranks"},
     {"combine.latency", "one launch: half of the blocks send partial sums, a flag per row; the others add them up", kGpu},
-    {"combine.throughput", "the same with large blocks: many tokens through few multiprocessors", kGpu},
 };
 
 void require_variant(std::string_view wanted, std::span<const VariantInfo> table, Device device) {

@@ -11,7 +11,8 @@ struct ReceiveShared {
   uint32_t received[kMaxRanks];
   uint32_t num_bad;
   uint32_t first_bad;  // pair
-  uint32_t late;       // bit per rank whose rows did not come
+  uint32_t masked;
+  uint32_t late;  // bit per rank whose rows did not come
 };
 
 static __device__ __noinline__ void count_bad_ids(const DispatchKernelArgs& args, uint32_t token, ReceiveShared& shared) {
@@ -125,9 +126,20 @@ __device__ inline void wait_for_all(const Exchange& exchange, const Call& call, 
   }
 }
 
+static __device__ __noinline__ void report_num_tokens(const DispatchKernelArgs& args) {
+  if (threadIdx.x != 0) return;
+  const int32_t given = *args.num_tokens;
+  if (given >= 0 && given <= static_cast<int32_t>(args.num_rows)) return;
+  Status failure;
+  failure.code = ErrorCode::invalid_argument;
+  failure.rank = args.exchange.window.rank;
+  failure.expected = args.num_rows;
+  failure.got = given;
+  report(args.exchange.status, failure);
+}
+
 // All threads of the block.
-__device__ inline void receive_rows(const DispatchKernelArgs& args, const Call& call, uint32_t num_tokens,
-                                    ReceiveShared& shared) {
+__device__ inline void receive_rows(const DispatchKernelArgs& args, Call call, uint32_t num_tokens, ReceiveShared& shared) {
   const Exchange& exchange = args.exchange;
   const int rank = static_cast<int>(threadIdx.x);
   if (rank < kMaxRanks) shared.needed[rank] = shared.received[rank] = 0;
@@ -136,6 +148,8 @@ __device__ inline void receive_rows(const DispatchKernelArgs& args, const Call& 
     shared.late = 0;
     shared.first_bad = ~0u;
   }
+  if (args.num_tokens) report_num_tokens(args);
+  if (call.ended && rank == 0) report_end(exchange);
   __syncthreads();
   count_rows(args, num_tokens, shared);
   __syncthreads();
@@ -144,6 +158,8 @@ __device__ inline void receive_rows(const DispatchKernelArgs& args, const Call& 
   if (HardwareWave::index_in_block() == 0 && (HardwareWave::ballot(overflows) != 0 || shared.num_bad != 0))
     report_tokens(args, num_tokens, shared);
   if (rank == static_cast<int>(blockDim.x) - 1) wait_for_readers(exchange);
+  // A peer without a credit from another one does not send yet: the one that is late must be found before.
+  if (call.needs_credits) call.masked = exchange_credits(exchange, call.number, call.masked, &shared.masked);
   wait_for_all(exchange, call, shared);
   __syncthreads();
   if (rank < exchange.window.num_ranks) {

@@ -6,6 +6,9 @@
 
 namespace mixlane::exchange_gpu {
 
+// 16-byte packets of a row that a thread has on their way at once.
+inline constexpr uint32_t kHeld = 2;
+
 struct SendShared {
   uint32_t before[kMaxRanks];  // rows of the tokens before the block's
   Batch batch;
@@ -13,10 +16,21 @@ struct SendShared {
   uint32_t masked;
 };
 
-// kHeld: 16-byte packets of a row that a thread has on their way at once.
-template <Payload kPayload, uint32_t kHeld>
+// A word of what follows the payload, made by the caller: scales of fp8 input, ids, weights.
+__device__ inline uint32_t tail_word(const DispatchKernelArgs& args, uint32_t token, uint32_t word) {
+  const uint32_t num_scales = args.num_scales, num_topk = args.num_topk;
+  if (word < num_scales) return __float_as_uint(args.scales[token * args.scale_row_stride + word * args.scale_col_stride]);
+  word -= num_scales;
+  const int64_t pair = int64_t{token} * num_topk;
+  if (word >= num_topk) return __float_as_uint(args.weights[pair + word - num_topk]);
+  const auto id = static_cast<uint32_t>(args.ids[pair + word]);
+  return id < args.owners.num_experts ? id : ~0u;
+}
+
+template <Payload kPayload>
 class RowSender {
  public:
+  // `scales`: two rows of them, quantize_1x128 only.
   __device__ RowSender(const DispatchKernelArgs& args, const Share& share, float* scales, SendShared& shared)
       : args_(args), share_(share), scales_(scales), shared_(shared) {
     // Groups of 128 values stay whole.
@@ -52,6 +66,8 @@ class RowSender {
       fetch_tail(token + 1);
     }
   }
+
+  __device__ void finish() {}
 
  private:
   static constexpr uint32_t kGroupPackets = 16;
@@ -140,13 +156,16 @@ class RowSender {
   }
   __device__ void fetch_tail(uint32_t token) {
     const uint32_t word = tail_begin_ + HardwareWave::lane();
-    if (token < share_.end && sends_tail(token) && word < tail_end_ && !in_shared(word)) held_word_ = tail_word(token, word);
+    if (token < share_.end && sends_tail(token) && word < tail_end_ && !in_shared(word))
+      held_word_ = tail_word(args_, token, word);
   }
   __device__ void store_tail(uint32_t row, uint32_t token) const {
 #pragma unroll 1
     for (uint32_t word = tail_begin_ + HardwareWave::lane(); word < tail_end_; word += kWave) {
       const bool held = word < tail_begin_ + kWave && !in_shared(word);
-      const uint32_t value = held ? held_word_ : in_shared(word) ? shared_word(row, token, word) : tail_word(token, word);
+      const uint32_t value = held              ? held_word_
+                             : in_shared(word) ? shared_word(row, token, word)
+                                               : tail_word(args_, token, word);
 #pragma unroll 1
       for (uint32_t to = 0; to < shared_.batch.num_targets[row]; ++to)
         reinterpret_cast<uint32_t*>(shared_.batch.target[row][to] + args_.payload_bytes)[word] = value;
@@ -160,17 +179,6 @@ class RowSender {
       return __float_as_uint(quant_gpu::E4m3Scale(shared_.largest[row]).value());
     return __float_as_uint(scales_[(token & 1u) * args_.num_scales + word]);
   }
-  __device__ uint32_t tail_word(uint32_t token, uint32_t word) const {
-    const uint32_t num_scales = args_.num_scales, num_topk = args_.num_topk;
-    if (word < num_scales)
-      return __float_as_uint(args_.scales[token * args_.scale_row_stride + word * args_.scale_col_stride]);
-    word -= num_scales;
-    const int64_t pair = int64_t{token} * num_topk;
-    if (word >= num_topk) return __float_as_uint(args_.weights[pair + word - num_topk]);
-    const auto id = static_cast<uint32_t>(args_.ids[pair + word]);
-    return id < args_.owners.num_experts ? id : ~0u;
-  }
-
   const DispatchKernelArgs& args_;
   const Share& share_;
   float* scales_;
@@ -185,15 +193,13 @@ class RowSender {
   uint32_t held_word_ = 0;
 };
 
-// All threads of the block. `scales`: two rows of them, quantize_1x128 only. Everything that can be is fetched before the
-// first result is looked at.
-template <Payload kPayload, uint32_t kHeld>
-__device__ void send_share(const DispatchKernelArgs& args, Call call, const Share& share, float* scales,
+// All threads of the block. Everything that can be is fetched before the first result is looked at.
+template <class Sender>
+__device__ void send_share(const DispatchKernelArgs& args, Call call, const Share& share, Sender& sender,
                            SendShared& shared) {
   const Window& window = args.exchange.window;
   const bool first_wave = HardwareWave::index_in_block() == 0;
   const uint32_t lane = HardwareWave::lane();
-  RowSender<kPayload, kHeld> sender(args, share, scales, shared);
   sender.fetch_first();
   std::byte* const records = own_records(window);
   if (threadIdx.x < kMaxRanks) shared.before[threadIdx.x] = 0;
@@ -235,6 +241,7 @@ __device__ void send_share(const DispatchKernelArgs& args, Call call, const Shar
     if (first_wave && share.part == 0) keep_slots(args, token, token < end, distances, before);
     first = end;
   } while (first < share.end);
+  sender.finish();
   be_late(args.exchange, ~call.number);
 
   __syncthreads();

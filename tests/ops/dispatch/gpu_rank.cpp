@@ -75,8 +75,8 @@ GpuRank::GpuRank(std::shared_ptr<Communicator> comm, const DispatcherConfig& con
   reduced_ = gpu::Buffer(device_, rows * hidden * 4);
   output_ = gpu::Buffer(device_, tokens * hidden * 2);
   status_ = gpu::Buffer(device_, sizeof(Status));
-  dispatcher_ =
-      std::make_unique<Dispatcher>(context_, std::make_shared<PoisonedOnGpu>(comm, rows_at(config, num_ranks_)), config);
+  comm_ = std::make_shared<PoisonedOnGpu>(comm, rows_at(config, num_ranks_));
+  dispatcher_ = std::make_unique<Dispatcher>(context_, comm_, config);
   static_cast<void>(take_status());
 }
 

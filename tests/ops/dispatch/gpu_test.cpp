@@ -36,6 +36,8 @@ DispatcherConfig small_config() {
   return config;
 }
 
+bool has_bulk_copies() { return gpu::device_type() == DeviceType::cuda && gpu::compute_capability(0) >= 90; }
+
 void run_ranks(int num_ranks, const std::function<void(std::shared_ptr<Communicator>)>& body,
                std::chrono::milliseconds deadline = 10s) {
   std::vector<std::thread> threads;
@@ -62,9 +64,8 @@ void play(std::shared_ptr<Communicator> comm, const DispatcherConfig& config, in
     const uint64_t what = script() % 8;
     std::vector<Inputs> inputs = make_all_inputs(script(), config, num_ranks);
     const Oracle oracle{full, inputs};
-    const bool large_blocks = script() % 3 == 0;
-    const std::string_view combine_variant = large_blocks ? "combine.throughput" : "combine.latency";
-    const GpuCall call{.variant = large_blocks ? "dispatch.throughput" : "dispatch.latency",
+    const bool by_bulk = script() % 3 == 0 && has_bulk_copies();
+    const GpuCall call{.variant = by_bulk ? "dispatch.throughput" : "dispatch.latency",
                        .count_on_device = script() % 2 == 0 && what != 1};  // a replay has as many rows
     SCOPED_TRACE("rank " + std::to_string(rank) + " of " + std::to_string(num_ranks) + " round " + std::to_string(round) +
                  " kind " + std::to_string(what));
@@ -91,9 +92,9 @@ void play(std::shared_ptr<Communicator> comm, const DispatcherConfig& config, in
       received.handle =
           gpu_rank.dispatcher().dispatch(gpu_rank.dispatch_args(inputs[rank].num_tokens), gpu_rank.stream()).handle;
     test::random_delay(delays, 300);
-    EXPECT_EQ(gpu_rank.combine(received, oracle, with_addend, combine_variant), oracle.output(rank, with_addend));
+    EXPECT_EQ(gpu_rank.combine(received, oracle, with_addend), oracle.output(rank, with_addend));
     if (what == 3) {
-      EXPECT_EQ(gpu_rank.combine(received, oracle, with_addend, combine_variant), oracle.output(rank, with_addend));
+      EXPECT_EQ(gpu_rank.combine(received, oracle, with_addend), oracle.output(rank, with_addend));
     }
     const Status status = gpu_rank.take_status();
     EXPECT_TRUE(status.ok()) << describe(status);
@@ -213,6 +214,7 @@ TEST_F(ExchangeGpu, Fp8Wires) {
             const Oracle oracle{gpu_rank.dispatcher().config(), inputs};
             for (const bool fp8_input : {false, true})
               for (const char* variant : {"dispatch.latency", "dispatch.throughput"}) {
+                if (variant[9] == 't' && (!fp8_input || !has_bulk_copies())) continue;
                 const ReceivedRows received = gpu_rank.dispatch(inputs[rank], {.variant = variant, .fp8_input = fp8_input});
                 test::expect_received(received, oracle, rank);
                 expect_fp8_rows(received, oracle, rank);
@@ -401,6 +403,29 @@ TEST_F(ExchangeGpu, AMatrixThatIsNotAlignedIsRefused) {
     args.hidden.data = static_cast<const char*>(args.hidden.data) + 2;
     test::expect_error(ErrorCode::unsupported, {"hidden", "2 bytes off", "16 bytes"},
                        [&] { gpu_rank.dispatcher().dispatch(args, gpu_rank.stream()); });
+  });
+}
+
+TEST_F(ExchangeGpu, ALimitOfMultiprocessors) {
+  for (const int limit : {1, 2, 5}) {
+    DispatcherConfig config = small_config();
+    config.num_multiprocessors = limit;
+    config.max_tokens = 100;
+    run_ranks(2, [&](auto comm) { play(comm, config, 6, 31); });
+  }
+}
+
+TEST_F(ExchangeGpu, WhatBulkCopiesDoNotTakeIsRefused) {
+  run_ranks(1, [](auto comm) {
+    DispatcherConfig config = small_config();
+    config.hidden = 128;
+    config.wire = WireFormat::fp8_1x128;
+    GpuRank gpu_rank(comm, config);
+    DispatchArgs args = gpu_rank.dispatch_args(4);
+    args.variant = "dispatch.throughput";
+    if (gpu::device_type() == DeviceType::cuda)
+      test::expect_error(ErrorCode::unsupported, {"dispatch.throughput", "dispatch.latency"},
+                         [&] { gpu_rank.dispatcher().dispatch(args, gpu_rank.stream()); });
   });
 }
 
