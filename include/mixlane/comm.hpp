@@ -31,9 +31,11 @@ class Communicator {
 
   // Every rank's `bytes`, in rank order.
   virtual std::vector<std::string> all_gather(std::string_view bytes) = 0;
-  // Zeroed memory. `what` names it in errors; ranks that ask for different sizes get config_mismatch with both values,
-  // and a size that does not fit gets out_of_memory with what is needed and what is free, on every rank alike.
-  virtual std::shared_ptr<SymmetricMemory> allocate(int64_t bytes_per_rank, std::string_view what) = 0;
+  // Zeroed memory, this rank's part on `device`: all ranks on the CPU, or all on GPUs of one kind (several may share one).
+  // `what` names it in errors; ranks that ask for different sizes or kinds get config_mismatch with both values, a size
+  // that does not fit gets out_of_memory with what is needed and what is free, GPUs that can't reach each other's memory
+  // get unsupported naming them, on every rank alike.
+  virtual std::shared_ptr<SymmetricMemory> allocate(int64_t bytes_per_rank, std::string_view what, Device device = {}) = 0;
 
   void barrier() { all_gather(""); }
   // Throws config_mismatch naming `what`, the ranks and their values unless all ranks pass the same text.

@@ -35,6 +35,8 @@ struct DispatcherConfig {
   WireFormat wire = WireFormat::bf16;
   CombineWire combine_wire = CombineWire::bf16;
   OnPeerTimeout on_peer_timeout = OnPeerTimeout::fail;
+  // GPUs: the most multiprocessors that a call may keep busy, so that others stay free for work beside it; 0 = all.
+  int num_multiprocessors = 0;
   // Owner of each physical expert, num_experts entries, the same on every rank. Empty: contiguous, the first
   // num_experts % num_ranks ranks own one more. A rank may own none.
   std::vector<int> expert_rank;
@@ -112,7 +114,8 @@ class Dispatcher {
   std::vector<int> masked_ranks() const;
   // Symmetric bytes of one rank: 4096 + num_ranks * (3 * 64 + capacity * (row + partial row)), where row = payload +
   // scales + 8 K rounded up to 64 and partial row = H * combine wire bytes rounded up to 64.
-  static int64_t window_bytes(const DispatcherConfig& config, int num_ranks);
+  // On GPUs: num_ranks * (64 + 4096 + capacity * (16 + row + partial row)), the part before the rows rounded up to 64.
+  static int64_t window_bytes(const DispatcherConfig& config, int num_ranks, DeviceType device = DeviceType::cpu);
 
  private:
   struct Impl;

@@ -6,11 +6,12 @@
 #include <csignal>
 #include <cstring>
 
+#include "comm/gpu_memory.hpp"
 #include "comm/launch.hpp"
-#include "core/memory_budget.hpp"
 #include "comm/ranks.hpp"
 #include "comm/rendezvous.hpp"
 #include "core/error.hpp"
+#include "core/memory_budget.hpp"
 #include "mixlane/comm.hpp"
 
 namespace mixlane {
@@ -101,12 +102,13 @@ class ProcessGroup final : public Communicator {
     return rank_ == 0 ? gather_as_first(bytes) : gather_as_other(bytes);
   }
 
-  std::shared_ptr<SymmetricMemory> allocate(int64_t bytes_per_rank, std::string_view what) override {
-    require_equal(fmt::format("shared memory of {}", what), std::to_string(bytes_per_rank));
+  std::shared_ptr<SymmetricMemory> allocate(int64_t bytes_per_rank, std::string_view what, Device device) override {
+    require_equal(fmt::format("shared memory of {}", what), fmt::format("{} bytes, {}", bytes_per_rank, name(device.type)));
     const int64_t page = sysconf(_SC_PAGESIZE);
     if (bytes_per_rank < 1 || bytes_per_rank > (INT64_MAX / num_ranks_) - page)
       fail(ErrorCode::invalid_argument, "{} asks for {} bytes of shared memory on each of {} ranks", what, bytes_per_rank,
            num_ranks_);
+    if (device.type != DeviceType::cpu) return allocate_on_gpu(*this, RankHome::processes, bytes_per_rank, what, device);
     const int64_t stride = (bytes_per_rank + page - 1) / page * page;
 
     Descriptor file;

@@ -5,9 +5,10 @@
 #include <cstring>
 #include <mutex>
 
-#include "core/memory_budget.hpp"
+#include "comm/gpu_memory.hpp"
 #include "comm/ranks.hpp"
 #include "core/error.hpp"
+#include "core/memory_budget.hpp"
 #include "mixlane/comm.hpp"
 
 namespace mixlane {
@@ -111,11 +112,13 @@ class ThreadGroup final : public Communicator {
     return meeting_->exchange(rank_, bytes, deadline(), [](const auto&) {});
   }
 
-  std::shared_ptr<SymmetricMemory> allocate(int64_t bytes_per_rank, std::string_view what) override {
-    require_equal(fmt::format("shared memory of {}", what), std::to_string(bytes_per_rank));
+  std::shared_ptr<SymmetricMemory> allocate(int64_t bytes_per_rank, std::string_view what, Device device) override {
+    require_equal(fmt::format("shared memory of {}", what), fmt::format("{} bytes, {}", bytes_per_rank, name(device.type)));
     if (bytes_per_rank < 1 || bytes_per_rank > INT64_MAX / num_ranks() - 4096)
       fail(ErrorCode::invalid_argument, "{} asks for {} bytes of shared memory on each of {} ranks", what, bytes_per_rank,
            num_ranks());
+    if (device.type != DeviceType::cpu)
+      return allocate_on_gpu(*this, RankHome::threads_of_one_process, bytes_per_rank, what, device);
     meeting_->exchange(rank_, "", deadline(), [&](const auto&) { make_memory(bytes_per_rank, what); });
     const std::shared_ptr<SymmetricMemory> memory = meeting_->memory;
     const std::string failure = meeting_->memory_failure;

@@ -22,7 +22,8 @@ struct Env {
   // MIXLANE_NUM_THREADS: CPU threads per rank; default 0 = all cores this process may use / ranks on this host.
   int num_threads = 0;
   // MIXLANE_FAULT: injects a fault for tests, "kill:<stage>:<rank>:<epoch>" or "stall_<ms>:<stage>:<rank>:<epoch>",
-  // stage = dispatch | combine: the rank does that to itself in the middle of sending that epoch.
+  // stage = dispatch | combine: the rank does that to itself in the middle of sending that epoch. "jitter_<us>": on GPUs
+  // every block of every dispatch and combine is late by a random time of up to so many microseconds.
   std::string fault;
   // MIXLANE_CUPTI: the file libcupti.so that kernel times are taken with; default: searched in the usual places.
   std::filesystem::path cupti;

@@ -144,6 +144,11 @@ bool is_capturing(Stream stream) {
   return status != MIXLANE_GPU_API(StreamCaptureStatusNone);
 }
 
+void synchronize_device(Device device) {
+  const DeviceGuard guard(device);
+  MIXLANE_CHECKED(DeviceSynchronize, fmt::format("waiting for the work of device {}", device.index));
+}
+
 using ApiEvent = MIXLANE_GPU_API(Event_t);
 
 Event::Event() {

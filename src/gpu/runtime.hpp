@@ -130,6 +130,8 @@ class PinnedBuffer {
 
 void synchronize(Stream stream);
 bool is_capturing(Stream stream);
+// All work of all streams.
+void synchronize_device(Device device);
 // In stream order, between any two of host and device.
 void copy(void* to, const void* from, int64_t bytes, Stream stream);
 void fill(void* to, uint8_t byte, int64_t bytes, Stream stream);

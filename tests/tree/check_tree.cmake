@@ -4,7 +4,7 @@ set(max_lines 600)
 
 # May a file of layer `from` include a header of layer `to`? Left out: no.
 set(core core)
-set(comm comm core)
+set(comm comm gpu core)
 set(gpu gpu core)
 set(ops ops comm gpu core)
 set(layer layer ops comm core)

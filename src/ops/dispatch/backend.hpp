@@ -27,10 +27,18 @@ class ExchangeBackend {
   virtual void combine(const CombineArgs& args, const RoutingState& state, Status& status, Stream stream) = 0;
 
   virtual std::vector<int> masked_ranks() const = 0;
+  // i32 [num_experts] on the backend's device.
+  virtual ConstTensorView expert_map() const = 0;
 };
+
+// This rank's index of each physical expert, -1 for the others'.
+std::vector<int32_t> local_expert_map(const DispatcherConfig& config, int rank);
 
 // dispatch.shm and combine.shm. Collective.
 std::unique_ptr<ExchangeBackend> make_shm_backend(Context& context, std::shared_ptr<Communicator> comm,
+                                                  const DispatcherConfig& config);
+// dispatch.latency and combine.latency. Collective.
+std::unique_ptr<ExchangeBackend> make_gpu_backend(Context& context, std::shared_ptr<Communicator> comm,
                                                   const DispatcherConfig& config);
 
 }  // namespace mixlane

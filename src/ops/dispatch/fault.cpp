@@ -28,6 +28,7 @@ Fault parse_fault(std::string_view text) {
   Fault fault;
   if (text.empty()) return fault;
   std::string_view rest = text;
+  if (text.substr(0, 7) == "jitter_" && parse(text.substr(7), fault.jitter_us)) return fault;
   const std::string_view kind = next_field(rest), stage = next_field(rest), rank = next_field(rest);
   int64_t rank_value = 0;
   const bool stall = kind.substr(0, 6) == "stall_";
@@ -35,9 +36,8 @@ Fault parse_fault(std::string_view text) {
                     (stage == "dispatch" || stage == "combine") && parse(rank, rank_value) && parse(rest, fault.epoch);
   if (!good)
     fail(ErrorCode::invalid_argument,
-         "MIXLANE_FAULT='{}': it must be kill:<stage>:<rank>:<epoch> or stall_<ms>:<stage>:<rank>:<epoch>, stage = dispatch "
-         "or "
-         "combine",
+         "MIXLANE_FAULT='{}': it must be kill:<stage>:<rank>:<epoch>, stall_<ms>:<stage>:<rank>:<epoch> (stage = dispatch "
+         "or combine) or jitter_<us>",
          text);
   fault.given = true;
   fault.stage = stage == "dispatch" ? ExchangeStage::dispatch : ExchangeStage::combine;

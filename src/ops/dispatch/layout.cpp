@@ -47,6 +47,7 @@ DispatcherConfig completed(const DispatcherConfig& config, int num_ranks) {
   require_range("num_experts", config.num_experts, 1, 1 << 24);
   require_range("max_tokens", config.max_tokens, 1, kMaxInt);
   require_range("capacity", config.capacity, 0, kMaxInt);
+  require_range("num_multiprocessors", config.num_multiprocessors, 0, kMaxInt);
   const int64_t payload = size_bytes(wire_dtype(config.wire), config.hidden);
   if (payload % 16 != 0)
     fail(ErrorCode::invalid_argument, "hidden is {}: rows of {} {} bytes; make them a multiple of 16 bytes", config.hidden,

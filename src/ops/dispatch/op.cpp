@@ -1,28 +1,45 @@
 #include "ops/dispatch/op.hpp"
 
 #include <algorithm>
-#include <array>
+#include <iterator>
 
 #include "core/check.hpp"
 #include "core/math.hpp"
 #include "ops/dispatch/backend.hpp"
+#include "ops/dispatch/gpu_layout.hpp"
 
 namespace mixlane {
 namespace {
 
-constexpr std::array<VariantInfo, 1> kDispatchVariants{
-    {{"dispatch.shm", "each rank writes its rows into the receivers' shared-memory windows; one flag per pair of ranks"}}};
-constexpr std::array<VariantInfo, 1> kCombineVariants{
-    {{"combine.shm",
-      "each rank writes one partial sum per received row into its owner's window; the owner sums the ranks"}}};
+#if defined(MIXLANE_HIP)
+constexpr DeviceType kGpu = DeviceType::hip;
+#else
+constexpr DeviceType kGpu = DeviceType::cuda;
+#endif
 
-void require_variant(std::string_view wanted, std::span<const VariantInfo> table) {
+constexpr VariantInfo kDispatchVariants[] = {
+    {"dispatch.shm", "each rank writes its rows into the receivers' shared-memory windows; one flag per pair of ranks"},
+    {"dispatch.latency", "one launch: blocks find their tokens' slots, store rows to the peers and leave; one block waits",
+     kGpu},
+#if !defined(MIXLANE_HIP)
+    {"dispatch.throughput", "the same by bulk copies of one thread per block: many tokens through few multiprocessors",
+     kGpu},
+#endif
+};
+constexpr VariantInfo kCombineVariants[] = {
+    {"combine.shm", "each rank writes one partial sum per received row into its owner's window; the owner sums the ranks"},
+    {"combine.latency", "one launch: half of the blocks send partial sums, a flag per row; the others add them up", kGpu},
+};
+
+void require_variant(std::string_view wanted, std::span<const VariantInfo> table, Device device) {
   std::string ids = "auto";
+  if (wanted == "auto") return;
   for (const VariantInfo& variant : table) {
-    if (wanted == "auto" || wanted == variant.id) return;
+    if (variant.device != device.type) continue;
+    if (wanted == variant.id) return;
     ids += fmt::format(", {}", variant.id);
   }
-  fail(ErrorCode::invalid_argument, "unknown variant '{}'; valid ones: {}", wanted, ids);
+  fail(ErrorCode::invalid_argument, "unknown variant '{}' on {}; valid ones: {}", wanted, name(device.type), ids);
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -48,7 +65,7 @@ void require_equal_config(Communicator& comm, const DispatcherConfig& config) {
 }
 
 void validate(const DispatchArgs& args, const DispatcherConfig& config, Device device) {
-  require_variant(args.variant, kDispatchVariants);
+  require_variant(args.variant, kDispatchVariants, device);
   const int64_t hidden = config.hidden;
   if (config.wire == WireFormat::bf16) {
     require_tensor("hidden", args.hidden, {{DType::bf16}, {kAnySize, hidden}, true}, device);
@@ -84,7 +101,7 @@ void validate_replay(const DispatchArgs& args, const RoutingState* replay, const
 
 void validate(const CombineArgs& args, const RoutingState* routing, const RoutingState* current,
               const DispatcherConfig& config, int num_ranks, Device device) {
-  require_variant(args.variant, kCombineVariants);
+  require_variant(args.variant, kCombineVariants, device);
   if (routing == nullptr || routing != current)
     fail(ErrorCode::invalid_argument, "{}; pass the handle of this dispatcher's last dispatch",
          routing == nullptr ? "the routing handle is empty" : "the routing handle is out of date");
@@ -113,10 +130,12 @@ struct Dispatcher::Impl {
   Context& context;
   std::shared_ptr<Communicator> comm;
   DispatcherConfig config;
-  std::vector<int32_t> expert_map;
   int num_local_experts = 0;
   std::unique_ptr<ExchangeBackend> backend;
   std::shared_ptr<RoutingState> current;  // of the last dispatch
+
+  // Elsewhere the device writes the caller's status.
+  bool on_host() const { return context.device().type == DeviceType::cpu; }
 
   // Runs what may refuse a call; the peers learn of it.
   template <class Check>
@@ -132,14 +151,13 @@ struct Dispatcher::Impl {
 };
 
 Dispatcher::Dispatcher(Context& context, std::shared_ptr<Communicator> comm, const DispatcherConfig& config) {
-  if (context.device().type != DeviceType::cpu)
-    fail(ErrorCode::unsupported, "no variant of dispatch and combine runs on {}", name(context.device().type));
+  const bool on_cpu = context.device().type == DeviceType::cpu;
   require_equal_config(*comm, config);
-  const int rank = comm->rank();
   DispatcherConfig full = completed(config, comm->num_ranks());
-  impl_.reset(new Impl{context, comm, full, {}, 0, nullptr, nullptr});
-  for (const int owner : full.expert_rank) impl_->expert_map.push_back(owner == rank ? impl_->num_local_experts++ : -1);
-  impl_->backend = make_shm_backend(context, std::move(comm), full);
+  const auto num_local = static_cast<int>(std::count(full.expert_rank.begin(), full.expert_rank.end(), comm->rank()));
+  impl_.reset(new Impl{context, comm, full, num_local, nullptr, nullptr});
+  impl_->backend =
+      on_cpu ? make_shm_backend(context, std::move(comm), full) : make_gpu_backend(context, std::move(comm), full);
 }
 
 Dispatcher::~Dispatcher() = default;
@@ -159,7 +177,7 @@ ReceivedRows Dispatcher::dispatch(const DispatchArgs& args, Stream stream) {
   impl.current = state;
   ReceivedRows received = impl.backend->dispatch(args, *state, status, stream);
   received.handle.state_ = std::move(state);
-  deliver(status, args.status);
+  if (impl.on_host()) deliver(status, args.status);
   return received;
 }
 
@@ -172,7 +190,7 @@ void Dispatcher::combine(const CombineArgs& args, Stream stream) {
   });
   Status status;
   impl.backend->combine(args, *routing, status, stream);
-  deliver(status, args.status);
+  if (impl.on_host()) deliver(status, args.status);
 }
 
 const DispatcherConfig& Dispatcher::config() const { return impl_->config; }
@@ -181,24 +199,34 @@ int Dispatcher::num_ranks() const { return impl_->comm->num_ranks(); }
 int Dispatcher::num_local_experts() const { return impl_->num_local_experts; }
 std::vector<int> Dispatcher::masked_ranks() const { return impl_->backend->masked_ranks(); }
 
-ConstTensorView Dispatcher::expert_map() const {
-  return {impl_->expert_map.data(), DType::i32, {static_cast<int64_t>(impl_->expert_map.size())}};
+ConstTensorView Dispatcher::expert_map() const { return impl_->backend->expert_map(); }
+
+std::vector<int32_t> local_expert_map(const DispatcherConfig& config, int rank) {
+  std::vector<int32_t> map;
+  int32_t num_local = 0;
+  for (const int owner : config.expert_rank) map.push_back(owner == rank ? num_local++ : -1);
+  return map;
 }
 
-int64_t Dispatcher::window_bytes(const DispatcherConfig& config, int num_ranks) {
-  return WindowLayout(completed(config, num_ranks), num_ranks).total_bytes;
+int64_t Dispatcher::window_bytes(const DispatcherConfig& config, int num_ranks, DeviceType device) {
+  const DispatcherConfig full = completed(config, num_ranks);
+  if (device == DeviceType::cpu) return WindowLayout(full, num_ranks).total_bytes;
+  return GpuWindowLayout(full, num_ranks).total_bytes;
 }
 
 // ---------------------------------------------------------------------------------------------
 // Facts
 
 struct RoutingAccess {
-  static const RoutingState* state(const RoutingHandle& handle) { return handle.state_.get(); }
+  // The counts are the state's to fetch, even from a handle that changes nothing else.
+  static RoutingState* state(const RoutingHandle& handle) { return const_cast<RoutingState*>(handle.state_.get()); }
 };
 
 const DispatchCounts& counts(const RoutingHandle& handle) {
   if (!handle.valid()) fail(ErrorCode::invalid_argument, "the routing handle is empty; pass one that dispatch returned");
-  return RoutingAccess::state(handle)->counts;
+  RoutingState* const state = RoutingAccess::state(handle);
+  state->fetch_counts();
+  return state->counts;
 }
 
 namespace {
@@ -235,7 +263,7 @@ ExchangeCost combine_cost(const DispatcherConfig& config, const DispatchCounts& 
   return cost;
 }
 
-std::vector<VariantInfo> dispatch_variants() { return {kDispatchVariants.begin(), kDispatchVariants.end()}; }
-std::vector<VariantInfo> combine_variants() { return {kCombineVariants.begin(), kCombineVariants.end()}; }
+std::vector<VariantInfo> dispatch_variants() { return {std::begin(kDispatchVariants), std::end(kDispatchVariants)}; }
+std::vector<VariantInfo> combine_variants() { return {std::begin(kCombineVariants), std::end(kCombineVariants)}; }
 
 }  // namespace mixlane

@@ -12,6 +12,8 @@ namespace mixlane {
 // What dispatch leaves behind for combine and for a replay. A backend derives from it what it needs besides.
 struct RoutingState {
   virtual ~RoutingState() = default;
+  // Before `counts` is read by the host.
+  virtual void fetch_counts() {}
   int64_t num_rows = 0;    // T of the arguments
   int64_t num_tokens = 0;  // those of them that count
   DispatchCounts counts;

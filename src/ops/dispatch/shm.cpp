@@ -32,6 +32,7 @@ class ShmBackend final : public ExchangeBackend {
         rank_(comm->rank()),
         num_ranks_(comm->num_ranks()),
         layout_(config, num_ranks_),
+        expert_map_(local_expert_map(config, rank_)),
         fault_(parse_fault(context.env().fault)),
         protocol_(std::move(comm), layout_, config.on_peer_timeout) {}
 
@@ -44,6 +45,9 @@ class ShmBackend final : public ExchangeBackend {
   ReceivedRows dispatch(const DispatchArgs& args, RoutingState& state, Status& status, Stream stream) override;
   void combine(const CombineArgs& args, const RoutingState& state, Status& status, Stream stream) override;
   std::vector<int> masked_ranks() const override;
+  ConstTensorView expert_map() const override {
+    return {expert_map_.data(), DType::i32, {static_cast<int64_t>(expert_map_.size())}};
+  }
 
  private:
   struct PartialSums;
@@ -65,6 +69,7 @@ class ShmBackend final : public ExchangeBackend {
   int rank_;
   int num_ranks_;
   WindowLayout layout_;
+  std::vector<int32_t> expert_map_;
   Fault fault_;
   WindowProtocol protocol_;
   std::vector<std::shared_ptr<HostRouting>> routings_;

@@ -165,15 +165,21 @@ TEST(Fault, Texts) {
                kill.hits(ExchangeStage::dispatch, 2, 17));
   EXPECT_EQ(kill.stall_ms, -1);
   EXPECT_EQ(parse_fault("stall_250:combine:0:1").stall_ms, 250);
+  EXPECT_EQ(parse_fault("jitter_40").jitter_us, 40);
   for (const char* text : {"kill", "kill:dispatch:1", "kill:experts:1:1", "stall_:combine:0:1", "stall_x:combine:0:1",
                            "kill:dispatch:-1:1", "kill:dispatch:1:1:1", "hang:dispatch:1:1"})
     expect_error(ErrorCode::invalid_argument, {text, "kill:<stage>:<rank>:<epoch>"}, [&] { parse_fault(text); });
 }
 
 TEST(Variants, AreListed) {
-  ASSERT_EQ(dispatch_variants().size(), 1u);
-  EXPECT_EQ(dispatch_variants()[0].id, "dispatch.shm");
-  EXPECT_EQ(combine_variants()[0].id, "combine.shm");
+  const auto ids = [](const std::vector<VariantInfo>& variants) {
+    std::vector<std::string_view> all;
+    for (const VariantInfo& variant : variants) all.push_back(variant.id);
+    return all;
+  };
+  EXPECT_EQ(ids(dispatch_variants())[0], "dispatch.shm");
+  EXPECT_EQ(ids(dispatch_variants())[1], "dispatch.latency");
+  EXPECT_EQ(ids(combine_variants()), (std::vector<std::string_view>{"combine.shm", "combine.latency"}));
 }
 
 }  // namespace

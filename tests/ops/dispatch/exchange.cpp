@@ -16,8 +16,8 @@ class PoisonedGroup final : public Communicator {
   int rank() const override { return inner_->rank(); }
   int num_ranks() const override { return inner_->num_ranks(); }
   std::vector<std::string> all_gather(std::string_view bytes) override { return inner_->all_gather(bytes); }
-  std::shared_ptr<SymmetricMemory> allocate(int64_t bytes_per_rank, std::string_view what) override {
-    auto memory = inner_->allocate(bytes_per_rank, what);
+  std::shared_ptr<SymmetricMemory> allocate(int64_t bytes_per_rank, std::string_view what, Device device) override {
+    auto memory = inner_->allocate(bytes_per_rank, what, device);
     const int64_t windows_at = 4096 + num_ranks() * 3 * 64;
     std::memset(memory->part(rank()) + windows_at, 0xff, static_cast<size_t>(bytes_per_rank - windows_at));
     inner_->barrier();
@@ -151,31 +151,39 @@ void expect_received(const ReceivedRows& received, const Oracle& oracle, int ran
   }
 }
 
-std::vector<uint16_t> combine(Dispatcher& dispatcher, const ReceivedRows& received, const Oracle& oracle, bool with_addend,
-                              Status* status) {
+ExpertRows make_expert_rows(const ReceivedRows& received, const Oracle& oracle, int rank) {
   const DispatcherConfig& config = oracle.config;
-  const int rank = dispatcher.rank(), num_ranks = dispatcher.num_ranks(), num_topk = config.num_topk;
-  const int64_t rows = int64_t{num_ranks} * config.capacity;
-  std::vector<int32_t> slots(static_cast<size_t>(rows * num_topk), 0x7fffffff);  // rows that do not count are not looked at
-  std::vector<uint16_t> expert_rows(1);                                          // never an empty vector's null
-  int32_t next = 0;
+  const int num_ranks = static_cast<int>(oracle.inputs.size()), num_topk = config.num_topk;
+  const int64_t num_rows = int64_t{num_ranks} * config.capacity;
+  ExpertRows made;
+  made.slots.assign(static_cast<size_t>(num_rows * num_topk), 0x7fffffff);  // rows that do not count are not looked at
+  made.rows.resize(1);                                                      // never an empty vector's null
   for (int s = num_ranks - 1; s >= 0; --s)
     for (int64_t j = 0; j < received.recv_count.as<int32_t>()[s]; ++j)
       for (int k = num_topk - 1; k >= 0; --k) {
         const int64_t at = int64_t{s} * config.capacity + j;
         const int32_t id = row<int32_t>(received.topk_ids, at)[k];
-        slots[at * num_topk + k] = oracle.owner(id) == rank ? next++ : -1;
+        made.slots[at * num_topk + k] = oracle.owner(id) == rank ? made.count++ : -1;
         if (oracle.owner(id) != rank) continue;
-        expert_rows.resize(static_cast<size_t>(next) * config.hidden);
+        made.rows.resize(static_cast<size_t>(made.count) * config.hidden);
         for (int h = 0; h < config.hidden; ++h)
-          expert_rows[(next - 1) * int64_t{config.hidden} + h] = expert_value(row<uint16_t>(received.rows, at)[h], id);
+          made.rows[(made.count - 1) * int64_t{config.hidden} + h] = expert_value(row<uint16_t>(received.rows, at)[h], id);
       }
+  return made;
+}
+
+std::vector<uint16_t> combine(Dispatcher& dispatcher, const ReceivedRows& received, const Oracle& oracle, bool with_addend,
+                              Status* status) {
+  const DispatcherConfig& config = oracle.config;
+  const int rank = dispatcher.rank();
+  const ExpertRows made = make_expert_rows(received, oracle, rank);
   const Inputs& in = oracle.inputs[rank];
   std::vector<uint16_t> out(static_cast<size_t>(in.num_tokens * config.hidden), 0xffff);
   CombineArgs args;
   args.handle = received.handle;
-  args.expert_rows = ConstTensorView(expert_rows.data(), DType::bf16, {next, config.hidden});
-  args.pair_slots = ConstTensorView(slots.data(), DType::i32, {rows, num_topk});
+  args.expert_rows = ConstTensorView(made.rows.data(), DType::bf16, {made.count, config.hidden});
+  args.pair_slots = ConstTensorView(made.slots.data(), DType::i32,
+                                    {static_cast<int64_t>(made.slots.size()) / config.num_topk, config.num_topk});
   if (with_addend) args.addend = ConstTensorView(in.addend.data(), DType::bf16, {in.num_tokens, config.hidden});
   args.output = TensorView(out.data(), DType::bf16, {in.num_tokens, config.hidden});
   args.status = status;

@@ -43,7 +43,15 @@ struct Oracle {
 
 // Counts, payloads (bf16 wire), ids and weights of everything that `rank` received.
 void expect_received(const ReceivedRows& received, const Oracle& oracle, int rank);
-// expert_rows and pair_slots for the rows that `rank` received, slots in an order of their own; then combine.
+// What the experts make of the rows that `rank` received, slots in an order of their own.
+struct ExpertRows {
+  std::vector<uint16_t> rows;  // bf16 [count, H]
+  std::vector<int32_t> slots;  // [num_ranks * capacity, K]
+  int32_t count = 0;
+};
+ExpertRows make_expert_rows(const ReceivedRows& received, const Oracle& oracle, int rank);
+
+// expert_rows and pair_slots for the rows that `rank` received; then combine.
 std::vector<uint16_t> combine(Dispatcher& dispatcher, const ReceivedRows& received, const Oracle& oracle, bool with_addend,
                               Status* status = nullptr);
 

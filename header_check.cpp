@@ -1,0 +1,1 @@
+#include "/work/wt/dispatch/include/mixlane/version.hpp"

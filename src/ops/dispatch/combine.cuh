@@ -1,0 +1,291 @@
+// combine.latency: one launch. The first blocks send this rank's partial sums to the rows' owners, a
+// flag per row behind them; the others wait for the partial sums of this rank's tokens, row by row, and add them up.
+#pragma once
+
+#include "ops/dispatch/partials.cuh"
+
+namespace mixlane::exchange_gpu {
+
+// Octets of a row that a thread has on their way at once.
+template <CombineWire kWire>
+inline constexpr uint32_t kOctetsHeld = kWire == CombineWire::bf16 ? 2 : 1;
+
+struct CombineShared {
+  PairList pairs[2];                       // of this row and of the one before
+  const std::byte* partial[2][kMaxRanks];  // of this token and of the one before; null: none
+  uint32_t masked;
+};
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Sending
+
+// The rows that this rank received from others, source after source; lanes are sources, ranks begin with different ones.
+class ReceivedRange {
+ public:
+  __device__ ReceivedRange(const Exchange& exchange, const Call& call) {
+    const int lane = static_cast<int>(HardwareWave::lane()), num_ranks = exchange.window.num_ranks;
+    source_ = exchange.window.rank + 1 + lane;
+    if (source_ >= num_ranks) source_ -= num_ranks;
+    uint32_t count = 0;
+    if (lane + 1 < num_ranks) count = static_cast<uint32_t>(exchange.routing.recv_count[source_]);
+    if (lane + 1 < num_ranks && !call.sends_to(source_)) count = 0;
+    end_ = HardwareWave::inclusive_sum(count);
+    begin_ = end_ - count;
+    total_ = HardwareWave::shuffle(end_, kMaxRanks - 1);
+  }
+  __device__ uint32_t total() const { return total_; }
+  // Whole waves.
+  __device__ void find(uint32_t row, int& source, int& slot) const {
+    const auto behind = HardwareWave::ballot(row < end_);
+    const int lane = __ffsll(static_cast<long long>(behind)) - 1;
+    source = HardwareWave::shuffle(source_, lane);
+    slot = static_cast<int>(row - HardwareWave::shuffle(begin_, lane));
+  }
+
+ private:
+  int source_;
+  uint32_t begin_;
+  uint32_t end_;
+  uint32_t total_;
+};
+
+template <CombineWire kWire, PartialSource kSource>
+__device__ void send_partials(const CombineKernelArgs& args, Call call, CombineShared& shared) {
+  using Wire = WireOctet<kWire>;
+  constexpr uint32_t kHeldOctets = kOctetsHeld<kWire>;
+  const Exchange& exchange = args.exchange;
+  const Window& window = exchange.window;
+  const int peer = static_cast<int>(threadIdx.x);
+  ReceivedRange range(exchange, call);
+  if (call.needs_credits) {
+    call.masked = exchange_credits(exchange, call.number, call.masked, &shared.masked);
+    range = ReceivedRange(exchange, call);
+  }
+  count_reader(exchange, call);
+  if (blockIdx.x == 0 && peer < window.num_ranks && peer != window.rank && call.sends_to(peer))
+    gpu::store_relaxed<Scope::system>(&source_line(window, peer, window.rank)->combine_header, call.epoch);
+
+  const uint32_t log2_parts = Share::parts_for(range.total(), args.num_send_blocks);
+  const uint32_t num_units = range.total() << log2_parts, num_threads = blockDim.x - kWave;
+  const bool flags = threadIdx.x >= num_threads;  // the last wave; the others send
+  const auto list = [&](uint32_t unit, PairList& pairs) {
+    int source = 0, slot = 0;
+    range.find(unit >> log2_parts, source, slot);
+    list_pairs(args, source, slot, pairs);
+  };
+  if constexpr (kSource == PartialSource::pairs) {
+    if (flags && blockIdx.x < num_units) list(blockIdx.x, shared.pairs[0]);
+    __syncthreads();
+  }
+  uint32_t turn = 0;
+#pragma unroll 1
+  for (uint32_t unit = blockIdx.x; unit < num_units; unit += args.num_send_blocks, turn ^= 1) {
+    Share share;
+    share.log2_parts = log2_parts;
+    share.part = unit & ((1u << log2_parts) - 1);
+    int owner = 0, slot = 0;
+    range.find(unit >> log2_parts, owner, slot);
+    if (!flags) {
+      const int64_t row = int64_t{owner} * window.capacity + slot;
+      std::byte* const to = partial_at(window, owner, window.rank, slot);
+      const uint32_t end = share.end_of(args.num_octets);
+#pragma unroll 1
+      for (uint32_t first = share.first_of(args.num_octets) + threadIdx.x; first < end; first += kHeldOctets * num_threads) {
+        Wire held[kHeldOctets];
+#pragma unroll
+        for (uint32_t i = 0; i < kHeldOctets; ++i)
+          if (first + i * num_threads < end)
+            held[i] = local_partial<kWire, kSource>(args, shared.pairs[turn], row, first + i * num_threads);
+#pragma unroll
+        for (uint32_t i = 0; i < kHeldOctets; ++i)
+          if (first + i * num_threads < end) held[i].store(to + int64_t{first + i * num_threads} * Wire::kBytes);
+      }
+    } else if (kSource == PartialSource::pairs && unit + args.num_send_blocks < num_units) {
+      list(unit + args.num_send_blocks, shared.pairs[turn ^ 1]);
+    }
+    be_late(exchange, call.number);
+    __syncthreads();
+    // This part's words of the row's flag. Making sure that the row has arrived before takes a while, in which the other
+    // waves go on with the next row.
+    const uint32_t word = threadIdx.x - num_threads;
+    if (flags && word >= share.first_of(kRowParts) && word < share.end_of(kRowParts))
+      gpu::store_release<Scope::system>(row_flag(window, owner, window.rank, slot) + word, call.epoch);
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Adding up
+
+// Waits until the partial sums of one token have come from all other ranks, and notes where they lie; the first wave.
+// Lanes are words of the ranks' flags.
+__device__ inline void wait_for_partials(const CombineKernelArgs& args, const Call& call, const Share& share, uint32_t token,
+                                         const std::byte** partial, uint32_t* shared_masked) {
+  const Window& window = args.exchange.window;
+  const int rank = static_cast<int>(threadIdx.x / kRowParts);
+  const uint32_t word = threadIdx.x % kRowParts;
+  if (rank >= window.num_ranks) return;
+  const int slot = args.exchange.routing.slots[int64_t{token} * window.num_ranks + rank];
+  const bool counts = slot >= 0 && (*shared_masked >> rank & 1u) == 0;
+  bool here = counts;
+  if (counts && rank != window.rank && word >= share.first_of(kRowParts) && word < share.end_of(kRowParts)) {
+    const uint32_t* const flag = row_flag(window, window.rank, rank, slot) + word;
+    here = wait_for(
+        args.exchange, rank, call.epoch, [&] { return gpu::load_acquire<Scope::system>(flag); },
+        [&](uint32_t stamp) { return stamp == call.epoch; });
+    if (!here) atomicOr(shared_masked, 1u << rank);
+  }
+  if (word == 0) partial[rank] = counts ? partial_at(window, window.rank, rank, slot) : nullptr;
+}
+
+__device__ inline void store_output(const CombineKernelArgs& args, uint32_t token, uint32_t octet, const float (&sums)[8]) {
+  std::byte* const row = args.output + token * args.output_stride;
+  if (args.output_dtype == DType::bf16)
+    WireOctet<CombineWire::bf16>::of(sums).store(row + int64_t{octet} * 16);
+  else
+    WireOctet<CombineWire::f32>::of(sums).store(row + int64_t{octet} * 32);
+}
+__device__ inline void store_output(const CombineKernelArgs& args, uint32_t token, uint32_t octet, const double (&sums)[8]) {
+  float rounded[8];
+#pragma unroll
+  for (int v = 0; v < gpu::kOctet; ++v)
+    rounded[v] = args.output_dtype == DType::bf16 ? f64_to_odd_f32(sums[v]) : static_cast<float>(sums[v]);
+  store_output(args, token, octet, rounded);
+}
+
+template <class Sum>
+__device__ void add_addend(const CombineKernelArgs& args, uint32_t token, uint32_t octet, Sum (&sums)[8]) {
+  const std::byte* const row = args.addend.data + token * args.addend.stride;
+  if (args.addend_dtype == DType::bf16) {
+    const auto values = WireOctet<CombineWire::bf16>::load(row + int64_t{octet} * 16);
+#pragma unroll
+    for (int v = 0; v < gpu::kOctet; ++v) sums[v] += static_cast<Sum>(values.value(v));
+  } else {
+    const auto values = WireOctet<CombineWire::f32>::load(row + int64_t{octet} * 32);
+#pragma unroll
+    for (int v = 0; v < gpu::kOctet; ++v) sums[v] += static_cast<Sum>(values.value(v));
+  }
+}
+
+// One token, or a part of its row; all threads of the block.
+template <CombineWire kWire, PartialSource kSource>
+__device__ void add_up_row(const CombineKernelArgs& args, const Call& call, uint32_t token, const Share& share,
+                           PairList& pairs, const std::byte** partial, uint32_t* shared_masked) {
+  using Wire = WireOctet<kWire>;
+  using Sum = typename Wire::Sum;
+  constexpr uint32_t kHeldOctets = kOctetsHeld<kWire>;
+  constexpr int kTogether = 2;  // ranks whose partial sums are fetched at once
+  const Window& window = args.exchange.window;
+  const int own_slot = args.exchange.routing.slots[int64_t{token} * window.num_ranks + window.rank];
+  const bool own = own_slot >= 0;
+  if constexpr (kSource == PartialSource::pairs) {
+    if (own && HardwareWave::index_in_block() == 0) list_pairs(args, window.rank, own_slot, pairs);
+    __syncthreads();
+  }
+  const uint32_t end = share.end_of(args.num_octets);
+  const int64_t own_row = int64_t{window.rank} * window.capacity + own_slot;
+  Wire held[kHeldOctets] = {};
+  uint32_t first = share.first_of(args.num_octets) + threadIdx.x;
+  // The own rows while the others' are on their way.
+#pragma unroll
+  for (uint32_t i = 0; i < kHeldOctets; ++i)
+    if (own && first + i * blockDim.x < end)
+      held[i] = local_partial<kWire, kSource>(args, pairs, own_row, first + i * blockDim.x);
+  if (HardwareWave::index_in_block() == 0) wait_for_partials(args, call, share, token, partial, shared_masked);
+  __syncthreads();
+  const uint32_t masked = *shared_masked;
+
+#pragma unroll 1
+  for (uint32_t round = 0; first < end; first += kHeldOctets * blockDim.x, ++round) {
+    if (round != 0) {
+#pragma unroll
+      for (uint32_t i = 0; i < kHeldOctets; ++i)
+        if (own && first + i * blockDim.x < end)
+          held[i] = local_partial<kWire, kSource>(args, pairs, own_row, first + i * blockDim.x);
+    }
+    Sum sums[kHeldOctets][gpu::kOctet] = {};
+#pragma unroll 1
+    for (int group = 0; group < window.num_ranks; group += kTogether) {
+      Wire values[kTogether][kHeldOctets];
+      bool counts[kTogether];
+#pragma unroll
+      for (int g = 0; g < kTogether; ++g) {
+        const int r = group + g;
+        counts[g] = r < window.num_ranks && partial[r] != nullptr && (masked >> r & 1u) == 0;
+#pragma unroll
+        for (uint32_t i = 0; i < kHeldOctets; ++i) {
+          values[g][i] = held[i];
+          const uint32_t octet = first + i * blockDim.x;
+          if (counts[g] && r != window.rank && octet < end)
+            values[g][i] = Wire::load(partial[r] + int64_t{octet} * Wire::kBytes);
+        }
+      }
+#pragma unroll
+      for (int g = 0; g < kTogether; ++g) {
+        if (!counts[g]) continue;
+#pragma unroll
+        for (uint32_t i = 0; i < kHeldOctets; ++i)
+#pragma unroll
+          for (int v = 0; v < gpu::kOctet; ++v) sums[i][v] += values[g][i].value(v);
+      }
+    }
+#pragma unroll
+    for (uint32_t i = 0; i < kHeldOctets; ++i) {
+      const uint32_t octet = first + i * blockDim.x;
+      if (octet >= end) break;
+      if (args.addend.data) add_addend(args, token, octet, sums[i]);
+      store_output(args, token, octet, sums[i]);
+    }
+  }
+}
+
+template <CombineWire kWire, PartialSource kSource>
+__device__ void add_up(const CombineKernelArgs& args, const Call& call, CombineShared& shared) {
+  const Exchange& exchange = args.exchange;
+  const Window& window = exchange.window;
+  const uint32_t block = blockIdx.x - args.num_send_blocks, num_blocks = gridDim.x - args.num_send_blocks;
+  if (threadIdx.x == 0) shared.masked = call.masked;
+  if (block == 0)
+    __syncthreads();
+  else
+    count_reader(exchange, call);
+  const uint32_t num_tokens = args.counts_on_device ? static_cast<uint32_t>(*exchange.routing.num_tokens) : args.num_tokens;
+  Share share;
+  share.log2_parts = Share::parts_for(num_tokens, num_blocks);
+  uint32_t turn = 0;
+#pragma unroll 1
+  for (uint32_t unit = block; unit < num_tokens << share.log2_parts; unit += num_blocks, turn ^= 1) {
+    share.part = unit & ((1u << share.log2_parts) - 1);
+    add_up_row<kWire, kSource>(args, call, unit >> share.log2_parts, share, shared.pairs[turn], shared.partial[turn],
+                               &shared.masked);
+  }
+  if (block != 0) return;
+  // The first of these blocks closes the call. Also a rank without rows for this one must be past its dispatch before the
+  // next one of this rank.
+  const int peer = static_cast<int>(threadIdx.x);
+  if (peer < window.num_ranks && peer != window.rank && call.sends_to(peer)) {
+    const uint32_t* const header = &source_line(window, window.rank, peer)->combine_header;
+    wait_for(
+        exchange, peer, call.epoch, [&] { return gpu::load_acquire<Scope::system>(header); },
+        [&](uint32_t epoch) { return epoch == call.epoch; });
+  }
+  if (peer == 0) wait_for_readers(exchange);
+  __syncthreads();
+  if (peer == 0) close_call<ExchangeStage::combine>(exchange, call);
+}
+
+template <CombineWire kWire, PartialSource kSource>
+__global__ void __launch_bounds__(kMaxThreads, kWire == CombineWire::f64 ? 1 : 2)
+    combine_latency(const MIXLANE_GRID_CONSTANT CombineKernelArgs args) {
+  __shared__ CombineShared shared;
+  gpu::prefetch_args(args);
+  gpu::allow_next_kernel();
+  gpu::wait_for_previous_kernel();
+  const Call call = open_call<ExchangeStage::combine>(args.exchange);
+  if (call.ended && blockIdx.x == 0 && threadIdx.x == 0) report_end(args.exchange);
+  if (blockIdx.x < args.num_send_blocks)
+    send_partials<kWire, kSource>(args, call, shared);
+  else
+    add_up<kWire, kSource>(args, call, shared);
+}
+
+}  // namespace mixlane::exchange_gpu

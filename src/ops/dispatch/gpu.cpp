@@ -1,0 +1,367 @@
+// dispatch.latency and combine.latency: ranks on the GPUs of one host that write into each other's windows.
+#include <algorithm>
+#include <cstring>
+
+#include "core/env.hpp"
+#include "core/math.hpp"
+#include "gpu/peer.hpp"
+#include "ops/dispatch/backend.hpp"
+#include "ops/dispatch/fault.hpp"
+#include "ops/dispatch/gpu_layout.hpp"
+#include "ops/dispatch/launchers.hpp"
+
+namespace mixlane {
+namespace {
+
+using namespace exchange_gpu;
+
+constexpr int64_t kPacket = 16;
+
+// Kernels read and write rows in packets.
+template <class View>
+Matrix rows_of(std::string_view what, const View& view) {
+  const int64_t stride = size_bytes(view.dtype, view.strides[0]);
+  if (reinterpret_cast<uintptr_t>(view.data) % kPacket != 0 || (view.shape[0] > 1 && stride % kPacket != 0))
+    fail(ErrorCode::unsupported, "{} is {} at an address {} bytes off; on GPUs rows must start at multiples of 16 bytes",
+         what, to_string(view), reinterpret_cast<uintptr_t>(view.data) % kPacket);
+  return {static_cast<const std::byte*>(static_cast<const void*>(view.data)), stride};
+}
+
+struct GpuRouting final : RoutingState {
+  // Counts stay on the device; whoever asks for them waits for it.
+  Stream stream;
+  const DeviceRouting* on_device = nullptr;
+  bool counts_on_device = false;  // of tokens
+  void fetch_counts() override {
+    const auto bytes = static_cast<int64_t>(counts.sent.size() * sizeof(int32_t));
+    gpu::copy(counts.sent.data(), on_device->sent_count, bytes, stream);
+    gpu::copy(counts.received.data(), on_device->recv_count, bytes, stream);
+    gpu::synchronize(stream);
+  }
+};
+
+// This rank's own memory beside the windows.
+class DeviceMemoryOfRank {
+ public:
+  DeviceMemoryOfRank(Device device, const DispatcherConfig& config, int num_ranks, int rank)
+      : state_(device, sizeof(CallState)),
+        masked_(device, sizeof(uint32_t)),
+        status_(device, sizeof(Status)),
+        routing_(device, 4 * (int64_t{config.max_tokens} * num_ranks + 2 * num_ranks + 1)),
+        owners_(device, config.num_experts),
+        expert_map_(device, int64_t{4} * config.num_experts),
+        end_(sizeof(Status)) {
+    *end_.as<Status>() = Status{};
+    const gpu::OwnedStream stream(device);
+    const Status ok;
+    std::vector<uint8_t> owners(config.expert_rank.begin(), config.expert_rank.end());
+    const std::vector<int32_t> map = local_expert_map(config, rank);
+    gpu::copy(status_.data(), &ok, sizeof(ok), stream.get());
+    gpu::copy(owners_.data(), owners.data(), config.num_experts, stream.get());
+    gpu::copy(expert_map_.data(), map.data(), int64_t{4} * config.num_experts, stream.get());
+    gpu::synchronize(stream.get());
+    int32_t* const words = routing_.as<int32_t>();
+    const int64_t slots = int64_t{config.max_tokens} * num_ranks;
+    device_routing_ = {words, words + slots, words + slots + num_ranks, words + slots + 2 * num_ranks};
+  }
+
+  CallState* state() const { return state_.as<CallState>(); }
+  uint32_t* masked() const { return masked_.as<uint32_t>(); }
+  Status* status() const { return status_.as<Status>(); }
+  Status* end() const { return end_.as<Status>(); }
+  const uint8_t* owners() const { return owners_.as<uint8_t>(); }
+  int32_t* expert_map() const { return expert_map_.as<int32_t>(); }
+  const DeviceRouting& routing() const { return device_routing_; }
+
+ private:
+  gpu::Buffer state_;
+  gpu::Buffer masked_;
+  gpu::Buffer status_;
+  gpu::Buffer routing_;
+  gpu::Buffer owners_;
+  gpu::Buffer expert_map_;
+  gpu::PinnedBuffer end_;
+  DeviceRouting device_routing_;
+};
+
+class GpuBackend final : public ExchangeBackend {
+ public:
+  GpuBackend(Context& context, std::shared_ptr<Communicator> comm, const DispatcherConfig& config)
+      : device_(context.device()),
+        comm_(std::move(comm)),
+        config_(config),
+        layout_(config, comm_->num_ranks()),
+        windows_(comm_->allocate(layout_.total_bytes, "window memory of dispatch and combine", device_)),
+        own_(device_, config, comm_->num_ranks(), comm_->rank()),
+        jitter_ns_(static_cast<uint32_t>(1000 * parse_fault(context.env().fault).jitter_us)) {
+    {
+      const gpu::DeviceGuard guard(device_);
+      load_dispatch_kernels();
+      load_combine_kernels(config.combine_wire);
+      budget_.has_bulk_copies = device_.type == DeviceType::cuda && gpu::compute_capability(device_.index) >= 90;
+      if (budget_.has_bulk_copies) load_bulk_kernel();
+    }
+    // After this meeting of all ranks nothing is allocated or loaded any more: that could wait for a running kernel of
+    // another rank on the same GPU.
+    budget_.num_multiprocessors = std::max(gpu::num_multiprocessors(device_.index) / ranks_on_this_gpu(), 1);
+    // A kernel that waits for its turn takes room that kernels of another rank on the same GPU may need.
+    budget_.overlaps = budget_.has_bulk_copies && budget_.num_multiprocessors == gpu::num_multiprocessors(device_.index);
+    budget_.limited = config.num_multiprocessors > 0;
+    if (budget_.limited) budget_.num_multiprocessors = std::min(budget_.num_multiprocessors, config.num_multiprocessors);
+    owners_ = make_owners();
+  }
+  ~GpuBackend() override {
+    try {
+      gpu::synchronize_device(device_);  // kernels still write into the windows
+      comm_->barrier();                  // and so do those of the peers
+    } catch (const Error&) {
+    }
+  }
+
+  void require_usable() const override {
+    const Status& end = *own_.end();
+    if (!end.ok()) throw Error(end.code, describe(end));
+  }
+  void refuse(ExchangeStage, const Error&) override {}  // the peers' wait ends at the deadline
+
+  std::shared_ptr<RoutingState> prepare_dispatch(const DispatchArgs& args, const RoutingState* replay, Status&) override;
+  void prepare_combine(const CombineArgs& args, const RoutingState&) override { combine_args_ = make_args(args); }
+  ReceivedRows dispatch(const DispatchArgs& args, RoutingState& state, Status& status, Stream stream) override;
+  void combine(const CombineArgs& args, const RoutingState& state, Status& status, Stream stream) override;
+  std::vector<int> masked_ranks() const override;
+  ConstTensorView expert_map() const override { return {own_.expert_map(), DType::i32, {config_.num_experts}, device_}; }
+
+ private:
+  int ranks_on_this_gpu();
+  ExpertOwners make_owners() const;
+  Exchange make_exchange(Status* status) const;
+  DispatchKernelArgs make_args(const DispatchArgs& args) const;
+  CombineKernelArgs make_args(const CombineArgs& args) const;
+  ReceivedRows received_rows() const;
+  Payload payload_of(const DispatchArgs& args) const;
+  bool takes_bulk_copies(const DispatchArgs& args) const;
+
+  Device device_;
+  std::shared_ptr<Communicator> comm_;
+  DispatcherConfig config_;
+  GpuWindowLayout layout_;
+  std::shared_ptr<SymmetricMemory> windows_;
+  DeviceMemoryOfRank own_;
+  uint32_t jitter_ns_;
+  Stream stream_;  // of the last call
+  Budget budget_;
+  ExpertOwners owners_;
+  DispatchKernelArgs dispatch_args_;  // of the call that is being prepared
+  bool by_bulk_copies_ = false;
+  CombineKernelArgs combine_args_;
+  std::shared_ptr<GpuRouting> states_[2];
+};
+
+int GpuBackend::ranks_on_this_gpu() {
+  const std::string own = gpu::bus_id(device_.index);
+  const std::vector<std::string> all = comm_->all_gather(own);
+  return static_cast<int>(std::count(all.begin(), all.end(), own));
+}
+
+// Arithmetic where it gives the owners, else a table.
+ExpertOwners GpuBackend::make_owners() const {
+  const auto num_experts = static_cast<uint32_t>(config_.num_experts);
+  const auto num_ranks = static_cast<uint32_t>(comm_->num_ranks());
+  const uint32_t each = num_experts / num_ranks, larger = num_experts % num_ranks;
+  ExpertOwners owners;
+  owners.num_experts = num_experts;
+  owners.num_larger = larger;
+  owners.larger_end = larger * (each + 1);
+  owners.by_larger = gpu::Divider::by(each + 1);
+  owners.by_smaller = gpu::Divider::by(std::max(each, 1u));
+  for (uint32_t e = 0; e < num_experts; ++e) {
+    const uint32_t owner = e < owners.larger_end ? e / (each + 1) : larger + (e - owners.larger_end) / std::max(each, 1u);
+    if (static_cast<uint32_t>(config_.expert_rank[e]) != owner) {
+      owners.table = own_.owners();
+      break;
+    }
+  }
+  return owners;
+}
+
+Exchange GpuBackend::make_exchange(Status* status) const {
+  Exchange exchange;
+  Window& window = exchange.window;
+  for (int r = 0; r < comm_->num_ranks(); ++r) window.parts[r] = windows_->part(r);
+  window.rank = comm_->rank();
+  window.num_ranks = comm_->num_ranks();
+  window.capacity = config_.capacity;
+  window.done_at = layout_.done_at;
+  window.row_flags_at = layout_.row_flags_at;
+  window.records_at = layout_.records_at;
+  window.record_stride = layout_.records.record_stride;
+  window.partials_at = layout_.partials_at;
+  window.partial_stride = layout_.records.partial_stride;
+  exchange.state = own_.state();
+  exchange.masked = own_.masked();
+  exchange.status = status ? status : own_.status();
+  exchange.end = own_.end();
+  exchange.deadline_ns = static_cast<uint64_t>(std::chrono::nanoseconds(comm_->deadline()).count());
+  exchange.fail_on_timeout = config_.on_peer_timeout == OnPeerTimeout::fail;
+  exchange.jitter_ns = jitter_ns_;
+  exchange.routing = own_.routing();
+  return exchange;
+}
+
+Payload GpuBackend::payload_of(const DispatchArgs& args) const {
+  if (config_.wire == WireFormat::bf16 || args.hidden.dtype != DType::bf16) return Payload::copy;
+  return config_.wire == WireFormat::fp8_row ? Payload::quantize_row : Payload::quantize_1x128;
+}
+
+// From so many tokens on a few multiprocessors do as well as all of them.
+constexpr int64_t kManyTokens = 1024;
+
+// dispatch.throughput?
+bool GpuBackend::takes_bulk_copies(const DispatchArgs& args) const {
+  const bool can = budget_.has_bulk_copies && payload_of(args) == Payload::copy && takes_bulk(dispatch_args_);
+  if (args.variant == "auto") return can && budget_.limited && args.hidden.shape[0] >= kManyTokens;
+  if (args.variant == "dispatch.latency") return false;
+  if (!can)
+    fail(ErrorCode::unsupported,
+         "dispatch.throughput takes rows that go as they are, of at most 64 KiB, on sm_90; use dispatch.latency");
+  return true;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Dispatch
+
+DispatchKernelArgs GpuBackend::make_args(const DispatchArgs& args) const {
+  DispatchKernelArgs to;
+  to.exchange = make_exchange(args.status);
+  to.hidden = rows_of("hidden", args.hidden);
+  if (args.scales.given()) {
+    to.scales = args.scales.as<float>();
+    to.scale_row_stride = args.scales.strides[0];
+    to.scale_col_stride = args.scales.ndim > 1 ? args.scales.strides[1] : 0;
+  }
+  to.ids = args.topk_ids.as<int32_t>();
+  to.weights = args.topk_weights.as<float>();
+  to.num_tokens = args.num_tokens.as<int32_t>();
+  to.num_rows = static_cast<uint32_t>(args.hidden.shape[0]);
+  to.num_topk = static_cast<uint32_t>(config_.num_topk);
+  to.wide_ids = config_.num_topk % 4 == 0 && reinterpret_cast<uintptr_t>(to.ids) % kPacket == 0;
+  const bool quantizes = payload_of(args) != Payload::copy;
+  // Quantised rows in whole groups of 128 bf16 values.
+  to.num_packets =
+      static_cast<uint32_t>(quantizes ? ceil_div(config_.hidden, 128) * 16 : layout_.records.payload_bytes / kPacket);
+  to.num_values = static_cast<uint32_t>(config_.hidden);
+  to.payload_bytes = static_cast<uint32_t>(layout_.records.payload_bytes);
+  to.num_scales = static_cast<uint32_t>(layout_.records.num_scales);
+  to.owners = owners_;
+  return to;
+}
+
+std::shared_ptr<RoutingState> GpuBackend::prepare_dispatch(const DispatchArgs& args, const RoutingState* replay, Status&) {
+  dispatch_args_ = make_args(args);
+  by_bulk_copies_ = takes_bulk_copies(args);
+  // Replayed ids give the same slots again.
+  std::shared_ptr<GpuRouting>& state = states_[states_[0].get() == replay || states_[0].use_count() > 1 ? 1 : 0];
+  if (replay != nullptr)
+    for (const auto& held : states_)
+      if (held.get() == replay) return held;
+  if (!state || state.use_count() > 1) {
+    state = std::make_shared<GpuRouting>();
+    state->on_device = &own_.routing();
+    state->counts.sent.resize(static_cast<size_t>(comm_->num_ranks()));
+    state->counts.received.resize(static_cast<size_t>(comm_->num_ranks()));
+  }
+  state->num_rows = args.hidden.shape[0];
+  state->num_tokens = state->num_rows;
+  return state;
+}
+
+ReceivedRows GpuBackend::dispatch(const DispatchArgs& args, RoutingState& state, Status&, Stream stream) {
+  const gpu::DeviceGuard guard(device_);
+  stream_ = stream;
+  auto& routing = static_cast<GpuRouting&>(state);
+  routing.stream = stream;
+  routing.counts_on_device = args.num_tokens.given();
+  if (by_bulk_copies_)
+    launch_dispatch_bulk(dispatch_args_, budget_, stream);
+  else
+    launch_dispatch(dispatch_args_, payload_of(args), budget_, stream);
+  return received_rows();
+}
+
+ReceivedRows GpuBackend::received_rows() const {
+  const WindowLayout& records = layout_.records;
+  std::byte* const first = windows_->part(comm_->rank()) + layout_.records_at;
+  const int64_t rows = int64_t{comm_->num_ranks()} * config_.capacity;
+  const auto column = [&](int64_t offset, DType dtype, int64_t width) {
+    TensorView view(first + offset, dtype, {rows, width}, device_);
+    view.strides[0] = records.record_stride * 8 / bits(dtype);
+    return view;
+  };
+  ReceivedRows received;
+  received.rows = column(0, wire_dtype(config_.wire), config_.hidden);
+  if (records.num_scales > 0) received.scales = column(records.payload_bytes, DType::f32, records.num_scales);
+  received.topk_ids = column(records.ids_at, DType::i32, config_.num_topk);
+  received.topk_weights = column(records.weights_at, DType::f32, config_.num_topk);
+  received.recv_count = TensorView(own_.routing().recv_count, DType::i32, {comm_->num_ranks()}, device_);
+  return received;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Combine
+
+CombineKernelArgs GpuBackend::make_args(const CombineArgs& args) const {
+  CombineKernelArgs to;
+  to.exchange = make_exchange(args.status);
+  const bool reduced = args.reduced_rows.given();
+  const ConstTensorView& rows = reduced ? args.reduced_rows : args.expert_rows;
+  to.rows = rows_of(reduced ? "reduced_rows" : "expert_rows", rows);
+  to.num_rows = static_cast<uint32_t>(rows.shape[0]);
+  to.source = !reduced                    ? PartialSource::pairs
+              : rows.dtype == DType::bf16 ? PartialSource::reduced_bf16
+                                          : PartialSource::reduced_f32;
+  to.pair_slots = args.pair_slots.as<int32_t>();
+  to.num_topk = static_cast<uint32_t>(config_.num_topk);
+  to.apply_weights = args.apply_weights;
+  to.weights_at = layout_.records.weights_at;
+  if (args.addend.given()) {
+    to.addend = rows_of("addend", args.addend);
+    to.addend_dtype = args.addend.dtype;
+  }
+  const Matrix output = rows_of("output", args.output);
+  to.output = static_cast<std::byte*>(args.output.data);
+  to.output_stride = output.stride;
+  to.output_dtype = args.output.dtype;
+  to.num_tokens = static_cast<uint32_t>(args.output.shape[0]);
+  to.num_octets = static_cast<uint32_t>(config_.hidden / 8);
+  return to;
+}
+
+void GpuBackend::combine(const CombineArgs&, const RoutingState& state, Status&, Stream stream) {
+  const gpu::DeviceGuard guard(device_);
+  stream_ = stream;
+  combine_args_.counts_on_device = static_cast<const GpuRouting&>(state).counts_on_device;
+  launch_combine(combine_args_, config_.combine_wire, budget_, stream);
+}
+
+std::vector<int> GpuBackend::masked_ranks() const {
+  const gpu::DeviceGuard guard(device_);
+  uint32_t masked = 0;
+  gpu::copy(&masked, own_.masked(), sizeof(masked), stream_);
+  gpu::synchronize(stream_);
+  std::vector<int> ranks;
+  for (int r = 0; r < comm_->num_ranks(); ++r)
+    if ((masked >> r & 1u) != 0) ranks.push_back(r);
+  return ranks;
+}
+
+}  // namespace
+
+std::unique_ptr<ExchangeBackend> make_gpu_backend(Context& context, std::shared_ptr<Communicator> comm,
+                                                  const DispatcherConfig& config) {
+  if (comm->num_ranks() > kMaxRanks)
+    fail(ErrorCode::unsupported, "{} ranks; on GPUs dispatch and combine take at most {} in one node", comm->num_ranks(),
+         kMaxRanks);
+  return std::make_unique<GpuBackend>(context, std::move(comm), config);
+}
+
+}  // namespace mixlane

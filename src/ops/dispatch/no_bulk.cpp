@@ -1,0 +1,10 @@
+// What GPUs without bulk copies answer.
+#include "ops/dispatch/launchers.hpp"
+
+namespace mixlane::exchange_gpu {
+
+bool takes_bulk(const DispatchKernelArgs&) { return false; }
+void load_bulk_kernel() {}
+void launch_dispatch_bulk(const DispatchKernelArgs&, const Budget&, Stream) {}
+
+}  // namespace mixlane::exchange_gpu

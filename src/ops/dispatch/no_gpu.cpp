@@ -1,0 +1,10 @@
+// What a build without a GPU backend answers.
+#include "ops/dispatch/backend.hpp"
+
+namespace mixlane {
+
+std::unique_ptr<ExchangeBackend> make_gpu_backend(Context& context, std::shared_ptr<Communicator>, const DispatcherConfig&) {
+  fail(ErrorCode::unsupported, "this build has no {} backend; use a cpu device", name(context.device().type));
+}
+
+}  // namespace mixlane

@@ -1,0 +1,253 @@
+// A block's share of a dispatch: its tokens' rows, as they are or quantised on the way, into the receivers' windows.
+#pragma once
+
+#include "ops/dispatch/slots.cuh"
+#include "ops/quant/encode.cuh"
+
+namespace mixlane::exchange_gpu {
+
+// 16-byte packets of a row that a thread has on their way at once.
+inline constexpr uint32_t kHeld = 2;
+
+struct SendShared {
+  uint32_t before[kMaxRanks];  // rows of the tokens before the block's
+  Batch batch;
+  uint32_t largest[kWave];  // magnitude of each row of a batch, as bits
+  uint32_t masked;
+};
+
+// A word of what follows the payload, made by the caller: scales of fp8 input, ids, weights.
+__device__ inline uint32_t tail_word(const DispatchKernelArgs& args, uint32_t token, uint32_t word) {
+  const uint32_t num_scales = args.num_scales, num_topk = args.num_topk;
+  if (word < num_scales) return __float_as_uint(args.scales[token * args.scale_row_stride + word * args.scale_col_stride]);
+  word -= num_scales;
+  const int64_t pair = int64_t{token} * num_topk;
+  if (word >= num_topk) return __float_as_uint(args.weights[pair + word - num_topk]);
+  const auto id = static_cast<uint32_t>(args.ids[pair + word]);
+  return id < args.owners.num_experts ? id : ~0u;
+}
+
+template <Payload kPayload>
+class RowSender {
+ public:
+  // `scales`: two rows of them, quantize_1x128 only.
+  __device__ RowSender(const DispatchKernelArgs& args, const Share& share, float* scales, SendShared& shared)
+      : args_(args), share_(share), scales_(scales), shared_(shared) {
+    // Groups of 128 values stay whole.
+    const uint32_t unit = kPayload == Payload::copy ? 1 : kGroupPackets;
+    first_packet_ = share.first_of(args.num_packets / unit) * unit;
+    end_packet_ = share.end_of(args.num_packets / unit) * unit;
+    tail_begin_ = share.last_part() ? 0 : args.num_scales;
+    tail_end_ = share.last_part() ? args.num_scales + 2 * args.num_topk : args.num_scales;
+    if constexpr (kPayload == Payload::quantize_1x128) {
+      tail_begin_ = first_packet_ / kGroupPackets;
+      if (!share.last_part()) tail_end_ = end_packet_ / kGroupPackets;
+    }
+  }
+
+  // Before the destinations are known.
+  __device__ void fetch_first() {
+    token_ = share_.begin;
+    packet_ = first_packet_;
+    fetch();
+    fetch_tail(share_.begin);
+  }
+
+  // The rows [first, end) of the batch; all threads of the block.
+  __device__ void send(uint32_t first, uint32_t end) {
+    if constexpr (kPayload == Payload::quantize_row) find_largest(first, end);
+#pragma unroll 1
+    for (uint32_t token = first; token < end; ++token) {
+      const uint32_t row = token - first;
+#pragma unroll 1
+      for (uint32_t packet = first_packet_; packet < end_packet_; packet += kHeld * blockDim.x) store(row, token, packet);
+      if constexpr (kPayload == Payload::quantize_1x128) __syncthreads();  // the row's scales are complete
+      if (sends_tail(token)) store_tail(row, token);
+      fetch_tail(token + 1);
+    }
+  }
+
+  __device__ void finish() {}
+
+ private:
+  static constexpr uint32_t kGroupPackets = 16;
+  static constexpr uint32_t kPerStore = kPayload == Payload::copy ? 1 : 2;  // packets
+  using Octet = gpu::Octet<DType::bf16>;
+
+  // Which packet of those from `packet` on. Quantised, a thread has two neighbours: their codes are one store.
+  __device__ static uint32_t held_at(uint32_t packet, uint32_t i) {
+    if constexpr (kPayload == Payload::copy) return packet + i * blockDim.x + threadIdx.x;
+    return packet + (i / 2 * blockDim.x + threadIdx.x) * 2 + i % 2;
+  }
+  __device__ void fetch() {
+#pragma unroll
+    for (uint32_t i = 0; i < kHeld; ++i) held_[i] = load(token_, held_at(packet_, i));
+  }
+
+  __device__ uint4 load(uint32_t token, uint32_t packet) const {
+    // The last group of 128 values may be shorter than its packets.
+    const bool there =
+        packet < end_packet_ && token < share_.end && (kPayload == Payload::copy || packet * gpu::kOctet < args_.num_values);
+    if (!there) return make_uint4(0, 0, 0, 0);
+    return *reinterpret_cast<const uint4*>(args_.hidden.data + token * args_.hidden.stride + int64_t{packet} * 16);
+  }
+
+  // What is held goes out; what comes next is fetched before.
+  __device__ void store(uint32_t row, uint32_t token, uint32_t packet) {
+    uint4 now[kHeld];
+#pragma unroll
+    for (uint32_t i = 0; i < kHeld; ++i) now[i] = held_[i];
+    packet_ = packet + kHeld * blockDim.x;
+    if (packet_ >= end_packet_) {
+      packet_ = first_packet_;
+      ++token_;
+    }
+    fetch();
+    if constexpr (kPayload != Payload::copy) {
+#pragma unroll
+      for (uint32_t i = 0; i < kHeld; i += 2) now[i / 2] = encode(row, token, held_at(packet, i), now[i], now[i + 1]);
+    }
+#pragma unroll 1
+    for (uint32_t to = 0; to < shared_.batch.num_targets[row]; ++to) {
+      std::byte* const record = shared_.batch.target[row][to];
+#pragma unroll
+      for (uint32_t i = 0; i < kHeld / kPerStore; ++i) {
+        const uint32_t at = held_at(packet, i * kPerStore);
+        const bool there = at < end_packet_ && (kPayload == Payload::copy || at * gpu::kOctet < args_.num_values);
+        if (there) *reinterpret_cast<uint4*>(record + int64_t{at} * (16 / kPerStore)) = now[i];
+      }
+    }
+  }
+
+  // Sixteen neighbouring values; eight lanes have a group of 128.
+  __device__ uint4 encode(uint32_t row, uint32_t token, uint32_t packet, const uint4& low, const uint4& high) {
+    const Octet first{{low.x, low.y, low.z, low.w}}, second{{high.x, high.y, high.z, high.w}};
+    uint32_t magnitude = 0;
+    if constexpr (kPayload == Payload::quantize_row)
+      magnitude = shared_.largest[row];
+    else
+      magnitude = gpu::wave_max<kGroupPackets / 2>(
+          max(quant_gpu::E4m3Scale::magnitude(first), quant_gpu::E4m3Scale::magnitude(second)));
+    const quant_gpu::E4m3Scale scale(magnitude);
+    // Two rows' scales: the tail of the one before may still be read.
+    if (kPayload == Payload::quantize_1x128 && packet < end_packet_ && packet % kGroupPackets == 0)
+      scales_[(token & 1u) * args_.num_scales + packet / kGroupPackets] = scale.value();
+    const uint2 front = scale.encode(first), back = scale.encode(second);
+    return make_uint4(front.x, front.y, back.x, back.y);
+  }
+
+  // A wave per row.
+  __device__ void find_largest(uint32_t first, uint32_t end) {
+    for (uint32_t token = first + HardwareWave::index_in_block(); token < end; token += blockDim.x / kWave) {
+      uint32_t largest = 0;
+      for (uint32_t at = HardwareWave::lane() * gpu::kOctet; at < args_.num_values; at += kWave * gpu::kOctet) {
+        const uint4 v = *reinterpret_cast<const uint4*>(args_.hidden.data + token * args_.hidden.stride + int64_t{at} * 2);
+        largest = max(largest, quant_gpu::E4m3Scale::magnitude(Octet{{v.x, v.y, v.z, v.w}}));
+      }
+      shared_.largest[token - first] = gpu::wave_max<gpu::kHardwareWave>(largest);
+    }
+    __syncthreads();
+  }
+
+  // What follows the payload: scales, ids, weights. Waves take turns; the words of neighbouring lanes make one transfer.
+  __device__ bool sends_tail(uint32_t token) const {
+    const uint32_t num_waves = blockDim.x / kWave;
+    return HardwareWave::index_in_block() == num_waves - 1 - (token - share_.begin) % num_waves;
+  }
+  __device__ void fetch_tail(uint32_t token) {
+    const uint32_t word = tail_begin_ + HardwareWave::lane();
+    if (token < share_.end && sends_tail(token) && word < tail_end_ && !in_shared(word))
+      held_word_ = tail_word(args_, token, word);
+  }
+  __device__ void store_tail(uint32_t row, uint32_t token) const {
+#pragma unroll 1
+    for (uint32_t word = tail_begin_ + HardwareWave::lane(); word < tail_end_; word += kWave) {
+      const bool held = word < tail_begin_ + kWave && !in_shared(word);
+      const uint32_t value = held              ? held_word_
+                             : in_shared(word) ? shared_word(row, token, word)
+                                               : tail_word(args_, token, word);
+#pragma unroll 1
+      for (uint32_t to = 0; to < shared_.batch.num_targets[row]; ++to)
+        reinterpret_cast<uint32_t*>(shared_.batch.target[row][to] + args_.payload_bytes)[word] = value;
+    }
+  }
+
+  // Scales that this kernel makes.
+  __device__ bool in_shared(uint32_t word) const { return kPayload != Payload::copy && word < args_.num_scales; }
+  __device__ uint32_t shared_word(uint32_t row, uint32_t token, uint32_t word) const {
+    if constexpr (kPayload == Payload::quantize_row)
+      return __float_as_uint(quant_gpu::E4m3Scale(shared_.largest[row]).value());
+    return __float_as_uint(scales_[(token & 1u) * args_.num_scales + word]);
+  }
+  const DispatchKernelArgs& args_;
+  const Share& share_;
+  float* scales_;
+  SendShared& shared_;
+  uint32_t first_packet_;
+  uint32_t end_packet_;
+  uint32_t tail_begin_;
+  uint32_t tail_end_;
+  uint32_t token_ = 0;  // of what is held
+  uint32_t packet_ = 0;
+  uint4 held_[kHeld];
+  uint32_t held_word_ = 0;
+};
+
+// All threads of the block. Everything that can be is fetched before the first result is looked at.
+template <class Sender>
+__device__ void send_share(const DispatchKernelArgs& args, Call call, const Share& share, Sender& sender,
+                           SendShared& shared) {
+  const Window& window = args.exchange.window;
+  const bool first_wave = HardwareWave::index_in_block() == 0;
+  const uint32_t lane = HardwareWave::lane();
+  sender.fetch_first();
+  std::byte* const records = own_records(window);
+  if (threadIdx.x < kMaxRanks) shared.before[threadIdx.x] = 0;
+  if (share.begin != 0) __syncthreads();
+  // The last wave talks to the peers: the first one has the slots to find.
+  const uint32_t peer = threadIdx.x - (blockDim.x - kWave);
+  const bool to_peer = peer < static_cast<uint32_t>(window.num_ranks) && static_cast<int>(peer) != window.rank;
+  const uint64_t stamp = uint64_t{call.epoch} << 32;
+  uint32_t next = 0;
+  uint32_t first = share.begin;
+#pragma unroll 1
+  do {
+    const bool first_round = first == share.begin;
+    const uint32_t end = min(first + kWave, share.end), token = first + lane;
+    if (!first_round) __syncthreads();  // the batch before has been sent
+    const uint32_t found = look_up(args, first, end, first_round);
+    if (first_round) {
+      if (!first_wave && lane < kMaxRanks && found != 0) atomicAdd(&shared.before[lane], found);
+      if (call.needs_credits) call.masked = exchange_credits(args.exchange, call.number, call.masked, &shared.masked);
+      if (first != 0) __syncthreads();
+      if (blockIdx.x == 0 && to_peer && call.sends_to(static_cast<int>(peer)))
+        gpu::store_relaxed_system(&source_line(window, static_cast<int>(peer), window.rank)->dispatch_header,
+                                  stamp | share.num_active);
+      if (share.empty()) {
+        count_reader(args.exchange, call);
+        return;
+      }
+      be_late(args.exchange, call.number);
+      if (first_wave && lane < kMaxRanks) next = first != 0 ? shared.before[lane] : 0;
+    }
+    const uint32_t before = next;
+    uint64_t distances = 0;
+    if (first_wave) distances = take_slots(args, call, found, records, next, shared.batch);
+    if (first_round)
+      count_reader(args.exchange, call);
+    else
+      __syncthreads();
+    sender.send(first, end);
+    if (first_wave && share.part == 0) keep_slots(args, token, token < end, distances, before);
+    first = end;
+  } while (first < share.end);
+  sender.finish();
+  be_late(args.exchange, ~call.number);
+
+  __syncthreads();
+  if (to_peer && call.sends_to(static_cast<int>(peer)))
+    gpu::store_release_system(done_flags(window, static_cast<int>(peer), window.rank) + blockIdx.x,
+                              stamp | shared.batch.rows[peer]);
+}
+
+}  // namespace mixlane::exchange_gpu

@@ -1,0 +1,141 @@
+// Which ranks a token's row goes to, and in which slot of their windows: prefix sums in token order, found by every
+// block for itself from the ids of the tokens before its own.
+#pragma once
+
+#include "ops/dispatch/call.cuh"
+
+namespace mixlane::exchange_gpu {
+
+inline constexpr uint32_t kMaxWaves = kMaxThreads / kWave;
+
+// Of a contiguous placement.
+__device__ inline uint32_t owner_of(const ExpertOwners& owners, uint32_t expert) {
+  const bool large = expert < owners.larger_end;
+  const uint32_t number = large ? expert : expert - owners.larger_end;
+  const uint32_t magic = large ? owners.by_larger.magic : owners.by_smaller.magic;
+  const uint32_t shift = large ? owners.by_larger.shift : owners.by_smaller.shift;
+  return (large ? 0 : owners.num_larger) + ((__umulhi(number, magic) + number) >> shift);
+}
+
+inline constexpr uint32_t kBadId = 1u << 31;
+
+// Bit per rank that owns one of the token's experts, and kBadId. Selections instead of branches: short code counts.
+__device__ inline uint32_t ranks_of(const DispatchKernelArgs& args, uint32_t token) {
+  constexpr uint32_t kTogether = 8;
+  const ExpertOwners& owners = args.owners;
+  const int32_t* const ids = args.ids + int64_t{token} * args.num_topk;
+  uint32_t ranks = 0;
+#pragma unroll 1
+  for (uint32_t first = 0; first < args.num_topk; first += kTogether) {
+    int32_t each[kTogether];
+    if (args.wide_ids) {
+      const auto* const fours = reinterpret_cast<const int4*>(ids + first);
+      const int4 low = fours[0], high = fours[first + 4 < args.num_topk ? 1 : 0];
+      each[0] = low.x, each[1] = low.y, each[2] = low.z, each[3] = low.w;
+      each[4] = high.x, each[5] = high.y, each[6] = high.z, each[7] = high.w;
+    } else {
+      // Behind the last one the last one again.
+#pragma unroll
+      for (uint32_t k = 0; k < kTogether; ++k) each[k] = ids[min(first + k, args.num_topk - 1)];
+    }
+    uint32_t owner[kTogether];
+    if (owners.table) {
+#pragma unroll
+      for (uint32_t k = 0; k < kTogether; ++k)
+        owner[k] = owners.table[min(static_cast<uint32_t>(each[k]), owners.num_experts - 1)];
+    } else {
+#pragma unroll
+      for (uint32_t k = 0; k < kTogether; ++k) owner[k] = owner_of(owners, static_cast<uint32_t>(each[k]));
+    }
+#pragma unroll
+    for (uint32_t k = 0; k < kTogether; ++k) {
+      const bool good = static_cast<uint32_t>(each[k]) < owners.num_experts;
+      ranks |= good ? 1u << (owner[k] & 31u) : each[k] != -1 ? kBadId : 0u;
+    }
+  }
+  return ranks;
+}
+
+// Lane r: how many of the wave's tokens go to rank r.
+__device__ inline uint32_t count_by_rank(uint32_t ranks, int num_ranks) {
+  uint32_t mine = 0;
+#pragma unroll 1
+  for (int r = 0; r < num_ranks; ++r) {
+    const auto having = static_cast<uint32_t>(HardwareWave::count(HardwareWave::ballot((ranks >> r & 1u) != 0)));
+    if (static_cast<int>(HardwareWave::lane()) == r) mine = having;
+  }
+  return mine;
+}
+
+// A batch of a block's rows, one per lane of the first wave.
+struct Batch {
+  std::byte* target[kWave][kMaxRanks];  // the records that a row goes to, the own rank's last
+  uint32_t num_targets[kWave];
+  uint32_t rows[kMaxRanks];  // for each rank, up to the end of the batch, those without room not among them
+};
+
+// The first wave looks up one batch of the block's own tokens, [first, end): returns the ranks of this lane's. In the first
+// round the others count the tokens [0, first) before it: lane r's count for rank r, to be added up over the waves.
+__device__ inline uint32_t look_up(const DispatchKernelArgs& args, uint32_t first, uint32_t end, bool first_round) {
+  const uint32_t wave = HardwareWave::index_in_block(), num_counting = blockDim.x / kWave - 1;
+  uint32_t token = wave == 0 ? first : (wave - 1) * kWave;
+  const uint32_t stop = wave == 0 ? end : first_round ? first : 0;
+  uint32_t result = 0;
+#pragma unroll 1
+  for (token += HardwareWave::lane(); token - HardwareWave::lane() < stop; token += num_counting * kWave) {
+    const uint32_t ranks = token < stop ? ranks_of(args, token) : 0;
+    if (wave == 0) return ranks;
+    result += count_by_rank(ranks, args.exchange.window.num_ranks);
+  }
+  return result;
+}
+
+// Lane r: the first of the records that are this rank's in rank r's window.
+__device__ inline std::byte* own_records(const Window& window) {
+  const int rank = static_cast<int>(HardwareWave::lane());
+  return rank < window.num_ranks ? record_at(window, rank, window.rank, 0) : nullptr;
+}
+
+// The first wave: slots for the tokens that the lanes stand for, whose ranks are given. Lane r's `next` is rank r's next
+// slot. Returns the lane's slots, a byte of 0xff per rank without a row, as their distances from `next` before the batch.
+__device__ inline uint64_t take_slots(const DispatchKernelArgs& args, const Call& call, uint32_t ranks, std::byte* records,
+                                      uint32_t& next, Batch& batch) {
+  const Window& window = args.exchange.window;
+  const int lane = static_cast<int>(HardwareWave::lane());
+  const auto capacity = static_cast<uint32_t>(window.capacity);
+  uint32_t num_targets = 0;
+  uint64_t distances = ~uint64_t{0};
+#pragma unroll 1
+  for (int i = 1; i <= window.num_ranks; ++i) {
+    const int r = window.rank + i < window.num_ranks ? window.rank + i : window.rank + i - window.num_ranks;
+    const bool wanted = (ranks >> r & 1u) != 0;
+    const auto having = HardwareWave::ballot(wanted);
+    const auto below = static_cast<uint32_t>(HardwareWave::count(having & HardwareWave::lanes_below()));
+    const uint32_t slot = HardwareWave::shuffle(next, r) + below;
+    auto* const first =
+        reinterpret_cast<std::byte*>(HardwareWave::shuffle(reinterpret_cast<unsigned long long>(records), r));
+    if (wanted && slot < capacity && call.sends_to(r)) {
+      batch.target[lane][num_targets++] = first + slot * window.record_stride;
+      distances ^= static_cast<uint64_t>(0xffu ^ below) << (8 * r);
+    }
+    if (lane == r) next += static_cast<uint32_t>(HardwareWave::count(having));
+  }
+  batch.num_targets[lane] = num_targets;
+  if (lane < kMaxRanks) batch.rows[lane] = min(next, capacity);
+  return distances;
+}
+
+// The first wave: those slots, for combine.
+__device__ inline void keep_slots(const DispatchKernelArgs& args, uint32_t token, bool counts, uint64_t distances,
+                                  uint32_t before) {
+  const int num_ranks = args.exchange.window.num_ranks;
+  int32_t* const kept = args.exchange.routing.slots + int64_t{token} * num_ranks;
+#pragma unroll 1
+  for (int r = 0; r < num_ranks; ++r) {
+    const uint32_t first = HardwareWave::shuffle(before, r);
+    const auto distance = static_cast<uint32_t>(distances >> (8 * r) & 0xffu);
+    if (counts) kept[r] = distance == 0xff ? -1 : static_cast<int32_t>(first + distance);
+  }
+}
+
+}  // namespace mixlane::exchange_gpu

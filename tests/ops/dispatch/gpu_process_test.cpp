@@ -1,0 +1,118 @@
+// Rank processes that share GPU memory. A program of its own: the test's process must not touch the GPU before it forks.
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <thread>
+
+#include "core/error.hpp"
+#include "ops/dispatch/gpu_rank.hpp"
+#include "support/processes.hpp"
+
+namespace mixlane {
+namespace {
+
+using namespace std::chrono_literals;
+using test::Ended;
+using test::GpuRank;
+using test::Inputs;
+using test::Oracle;
+
+constexpr const char* kNoGpu = "no GPU here";
+
+DispatcherConfig config_of(OnPeerTimeout on_timeout) {
+  DispatcherConfig config;
+  config.hidden = 64;
+  config.num_topk = 4;
+  config.num_experts = 10;
+  config.max_tokens = 32;
+  config.on_peer_timeout = on_timeout;
+  return config;
+}
+
+void require(bool condition, const std::string& what) {
+  if (!condition) fail(ErrorCode::internal, "{}", what);
+}
+
+std::shared_ptr<Communicator> join() {
+  std::string why;
+  require(gpu::num_devices(&why) > 0, kNoGpu);
+  return make_process_group(10s);
+}
+
+// Counts and bf16 payloads.
+bool is_right(const ReceivedRows& received, const Oracle& oracle, int rank) {
+  for (int s = 0; s < static_cast<int>(oracle.inputs.size()); ++s) {
+    const std::vector<int64_t> tokens = oracle.tokens(s, rank);
+    if (received.recv_count.as<int32_t>()[s] != static_cast<int32_t>(tokens.size())) return false;
+    for (size_t j = 0; j < tokens.size(); ++j) {
+      const int64_t at = int64_t{s} * oracle.config.capacity + static_cast<int64_t>(j);
+      const auto* row = received.rows.as<uint16_t>() + at * received.rows.strides[0];
+      if (!std::equal(row, row + 64, &oracle.inputs[s].hidden[tokens[j] * 64])) return false;
+    }
+  }
+  return true;
+}
+
+void play(int num_ranks) {
+  const auto comm = join();
+  GpuRank rank(comm, config_of(OnPeerTimeout::fail));
+  for (uint64_t seed = 0; seed < 20; ++seed) {
+    const std::vector<Inputs> inputs = test::make_all_inputs(seed, rank.dispatcher().config(), num_ranks);
+    const Oracle oracle{rank.dispatcher().config(), inputs};
+    const ReceivedRows received = rank.dispatch(inputs[comm->rank()]);
+    require(is_right(received, oracle, comm->rank()), fmt::format("dispatch {} is wrong", seed));
+    require(rank.combine(received, oracle, true) == oracle.output(comm->rank(), true),
+            fmt::format("combine {} is wrong", seed));
+  }
+  require(rank.take_status().ok(), "a status is not ok");
+}
+
+bool no_gpu(const std::vector<Ended>& all) { return all[0].error.find(kNoGpu) != std::string::npos; }
+
+TEST(ExchangeGpuProcesses, RowsCrossProcesses) {
+  for (const int num_ranks : {2, 3}) {
+    const std::vector<Ended> all = test::run_ranks(num_ranks, [&](int) { play(num_ranks); });
+    if (no_gpu(all)) GTEST_SKIP() << kNoGpu;
+    for (const Ended& ended : all) EXPECT_EQ(ended.exit_code, 0) << ended.error;
+  }
+}
+
+TEST(ExchangeGpuProcesses, AKilledRankIsNamedAndTheOthersGoOn) {
+  const std::vector<Ended> all = test::run_ranks(3, [](int index) {
+    const auto comm = join();
+    GpuRank rank(comm, config_of(OnPeerTimeout::mask));
+    comm->barrier();
+    rank.set_deadline(800ms);
+    for (uint64_t seed = 0; seed < 6; ++seed) {
+      const std::vector<Inputs> inputs = test::make_all_inputs(seed, rank.dispatcher().config(), 3);
+      const Oracle oracle{rank.dispatcher().config(), inputs, seed < 2 ? 0u : 1u << 1};
+      if (index == 1 && seed == 2) raise(SIGKILL);
+      const ReceivedRows received = rank.dispatch(inputs[index]);
+      const Status status = rank.take_status();
+      require(status.code == (seed == 2 ? ErrorCode::peer_timeout : ErrorCode::ok), describe(status) + " is not expected");
+      require(seed != 2 || status.peer == 1, "another rank is blamed");
+      require(is_right(received, oracle, index), fmt::format("dispatch {} is wrong", seed));
+      require(rank.combine(received, oracle, false) == oracle.output(index, false),
+              fmt::format("combine {} is wrong", seed));
+    }
+  });
+  if (no_gpu(all)) GTEST_SKIP() << kNoGpu;
+  EXPECT_EQ(all[1].signal, SIGKILL);
+  EXPECT_EQ(all[0].exit_code, 0) << all[0].error;
+  EXPECT_EQ(all[2].exit_code, 0) << all[2].error;
+}
+
+TEST(ExchangeGpuProcesses, DifferentKindsOfMemoryAreRefused) {
+  const std::vector<Ended> all = test::run_ranks(2, [](int index) {
+    const auto comm = join();
+    comm->allocate(4096, "windows", index == 0 ? test::device_of_rank(0) : Device{});
+  });
+  if (no_gpu(all)) GTEST_SKIP() << kNoGpu;
+  for (const Ended& ended : all) {
+    EXPECT_EQ(ended.exit_code, 1);
+    EXPECT_NE(ended.error.find("4096 bytes, cpu"), std::string::npos) << ended.error;
+  }
+}
+
+}  // namespace
+}  // namespace mixlane

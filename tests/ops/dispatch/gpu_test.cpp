@@ -1,0 +1,442 @@
+// Dispatch and combine on GPUs against the oracle: ranks are threads, several of them on one GPU where there are fewer GPUs.
+#include "support/gpu.hpp"
+
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
+#include <thread>
+
+#include "ops/dispatch/gpu_rank.hpp"
+#include "ops/dispatch/op.hpp"
+#include "support/errors.hpp"
+
+namespace mixlane {
+namespace {
+
+using namespace std::chrono_literals;
+using test::GpuCall;
+using test::GpuRank;
+using test::Inputs;
+using test::make_all_inputs;
+using test::make_inputs;
+using test::Oracle;
+using test::Rng;
+
+// Kernels of eight ranks wait for each other: each needs a queue of its own.
+const int kManyQueues = setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
+
+DispatcherConfig small_config() {
+  DispatcherConfig config;
+  config.hidden = 24;
+  config.num_topk = 3;
+  config.num_experts = 11;
+  config.max_tokens = 9;
+  return config;
+}
+
+bool has_bulk_copies() { return gpu::device_type() == DeviceType::cuda && gpu::compute_capability(0) >= 90; }
+
+void run_ranks(int num_ranks, const std::function<void(std::shared_ptr<Communicator>)>& body,
+               std::chrono::milliseconds deadline = 10s) {
+  std::vector<std::thread> threads;
+  for (auto& member : make_thread_group(num_ranks))
+    threads.emplace_back([&body, member, deadline] {
+      member->set_deadline(deadline);
+      try {
+        body(member);
+      } catch (const std::exception& error) {
+        ADD_FAILURE() << "rank " << member->rank() << ": " << error.what();
+      }
+    });
+  for (std::thread& thread : threads) thread.join();
+}
+
+// A random sequence of calls, the same on all ranks: mostly dispatch and combine in turn, sometimes one of them twice, a
+// replay, or a dispatch without a combine.
+void play(std::shared_ptr<Communicator> comm, const DispatcherConfig& config, int num_rounds, uint64_t seed) {
+  GpuRank gpu_rank(comm, config);
+  const DispatcherConfig& full = gpu_rank.dispatcher().config();
+  const int rank = comm->rank(), num_ranks = comm->num_ranks();
+  Rng script(seed), delays(seed * 1000 + static_cast<uint64_t>(rank));
+  for (int round = 0; round < num_rounds && !testing::Test::HasFailure(); ++round) {
+    const uint64_t what = script() % 8;
+    std::vector<Inputs> inputs = make_all_inputs(script(), config, num_ranks);
+    const Oracle oracle{full, inputs};
+    const bool by_bulk = script() % 3 == 0 && has_bulk_copies();
+    const GpuCall call{.variant = by_bulk ? "dispatch.throughput" : "dispatch.latency",
+                       .count_on_device = script() % 2 == 0 && what != 1};  // a replay has as many rows
+    SCOPED_TRACE("rank " + std::to_string(rank) + " of " + std::to_string(num_ranks) + " round " + std::to_string(round) +
+                 " kind " + std::to_string(what));
+    test::random_delay(delays, 300);
+    ReceivedRows received = gpu_rank.dispatch(inputs[rank], call);
+    test::expect_received(received, oracle, rank);
+    if (what == 0) {
+      inputs = make_all_inputs(script(), config, num_ranks);
+      received = gpu_rank.dispatch(inputs[rank]);
+      test::expect_received(received, oracle, rank);
+    } else if (what == 1) {
+      GpuCall again;
+      again.replay = received.handle;
+      Rng rows(script());
+      for (Inputs& in : inputs) in.hidden = test::normal_bf16(rows, static_cast<int64_t>(in.hidden.size()));
+      received = gpu_rank.dispatch(inputs[rank], again);
+      test::expect_received(received, oracle, rank);
+    } else if (what == 2) {
+      continue;
+    }
+    const bool with_addend = script() % 2 == 0;
+    // With the count on the device the output has rows that do not count.
+    if (call.count_on_device && what > 1)
+      received.handle =
+          gpu_rank.dispatcher().dispatch(gpu_rank.dispatch_args(inputs[rank].num_tokens), gpu_rank.stream()).handle;
+    test::random_delay(delays, 300);
+    EXPECT_EQ(gpu_rank.combine(received, oracle, with_addend), oracle.output(rank, with_addend));
+    if (what == 3) {
+      EXPECT_EQ(gpu_rank.combine(received, oracle, with_addend), oracle.output(rank, with_addend));
+    }
+    const Status status = gpu_rank.take_status();
+    EXPECT_TRUE(status.ok()) << describe(status);
+  }
+}
+
+class ExchangeGpu : public test::GpuTest {};
+class ExchangeGpuRanks : public test::GpuTest, public testing::WithParamInterface<int> {};
+
+TEST_P(ExchangeGpuRanks, RandomCallsGiveWhatTheOracleGives) {
+  run_ranks(GetParam(), [](auto comm) { play(comm, small_config(), 25, 7 + static_cast<uint64_t>(comm->num_ranks())); });
+}
+
+TEST_P(ExchangeGpuRanks, PlacementsOfTheirOwn) {
+  DispatcherConfig config = small_config();
+  config.num_experts = 8;
+  config.num_topk = 4;
+  config.combine_wire = CombineWire::f32;
+  for (int e = 0; e < config.num_experts; ++e) config.expert_rank.push_back((e * 5 + 1) % ((GetParam() + 1) / 2));
+  run_ranks(GetParam(), [&](auto comm) { play(comm, config, 10, 3); });
+}
+
+TEST_P(ExchangeGpuRanks, MoreTokensThanBlocks) {
+  DispatcherConfig config = small_config();
+  config.hidden = 264;
+  config.num_topk = 8;
+  config.num_experts = 61;
+  config.max_tokens = 700;
+  run_ranks(GetParam(), [&](auto comm) { play(comm, config, 3, 5); });
+}
+
+INSTANTIATE_TEST_SUITE_P(Gpu, ExchangeGpuRanks, testing::Values(1, 2, 3, 5, 8));
+
+TEST_F(ExchangeGpu, LargeRows) {
+  DispatcherConfig config = small_config();
+  config.hidden = 7168;
+  config.num_topk = 8;
+  config.num_experts = 256;
+  for (const int tokens : {1, 5, 40, 150}) {
+    config.max_tokens = tokens;
+    run_ranks(2, [&](auto comm) { play(comm, config, 3, static_cast<uint64_t>(tokens)); });
+  }
+}
+
+TEST_F(ExchangeGpu, ManyExpertsPerToken) {
+  DispatcherConfig config = small_config();
+  config.num_topk = 32;
+  config.num_experts = 40;
+  config.max_tokens = 70;
+  run_ranks(3, [&](auto comm) { play(comm, config, 6, 12); });
+}
+
+TEST_F(ExchangeGpu, WiresOfCombine) {
+  for (const CombineWire wire : {CombineWire::bf16, CombineWire::f32, CombineWire::f64}) {
+    DispatcherConfig config = small_config();
+    config.hidden = 1032;
+    config.combine_wire = wire;
+    run_ranks(3, [&](auto comm) { play(comm, config, 8, 21); });
+  }
+}
+
+TEST_F(ExchangeGpu, ReducedRows) {
+  for (const CombineWire wire : {CombineWire::bf16, CombineWire::f32, CombineWire::f64})
+    for (const DType dtype : {DType::bf16, DType::f32}) {
+      DispatcherConfig config = small_config();
+      config.combine_wire = wire;
+      config.max_tokens = 40;
+      // Rows reduced to bf16 give what a bf16 wire gives; an f64 wire of f32 rows what an f32 wire gives.
+      DispatcherConfig expected = config;
+      if (dtype == DType::bf16) expected.combine_wire = CombineWire::bf16;
+      run_ranks(3, [&](auto comm) {
+        GpuRank gpu_rank(comm, config);
+        DispatcherConfig full = expected;
+        full.expert_rank = gpu_rank.dispatcher().config().expert_rank;
+        full.capacity = gpu_rank.dispatcher().config().capacity;
+        for (uint64_t seed = 0; seed < 5; ++seed) {
+          const std::vector<Inputs> inputs = make_all_inputs(seed, config, 3);
+          const Oracle oracle{full, inputs};
+          const ReceivedRows received = gpu_rank.dispatch(inputs[comm->rank()]);
+          const std::vector<uint16_t> out = gpu_rank.combine_reduced(received, oracle, dtype);
+          if (wire == CombineWire::f64) continue;  // sums of f32 rows in f64: compared in WiresOfCombine's arithmetic only
+          EXPECT_EQ(out, oracle.output(comm->rank(), false));
+        }
+      });
+    }
+}
+
+void expect_fp8_rows(const ReceivedRows& received, const Oracle& oracle, int rank) {
+  const int hidden = oracle.config.hidden;
+  for (int s = 0; s < static_cast<int>(oracle.inputs.size()); ++s) {
+    int64_t at = int64_t{s} * oracle.config.capacity;
+    for (const int64_t t : oracle.tokens(s, rank)) {
+      std::vector<uint8_t> codes;
+      std::vector<float> scales;
+      test::quantize_row(&oracle.inputs[s].hidden[t * hidden], hidden, oracle.config.wire, codes, scales);
+      EXPECT_EQ(std::memcmp(received.rows.as<uint8_t>() + at * received.rows.strides[0], codes.data(), codes.size()), 0);
+      EXPECT_EQ(std::memcmp(received.scales.as<float>() + at * received.scales.strides[0], scales.data(), 4 * scales.size()),
+                0);
+      ++at;
+    }
+  }
+}
+
+TEST_F(ExchangeGpu, Fp8Wires) {
+  for (const WireFormat wire : {WireFormat::fp8_1x128, WireFormat::fp8_row})
+    for (const int hidden : {16, 1296, 7168})
+      for (const int tokens : {2, 30, 200}) {
+        DispatcherConfig config = small_config();
+        config.wire = wire;
+        config.hidden = hidden;
+        config.max_tokens = tokens;
+        run_ranks(2, [&](auto comm) {
+          GpuRank gpu_rank(comm, config);
+          const int rank = comm->rank();
+          for (uint64_t seed = 0; seed < 4; ++seed) {
+            const std::vector<Inputs> inputs = make_all_inputs(seed, config, 2);
+            const Oracle oracle{gpu_rank.dispatcher().config(), inputs};
+            for (const bool fp8_input : {false, true})
+              for (const char* variant : {"dispatch.latency", "dispatch.throughput"}) {
+                if (variant[9] == 't' && (!fp8_input || !has_bulk_copies())) continue;
+                const ReceivedRows received = gpu_rank.dispatch(inputs[rank], {.variant = variant, .fp8_input = fp8_input});
+                test::expect_received(received, oracle, rank);
+                expect_fp8_rows(received, oracle, rank);
+              }
+          }
+        });
+      }
+}
+
+TEST_F(ExchangeGpu, OverflowIsReportedAndTheRestIsRight) {
+  run_ranks(3, [](auto comm) {
+    DispatcherConfig config = small_config();
+    config.max_tokens = 60;
+    config.capacity = 17;
+    GpuRank gpu_rank(comm, config);
+    const int rank = comm->rank();
+    int num_overflows = 0;
+    for (uint64_t seed = 0; seed < 12; ++seed) {
+      const std::vector<Inputs> inputs = make_all_inputs(seed, config, 3);
+      DispatcherConfig roomy = gpu_rank.dispatcher().config();
+      const Oracle oracle{gpu_rank.dispatcher().config(), inputs};
+      roomy.capacity = 1000;
+      const Oracle all{roomy, inputs};
+      const ReceivedRows received = gpu_rank.dispatch(inputs[rank]);
+      test::expect_received(received, oracle, rank);
+      const Status status = gpu_rank.take_status();
+      int first_peer = -1;
+      for (int peer = 2; peer >= 0; --peer)
+        if (all.tokens(rank, peer).size() > 17) first_peer = peer;
+      EXPECT_EQ(status.ok(), first_peer < 0) << describe(status);
+      if (first_peer >= 0) {
+        ++num_overflows;
+        const std::vector<int64_t> needed = all.tokens(rank, first_peer);
+        EXPECT_EQ(status.code, ErrorCode::capacity_overflow);
+        EXPECT_EQ(status.rank, rank);
+        EXPECT_EQ(status.peer, first_peer);
+        EXPECT_EQ(status.expected, 17);
+        EXPECT_EQ(status.got, static_cast<int64_t>(needed.size()));
+        EXPECT_EQ(status.token, needed[17]);
+      }
+      EXPECT_EQ(gpu_rank.combine(received, oracle, true), oracle.output(rank, true));
+      EXPECT_TRUE(gpu_rank.take_status().ok());
+    }
+    EXPECT_GT(num_overflows, 3);
+  });
+}
+
+TEST_F(ExchangeGpu, BadIdsAreDroppedAndReported) {
+  run_ranks(2, [](auto comm) {
+    const DispatcherConfig config = small_config();
+    GpuRank gpu_rank(comm, config);
+    Rng rng(5);
+    std::vector<Inputs> inputs{make_inputs(rng, config, 6, false), make_inputs(rng, config, 6, false)};
+    inputs[1].ids[4 * 3 + 1] = 11;
+    inputs[1].ids[5 * 3 + 0] = -2;
+    const Oracle oracle{gpu_rank.dispatcher().config(), inputs};
+    const ReceivedRows received = gpu_rank.dispatch(inputs[comm->rank()]);
+    test::expect_received(received, oracle, comm->rank());
+    const Status status = gpu_rank.take_status();
+    EXPECT_EQ(gpu_rank.combine(received, oracle, false), oracle.output(comm->rank(), false));
+    if (comm->rank() == 0) {
+      EXPECT_TRUE(status.ok());
+    } else {
+      EXPECT_EQ(status.code, ErrorCode::bad_expert_id);
+      EXPECT_EQ(status.token, 4);
+      EXPECT_EQ(status.got, 11);
+      EXPECT_EQ(status.expected, 11);
+      EXPECT_EQ(status.failures, 2);
+    }
+  });
+}
+
+TEST_F(ExchangeGpu, CountsAndCosts) {
+  run_ranks(3, [](auto comm) {
+    const DispatcherConfig config = small_config();
+    GpuRank gpu_rank(comm, config);
+    const std::vector<Inputs> inputs = make_all_inputs(17, config, 3);
+    const Oracle oracle{gpu_rank.dispatcher().config(), inputs};
+    const ReceivedRows received = gpu_rank.dispatch(inputs[comm->rank()]);
+    const DispatchCounts& seen = counts(received.handle);
+    for (int peer = 0; peer < 3; ++peer) {
+      EXPECT_EQ(seen.sent[peer], static_cast<int32_t>(oracle.tokens(comm->rank(), peer).size()));
+      EXPECT_EQ(seen.received[peer], static_cast<int32_t>(oracle.tokens(peer, comm->rank()).size()));
+    }
+  });
+}
+
+// Rounds captured once and replayed with new data, mixed with eager calls.
+TEST_F(ExchangeGpu, Graphs) {
+  for (const int num_ranks : {2, 4})
+    run_ranks(num_ranks, [&](auto comm) {
+      DispatcherConfig config = small_config();
+      config.max_tokens = 20;
+      GpuRank gpu_rank(comm, config);
+      const int rank = comm->rank();
+      const GpuCall on_device{.count_on_device = true};
+      ReceivedRows rows;
+      const gpu::Graph dispatch = gpu::Graph::capture(test::device_of_rank(rank), [&](Stream stream) {
+        rows = gpu_rank.dispatcher().dispatch(gpu_rank.dispatch_args(0, on_device), stream);
+      });
+      comm->barrier();  // making a graph may wait for running kernels
+      for (uint64_t seed = 0; seed < 10; ++seed) {
+        const std::vector<Inputs> inputs = make_all_inputs(seed, config, num_ranks);
+        const Oracle oracle{gpu_rank.dispatcher().config(), inputs};
+        gpu_rank.send(inputs[rank], on_device);
+        dispatch.launch(gpu_rank.stream());
+        test::expect_received(gpu_rank.fetch(rows), oracle, rank);
+        if (seed % 3 == 0) continue;  // replayed twice without a combine
+        const ReceivedRows again = gpu_rank.dispatch(inputs[rank]);
+        EXPECT_EQ(gpu_rank.combine(again, oracle, true), oracle.output(rank, true));
+        rows.handle = again.handle;
+      }
+      EXPECT_TRUE(gpu_rank.take_status().ok());
+    });
+}
+
+TEST_F(ExchangeGpu, ARankThatNeverComesIsNamed) {
+  run_ranks(
+      3,
+      [](auto comm) {
+        const DispatcherConfig config = small_config();
+        GpuRank gpu_rank(comm, config);
+        Rng rng(2);
+        const std::vector<Inputs> inputs(3, make_inputs(rng, config, 6, false));
+        gpu_rank.dispatch(inputs[0]);
+        EXPECT_TRUE(gpu_rank.take_status().ok());
+        comm->barrier();
+        if (comm->rank() == 1) {
+          std::this_thread::sleep_for(1500ms);
+          return;
+        }
+        const auto before = std::chrono::steady_clock::now();
+        gpu_rank.dispatch(inputs[0]);
+        const auto waited = std::chrono::steady_clock::now() - before;
+        EXPECT_GE(waited, 390ms);
+        EXPECT_LE(waited, 1200ms);
+        const Status status = gpu_rank.take_status();
+        EXPECT_EQ(status.code, ErrorCode::peer_timeout);
+        EXPECT_EQ(status.peer, 1);
+        EXPECT_EQ(status.rank, comm->rank());
+        EXPECT_EQ(status.expected, 2);
+        EXPECT_GE(status.waited_us, 390'000);
+        // The group has ended for this rank, and says so at once.
+        test::expect_error(ErrorCode::peer_timeout, {"rank 1"}, [&] { gpu_rank.dispatch(inputs[0]); });
+      },
+      400ms);
+}
+
+TEST_F(ExchangeGpu, TheOthersGoOnWithoutAMaskedRank) {
+  run_ranks(
+      3,
+      [](auto comm) {
+        DispatcherConfig config = small_config();
+        config.on_peer_timeout = OnPeerTimeout::mask;
+        GpuRank gpu_rank(comm, config);
+        const int rank = comm->rank();
+        comm->barrier();
+        if (rank == 2) {
+          std::this_thread::sleep_for(1500ms);
+          Rng rng(1);
+          gpu_rank.dispatch(make_inputs(rng, config, 5, false));
+          gpu_rank.take_status();
+          gpu_rank.dispatch(make_inputs(rng, config, 5, false));
+          EXPECT_EQ(gpu_rank.take_status().code, ErrorCode::rank_masked);
+          return;
+        }
+        for (uint64_t seed = 0; seed < 4; ++seed) {
+          const std::vector<Inputs> inputs = make_all_inputs(seed, config, 3);
+          const Oracle oracle{gpu_rank.dispatcher().config(), inputs, 1u << 2};
+          const ReceivedRows received = gpu_rank.dispatch(inputs[rank]);
+          const Status status = gpu_rank.take_status();
+          EXPECT_EQ(status.code, seed == 0 ? ErrorCode::peer_timeout : ErrorCode::ok);
+          EXPECT_EQ(status.peer, seed == 0 ? 2 : -1);
+          test::expect_received(received, oracle, rank);
+          EXPECT_EQ(gpu_rank.combine(received, oracle, true), oracle.output(rank, true));
+        }
+        EXPECT_EQ(gpu_rank.dispatcher().masked_ranks(), std::vector<int>{2});
+      },
+      400ms);
+}
+
+TEST_F(ExchangeGpu, AMatrixThatIsNotAlignedIsRefused) {
+  run_ranks(1, [](auto comm) {
+    GpuRank gpu_rank(comm, small_config());
+    DispatchArgs args = gpu_rank.dispatch_args(4);
+    args.hidden.data = static_cast<const char*>(args.hidden.data) + 2;
+    test::expect_error(ErrorCode::unsupported, {"hidden", "2 bytes off", "16 bytes"},
+                       [&] { gpu_rank.dispatcher().dispatch(args, gpu_rank.stream()); });
+  });
+}
+
+TEST_F(ExchangeGpu, ALimitOfMultiprocessors) {
+  for (const int limit : {1, 2, 5}) {
+    DispatcherConfig config = small_config();
+    config.num_multiprocessors = limit;
+    config.max_tokens = 100;
+    run_ranks(2, [&](auto comm) { play(comm, config, 6, 31); });
+  }
+}
+
+TEST_F(ExchangeGpu, WhatBulkCopiesDoNotTakeIsRefused) {
+  run_ranks(1, [](auto comm) {
+    DispatcherConfig config = small_config();
+    config.hidden = 128;
+    config.wire = WireFormat::fp8_1x128;
+    GpuRank gpu_rank(comm, config);
+    DispatchArgs args = gpu_rank.dispatch_args(4);
+    args.variant = "dispatch.throughput";
+    if (gpu::device_type() == DeviceType::cuda)
+      test::expect_error(ErrorCode::unsupported, {"dispatch.throughput", "dispatch.latency"},
+                         [&] { gpu_rank.dispatcher().dispatch(args, gpu_rank.stream()); });
+  });
+}
+
+TEST_F(ExchangeGpu, WindowBytes) {
+  // row = 64 + 16 rounded up to 128, partial row = 64
+  DispatcherConfig config = small_config();
+  config.hidden = 32;
+  config.num_topk = 2;
+  config.max_tokens = 5;
+  EXPECT_EQ(Dispatcher::window_bytes(config, 4, gpu::device_type()), 4 * (64 + 4096 + 5 * (16 + 128 + 64)));
+}
+
+}  // namespace
+}  // namespace mixlane
