@@ -11,12 +11,17 @@ namespace {
 
 constexpr std::string_view kOnednn = "experts.onednn";
 
-constexpr std::array<Variant<ExpertsArgs>, 2> kVariants{{
+constexpr std::array<Variant<ExpertsArgs>, 2> kCpuVariants{{
     {{kOnednn, "matrix products by oneDNN, own weight streaming for few rows; needs oneDNN and AVX-512 or better"},
      [](const Context& context, const ExpertsArgs&) { return onednn_missing(context); },
      launch_experts_onednn},
     {{"experts.reference", "plain loops in f32, the oracle; needs no library"}, nullptr, launch_experts_reference},
 }};
+
+std::span<const Variant<ExpertsArgs>> variants_for(DeviceType device) {
+  if (device == DeviceType::cpu) return kCpuVariants;
+  return experts_gpu_variants();
+}
 
 // The CPU's vectors; every model's sizes are multiples of it.
 constexpr int kSizeUnit = 16;
@@ -175,13 +180,17 @@ Cost experts_cost(const ExpertsArgs& args, int64_t num_touched_experts, int64_t 
   return cost;
 }
 
-std::vector<VariantInfo> experts_variants() { return infos(std::span<const Variant<ExpertsArgs>>(kVariants)); }
+std::vector<VariantInfo> experts_variants() {
+  std::vector<VariantInfo> all = infos(std::span<const Variant<ExpertsArgs>>(kCpuVariants));
+  for (const Variant<ExpertsArgs>& variant : experts_gpu_variants()) all.push_back(variant.info);
+  return all;
+}
 
 const Variant<ExpertsArgs>& select_experts(const Context& context, const ExpertsArgs& args) {
   if (args.variant == kOnednn && context.device().type == DeviceType::cpu)
     if (const std::string missing = onednn_missing(context); !missing.empty())
       fail(ErrorCode::missing_component, "{}: {}", kOnednn, missing);
-  return select(std::span<const Variant<ExpertsArgs>>(kVariants), args.variant, context, args);
+  return select(variants_for(context.device().type), args.variant, context, args);
 }
 
 void run_experts(Context& context, const ExpertsArgs& args, Stream stream) {

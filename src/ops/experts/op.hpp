@@ -6,6 +6,7 @@
 //     -> down [H, I] -> + bias -> bf16 row at slot s
 #pragma once
 
+#include <span>
 #include <vector>
 
 #include "core/registry.hpp"
@@ -27,6 +28,8 @@ void validate(const Context& context, const ExpertsArgs& args);
 Cost experts_cost(const ExpertsArgs& args, int64_t num_touched_experts, int64_t num_pairs);
 
 std::vector<VariantInfo> experts_variants();
+// Defined by gpu.cpp, or by no_gpu.cpp in a build without a GPU backend. Best first.
+std::span<const Variant<ExpertsArgs>> experts_gpu_variants();
 
 // The variant that run_experts would take for valid `args`. Throws what it would throw.
 const Variant<ExpertsArgs>& select_experts(const Context& context, const ExpertsArgs& args);

@@ -1,0 +1,36 @@
+// Warpgroups of sm_90: registers, barriers among some of a block's warps, matrices from registers to shared memory.
+#pragma once
+
+#include "gpu/ptx/mbarrier.cuh"
+
+namespace mixlane::gpu::ptx {
+
+inline constexpr int kWarpgroupThreads = 128;
+
+// By all warps of a warpgroup.
+template <int kCount>
+__device__ void raise_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kCount));
+}
+template <int kCount>
+__device__ void lower_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kCount));
+}
+
+// Barrier `id` (1 to 15) among `threads` threads; 0 is __syncthreads().
+__device__ inline void sync_threads(int id, int threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+// Four 8x8 matrices of 16-bit values, transposed: lane l gives the address of column l % 8 of matrix l / 8; words hold
+// values {row lane / 4, columns 2 (lane % 4) + {0, 1}}.
+__device__ inline void store_matrices_transposed(uint32_t address, uint32_t w0, uint32_t w1, uint32_t w2, uint32_t w3) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(w0), "r"(w1),
+               "r"(w2), "r"(w3)
+               : "memory");
+}
+__device__ inline void store_matrices_transposed(uint32_t address, uint32_t w0, uint32_t w1) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1, %2};" ::"r"(address), "r"(w0), "r"(w1) : "memory");
+}
+
+}  // namespace mixlane::gpu::ptx

@@ -1,0 +1,44 @@
+// What the experts kernels get: ExpertsArgs resolved to plain pointers and numbers.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "gpu/divider.hpp"
+#include "mixlane/experts.hpp"
+
+namespace mixlane::experts_gpu {
+
+// Which rows each expert has and where they go. Null pointers: one expert, slot i is row i of `num_rows`.
+struct Slots {
+  const int32_t* sorted_pairs = nullptr;
+  const int32_t* counts = nullptr;
+  const int32_t* offsets = nullptr;
+  uint32_t num_experts = 0;
+  uint32_t num_rows = 0;
+  gpu::Divider by_topk;
+};
+
+// Rows of a matrix, the stride in bytes.
+template <class Byte>
+struct Rows {
+  Byte* data = nullptr;
+  int64_t stride = 0;
+};
+
+// f32 values, the stride in values.
+template <class Value>
+struct Floats {
+  Value* data = nullptr;
+  int64_t stride = 0;
+};
+
+struct ScaleRowsArgs {
+  Rows<const std::byte> rows;  // bf16
+  Floats<const float> weights;
+  void* output = nullptr;  // bf16 [pairs, hidden]
+  uint32_t hidden = 0;
+  gpu::Divider by_topk;
+};
+
+}  // namespace mixlane::experts_gpu

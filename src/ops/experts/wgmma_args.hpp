@@ -1,0 +1,42 @@
+// Arguments of experts.wgmma: one launch per product.
+#pragma once
+
+#include "gpu/tensor_map.hpp"
+#include "ops/experts/device_args.hpp"
+
+namespace mixlane::experts_gpu {
+
+// up: of experts without a gate.
+enum class Product { gate_up, up, down };
+
+// bf16; e4m3 with scales of 1x128 and 128x128; e4m3 with a scale per token and per weight row; e2m1 weights with a scale
+// per 32 values and bf16 tokens.
+enum class Operands { bf16, e4m3_block, e4m3_channel, e2m1 };
+
+struct WgmmaArgs {
+  gpu::TensorMap weights;  // [k, 8 rows, gate and up or 1, rows / 8, experts]: see copy_weights
+  gpu::TensorMap tokens;   // down: the activated rows [k, slots]
+  Slots slots;
+  Rows<const std::byte> rows;           // gate_up: what slots gather
+  Floats<const float> token_scales{};   // e4m3: of `rows`, or of the activated rows; per group of 128 or per token
+  Floats<const float> input_weights{};  // gate_up of e4m3 rows: multiply the scales; may be null
+  const float* weight_scales = nullptr;
+  const uint8_t* mx_scales = nullptr;  // e2m1
+  const float* bias = nullptr;
+  Rows<std::byte> output{};           // gate_up: activated rows per slot, bf16, e4m3 or (e4m3_channel) f32; down: bf16
+  Floats<float> output_scales{};      // gate_up of e4m3_block
+  float* partial_sums = nullptr;      // num_partial_floats()
+  uint32_t* partial_flags = nullptr;  // zero between launches
+  Activation activation{};
+  uint32_t num_topk = 1;
+  uint32_t depth = 0;        // values of the reduction: H, I
+  uint32_t num_outputs = 0;  // I, H
+  uint32_t weight_rows = 0;  // 2 I or I, H
+};
+
+// Sums of tiles that blocks share: of at most half of the blocks' tiles, 8 ranges of 256 rows x 16 tokens.
+inline int64_t num_partial_floats(int num_multiprocessors) { return int64_t{num_multiprocessors} / 2 * 8 * 256 * 16; }
+
+inline constexpr int64_t kMaxWgmmaExperts = 1024;
+
+}  // namespace mixlane::experts_gpu

@@ -1,0 +1,9 @@
+#include "ops/experts/wgmma_launch.cuh"
+
+namespace mixlane::experts_gpu {
+
+void launch_wgmma_e2m1(const WgmmaArgs& args, Product product, int num_multiprocessors, Stream stream) {
+  launch_wgmma<Operands::e2m1>(args, product, num_multiprocessors, stream);
+}
+
+}  // namespace mixlane::experts_gpu

@@ -1,0 +1,113 @@
+// The ring of stages between the producers and the products of experts.wgmma, and what else its shared memory holds.
+#pragma once
+
+#include "gpu/ptx/cluster.cuh"
+#include "gpu/ptx/copy.cuh"
+#include "gpu/ptx/warpgroup.cuh"
+#include "ops/experts/wgmma_plan.cuh"
+
+namespace mixlane::experts_gpu {
+
+namespace ptx = gpu::ptx;
+
+inline constexpr uint32_t kNumGroups = 2;  // warpgroups that multiply, 128 rows of the tile each
+inline constexpr uint32_t kNumThreads = (1 + kNumGroups) * ptx::kWarpgroupThreads;
+inline constexpr uint32_t kRowBytes = 128;
+
+// In front of the stages in shared memory.
+struct Fixed {
+  Plan plan;
+  uint64_t full[kMaxStages];
+  uint64_t empty[kMaxStages];
+  const std::byte* rows[kMaxTokens];  // of the tile that is gathered
+};
+
+// Where tiles are turned from columns of registers to rows of memory, kTokens at a time, and floats per token.
+template <Product kProduct, Operands kOperands>
+struct Staging {
+  static constexpr bool kQuantises = kProduct != Product::down && kOperands == Operands::e4m3_block;
+  static constexpr uint32_t kTokens = 32;
+  static constexpr uint32_t kOutputBytes = kQuantises && kProduct == Product::gate_up ? 64 : 128;  // of a warpgroup's row
+  // Codes are written byte by byte: the padding keeps lanes of different tokens in different banks.
+  static constexpr uint32_t kPitch = kOutputBytes + (kQuantises ? 16 : 0);
+  static constexpr uint32_t kGroupBytes = kTokens * kPitch;
+  static constexpr uint32_t kRowBytes = kNumGroups * kGroupBytes;
+  static constexpr uint32_t kFloats = kNumGroups + kNumGroups * 4;  // per token: one of each warpgroup, one of each warp
+};
+
+// Scales in a stage, in floats: a token's, and three of the weights' blocks of 128 rows that a tile meets.
+template <Operands kOperands>
+inline constexpr uint32_t kTokenScales = kOperands == Operands::e4m3_block ? 1 : 0;
+inline constexpr uint32_t kWeightScales = 4;
+
+struct Shared {
+  Fixed* fixed;
+  std::byte* stages;
+  // Behind the stages, once the plan is made:
+  float* scales;        // of the stages
+  float* token_floats;  // [Staging::kFloats, max_width]
+  std::byte* staging;
+
+  __device__ explicit Shared(std::byte* memory) : fixed(reinterpret_cast<Fixed*>(memory)), stages(memory + fixed_bytes()) {}
+  template <Product kProduct, Operands kOperands>
+  __device__ void place() {
+    const Plan& plan = fixed->plan;
+    staging = stages + plan.num_stages * Step<kOperands>::stage_bytes(plan.max_width);
+    token_floats = reinterpret_cast<float*>(staging + Staging<kProduct, kOperands>::kRowBytes);
+    scales = token_floats + Staging<kProduct, kOperands>::kFloats * plan.max_width;
+    scale_floats = (plan.max_width + kWeightScales) * kTokenScales<kOperands>;
+  }
+  uint32_t scale_floats;  // per stage
+  __device__ static constexpr uint32_t fixed_bytes() { return round_up(sizeof(Fixed), 1024); }
+};
+
+// One user's walk around the ring.
+template <Operands kOperands>
+class Pipeline {
+ public:
+  __device__ explicit Pipeline(const Shared& shared)
+      : fixed_(shared.fixed),
+        stages_(shared.stages),
+        scales_(shared.scales),
+        scale_floats_(shared.scale_floats),
+        num_stages_(shared.fixed->plan.num_stages),
+        width_(shared.fixed->plan.max_width),
+        stage_bytes_(Step<kOperands>::stage_bytes(width_)) {}
+
+  __device__ std::byte* weights() const { return stages_ + stage_ * stage_bytes_; }
+  __device__ std::byte* tokens() const { return weights() + Step<kOperands>::kWeightBytes; }
+  // Between a token's rows of 128 bytes.
+  __device__ uint32_t token_bytes() const { return Step<kOperands>::token_bytes(width_); }
+  // Of the stage: {first, second, third} of the weights, one not used, and of the tokens.
+  __device__ float* scales() const { return scales_ + stage_ * scale_floats_; }
+  __device__ uint64_t* full() const { return &fixed_->full[stage_]; }
+  __device__ uint64_t* empty() const { return &fixed_->empty[stage_]; }
+  __device__ void wait_empty() const { ptx::mbarrier_wait(empty(), phase_ ^ 1); }
+  __device__ void wait_full() const { ptx::mbarrier_wait(full(), phase_); }
+  __device__ void advance() {
+    if (++stage_ == num_stages_) {
+      stage_ = 0;
+      phase_ ^= 1;
+    }
+  }
+
+ private:
+  Fixed* fixed_;
+  std::byte* stages_;
+  float* scales_;
+  uint32_t scale_floats_;
+  uint32_t num_stages_, width_, stage_bytes_;
+  uint32_t stage_ = 0;
+  uint32_t phase_ = 0;
+};
+
+// Arrivals that end the empty phase of a stage: of each multiplying warp of both blocks, because either block's weights may
+// go to both. Warps, not warpgroups: each has read scales or packed weights for itself.
+inline constexpr uint32_t kEmptyArrivals = kNumGroups * (ptx::kWarpgroupThreads / 32) * kClusterBlocks;
+
+// By a warp that has read a stage.
+__device__ inline void release_stage(const uint64_t* empty) {
+  if (threadIdx.x % 32 < kClusterBlocks) ptx::mbarrier_arrive_cluster(ptx::map_shared(empty, threadIdx.x % 32));
+}
+
+}  // namespace mixlane::experts_gpu

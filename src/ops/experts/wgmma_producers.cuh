@@ -1,0 +1,158 @@
+// The warps of experts.wgmma that fill stages. Each role walks all stages by itself.
+#pragma once
+
+#include "ops/experts/wgmma_pipeline.cuh"
+
+namespace mixlane::experts_gpu {
+
+template <Product kProduct, Operands kOperands>
+struct Producers {
+  using Ring = Pipeline<kOperands>;
+  using S = Step<kOperands>;
+  static constexpr bool kGathers = kProduct != Product::down;
+  static constexpr bool kScales = kOperands == Operands::e4m3_block;
+  static constexpr uint32_t kWeightsWarp = 0;
+  static constexpr uint32_t kScalesWarp = 1;
+  static constexpr uint32_t kTokensWarp = 2;  // and the next one if they gather
+  static constexpr uint32_t kFullArrivals = 1 + (kGathers ? 64 : 1) + (kScales ? 32 : 0);
+  static constexpr uint32_t kBoxTokens = 16;
+
+  const WgmmaArgs& args;
+  const Shared& shared;
+  const Plan& plan;
+  uint32_t rank;
+
+  __device__ Producers(const WgmmaArgs& args_, const Shared& shared_)
+      : args(args_), shared(shared_), plan(shared_.fixed->plan), rank(ptx::cluster_rank()) {}
+
+  __device__ void run() const {
+    const uint32_t warp = threadIdx.x / 32;
+    if (warp == kWeightsWarp) {
+      if (threadIdx.x % 32 == 0) copy_weights();
+    } else if (warp == kScalesWarp) {
+      if constexpr (kProduct == Product::down) gpu::wait_for_previous_kernel();
+      if constexpr (kScales) copy_scales();
+    } else if constexpr (kGathers) {
+      gather_tokens();
+    } else if (warp == kTokensWarp) {
+      gpu::wait_for_previous_kernel();
+      if (threadIdx.x % 32 == 0) copy_tokens();
+    }
+  }
+
+  template <class Body>
+  __device__ void for_each_tile(Body&& body) const {
+    for (uint32_t unit = blockIdx.x / kClusterBlocks; unit < plan.num_units(); unit += gridDim.x / kClusterBlocks)
+      body(plan.tile(unit, rank));
+  }
+
+  // A half of the tile is one box of 128 rows. With a gate it is eight times eight rows of the gate and the up rows
+  // that belong to them, so that a thread's accumulators of rows r and r + 8 are gate and up of one output.
+  __device__ void copy_weights() const {
+    Ring pipe(shared);
+    const int32_t unit = kProduct == Product::gate_up ? 8 : 16;  // of eight rows, in a box
+    for_each_tile([&](const Tile& tile) {
+      const auto expert = static_cast<int32_t>(tile.expert);
+      const int32_t first = static_cast<int32_t>(tile.index) * 2 * unit;
+      for (uint32_t step = tile.first_step; step < tile.end_step; ++step, pipe.advance()) {
+        pipe.wait_empty();
+        ptx::mbarrier_arrive_expect(pipe.full(), S::kWeightBytes);
+        const auto k = static_cast<int32_t>(step * (S::kPacked ? S::kWeightRowBytes : S::kDepth));
+        if (tile.shares_weights) {
+          const auto half = static_cast<int32_t>(rank);
+          ptx::copy_box_5d_multicast(pipe.weights() + rank * (S::kWeightBytes / 2), &args.weights, pipe.full(),
+                                     {{k, 0, 0, first + half * unit, expert}}, 0b11, ptx::kEvictNormal);
+        } else {
+          ptx::copy_box_5d(pipe.weights(), &args.weights, pipe.full(), {{k, 0, 0, first, expert}}, ptx::kEvictFirst);
+          ptx::copy_box_5d(pipe.weights() + S::kWeightBytes / 2, &args.weights, pipe.full(),
+                           {{k, 0, 0, first + unit, expert}}, ptx::kEvictFirst);
+        }
+      }
+    });
+  }
+
+  __device__ void copy_tokens() const {
+    Ring pipe(shared);
+    for_each_tile([&](const Tile& tile) {
+      const auto slot = static_cast<int32_t>(slot_of(args.slots, tile));
+      const uint32_t num_boxes = (tile.width + kBoxTokens - 1) / kBoxTokens;
+      for (uint32_t step = tile.first_step; step < tile.end_step; ++step, pipe.advance()) {
+        pipe.wait_empty();
+        ptx::mbarrier_arrive_expect(pipe.full(), num_boxes * kBoxTokens * kRowBytes * S::kTokenRows);
+        for (uint32_t row = 0; row < S::kTokenRows; ++row)
+          for (uint32_t box = 0; box < num_boxes; ++box)
+            ptx::copy_box_2d(pipe.tokens() + row * pipe.token_bytes() + box * kBoxTokens * kRowBytes, &args.tokens,
+                             pipe.full(),
+                             static_cast<int32_t>((step * S::kTokenRows + row) * (kRowBytes / S::kTokenValueBytes)),
+                             slot + static_cast<int32_t>(box * kBoxTokens), ptx::kEvictNormal);
+      }
+    });
+  }
+
+  // Two warps, eight threads to a row: warp w has rows 8 i + 4 w + {0, 1, 2, 3}. Tokens behind the tile's last one get some
+  // row, of which nobody looks at the products.
+  __device__ void gather_tokens() const {
+    Ring pipe(shared);
+    const uint32_t lane = threadIdx.x % 32;
+    const uint32_t first = (threadIdx.x / 32 - kTokensWarp) * 4;
+    const uint32_t packet = lane % 8;
+    const uint32_t row_in_eight = first + lane / 8;
+    const uint32_t to = row_in_eight * kRowBytes + (packet ^ row_in_eight) * 16;
+    const std::byte** const rows = shared.fixed->rows;
+    for_each_tile([&](const Tile& tile) {
+      const uint32_t slot = slot_of(args.slots, tile);
+      __syncwarp();
+#pragma unroll
+      for (uint32_t half = 0; half < kMaxTokens; half += 64) {
+        const uint32_t token = half + lane / 4 * 8 + first + lane % 4;
+        rows[token] = args.rows.data + max(row_of<kProduct>(args.slots, tile, slot, token), 0) * args.rows.stride;
+      }
+      __syncwarp();
+      for (uint32_t step = tile.first_step; step < tile.end_step; ++step, pipe.advance()) {
+        pipe.wait_empty();
+#pragma unroll
+        for (uint32_t part = 0; part < S::kTokenRows; ++part) {
+          const uint32_t k = (step * S::kTokenRows + part) * kRowBytes + packet * 16;
+          const bool inside = k < args.depth * S::kTokenValueBytes;
+          const uint32_t offset = inside ? k : 0;
+          const uint32_t at = ptx::shared_address(pipe.tokens()) + part * pipe.token_bytes() + to;
+          const std::byte* const* from = rows + row_in_eight;
+#pragma unroll 4
+          for (uint32_t i = 0; i < tile.width; i += 8) ptx::copy_packet(at + i * kRowBytes, from[i] + offset, inside);
+        }
+        ptx::mbarrier_arrive_after_copies(pipe.full());
+      }
+    });
+  }
+
+  // Scales of a group of 128 of k: of each token, and of the weights' blocks of 128 rows. With a gate these are the gate's
+  // block and the one or two that the tile meets in up; else the blocks of its two halves.
+  __device__ void copy_scales() const {
+    Ring pipe(shared);
+    const uint32_t lane = threadIdx.x % 32;
+    const uint32_t groups = plan.num_steps, blocks = (args.weight_rows + 127) / 128;
+    for_each_tile([&](const Tile& tile) {
+      const uint32_t slot = slot_of(args.slots, tile);
+      const float* from[kMaxTokens / 32];
+#pragma unroll
+      for (uint32_t i = 0; i < kMaxTokens / 32; ++i)
+        from[i] = args.token_scales.data +
+                  max(row_of<kProduct>(args.slots, tile, slot, lane + i * 32), 0) * args.token_scales.stride;
+      uint32_t block = tile.index * 2 + lane;
+      if (kProduct == Product::gate_up && lane == 0) block = tile.index;
+      if (kProduct == Product::gate_up && lane > 0) block = (args.num_outputs + tile.index * 128) / 128 + lane - 1;
+      const float* weights = args.weight_scales + (int64_t{tile.expert} * blocks + min(block, blocks - 1)) * groups;
+      for (uint32_t step = tile.first_step; step < tile.end_step; ++step, pipe.advance()) {
+        pipe.wait_empty();
+        const uint32_t at = ptx::shared_address(pipe.scales()) + lane * 4;
+        if (lane < 3) ptx::copy_word(at, weights + step, true);
+#pragma unroll
+        for (uint32_t i = 0; i < kMaxTokens / 32; ++i)
+          if (lane + i * 32 < tile.width) ptx::copy_word(at + (kWeightScales + i * 32) * 4, from[i] + step, true);
+        ptx::mbarrier_arrive_after_copies(pipe.full());
+      }
+    });
+  }
+};
+
+}  // namespace mixlane::experts_gpu
