@@ -60,7 +60,10 @@ struct ExpertsArgs {
 // Arithmetic: products accumulate in f32; fp8_block scales each 128 of the reduction in f32; gate_up's result stays f32
 // up to the activation, whose result is rounded to bf16 (none, mxfp4) or quantised like the input (fp8 formats); the
 // down product is rounded once to bf16. bf16 input is quantised here for the fp8 formats. Deterministic: the same pairs
-// on an expert give the same bits. CPU variants: experts.reference (plain loops, the oracle), experts.onednn.
+// on an expert give the same bits. CPU variants: experts.reference (plain loops, the oracle), experts.onednn. GPU variants:
+// experts.wgmma (sm_90; rows of `rows` and `output` and the weights aligned to 16 bytes, mxfp4: H and I multiples of 32),
+// experts.mma (sm_80 on, gfx90a, gfx942; any alignment). On a GPU counts, offsets and pairs are read when the work runs: the
+// call may be captured once and replayed with others, and what they hold is not checked.
 void run_experts(Context& context, const ExpertsArgs& args, Stream stream = {});
 
 }  // namespace mixlane

@@ -354,7 +354,7 @@ std::span<const Variant<ExpertsArgs>> experts_gpu_variants() {
   using namespace experts_gpu;
   static constexpr Variant<ExpertsArgs> kVariants[] = {
 #if !defined(MIXLANE_HIP)
-    {{"experts.wgmma", "two persistent launches of Hopper's warpgroup products; bf16 and fp8", kGpu},
+    {{"experts.wgmma", "two persistent launches of Hopper's warpgroup products; every format", kGpu},
      refuse_wgmma,
      run_wgmma},
 #endif

@@ -1,4 +1,4 @@
-// Arguments and shared-memory layout of experts.wgmma: one kernel per product, gate_up and down.
+// Arguments of experts.wgmma: one launch per product.
 #pragma once
 
 #include "gpu/tensor_map.hpp"
