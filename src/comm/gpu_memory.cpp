@@ -1,6 +1,8 @@
 #include "comm/gpu_memory.hpp"
 
+#include <poll.h>
 #include <signal.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -8,6 +10,7 @@
 #include <cstring>
 #include <thread>
 
+#include "comm/socket.hpp"
 #include "core/error.hpp"
 #include "gpu/peer.hpp"
 
@@ -33,12 +36,27 @@ class ThreadsMemory final : public SymmetricMemory {
 
 // Host memory in which the processes note who has unmapped the others' parts.
 struct alignas(64) ReleaseNote {
-  uint32_t process;
   uint32_t done;
 };
 
 uint32_t load(uint32_t& word) { return std::atomic_ref<uint32_t>(word).load(std::memory_order_acquire); }
 void store(uint32_t& word, uint32_t value) { std::atomic_ref<uint32_t>(word).store(value, std::memory_order_release); }
+
+// Another process, to see when it has ended: also one that its parent has not taken note of yet.
+class PeerProcess {
+ public:
+  explicit PeerProcess(pid_t process)
+      : process_(process), descriptor_(static_cast<int>(syscall(SYS_pidfd_open, process, 0))) {}
+  bool ended() const {
+    if (!descriptor_) return kill(process_, 0) != 0 && errno == ESRCH;  // Linux before 5.3
+    pollfd state{descriptor_.get(), POLLIN, 0};
+    return poll(&state, 1, 0) == 1;
+  }
+
+ private:
+  pid_t process_;
+  Descriptor descriptor_;
+};
 
 // Of ranks that are processes. Memory must not be freed while a peer has it mapped, so each rank unmaps first, says so,
 // and frees its own part when all others that still live have done the same, or at the deadline.
@@ -51,8 +69,7 @@ class ProcessesMemory final : public SymmetricMemory {
         own_(std::move(own)),
         imported_(static_cast<size_t>(comm.num_ranks())),
         notes_(comm.allocate(static_cast<int64_t>(sizeof(ReleaseNote)), "the release of GPU memory")) {
-    store(note(rank_).process, static_cast<uint32_t>(getpid()));
-    comm.barrier();
+    for (const std::string& process : comm.all_gather(std::to_string(getpid()))) processes_.emplace_back(std::stoi(process));
   }
   ~ProcessesMemory() override {
     imported_.clear();
@@ -73,21 +90,17 @@ class ProcessesMemory final : public SymmetricMemory {
  private:
   ReleaseNote& note(int rank) const { return *reinterpret_cast<ReleaseNote*>(notes_->part(rank)); }
   bool all_done() const {
-    for (size_t r = 0; r < num_ranks(); ++r) {
-      ReleaseNote& peer = note(static_cast<int>(r));
-      const bool gone = kill(static_cast<pid_t>(load(peer.process)), 0) != 0 && errno == ESRCH;
-      if (load(peer.done) == 0 && !gone) return false;
-    }
+    for (size_t r = 0; r < processes_.size(); ++r)
+      if (load(note(static_cast<int>(r)).done) == 0 && !processes_[r].ended()) return false;
     return true;
   }
-  size_t num_ranks() const { return num_ranks_; }
 
   int rank_;
   int64_t bytes_;
   std::chrono::milliseconds deadline_;
   Part own_;
   std::vector<std::unique_ptr<gpu::ImportedBuffer>> imported_;
-  size_t num_ranks_ = imported_.size();
+  std::vector<PeerProcess> processes_;
   std::shared_ptr<SymmetricMemory> notes_;
 };
 

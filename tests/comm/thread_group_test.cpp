@@ -49,7 +49,7 @@ TEST(ThreadGroup, DifferencesAreNamed) {
     comm.require_equal("hidden", "64");
     expect_error(ErrorCode::config_mismatch, {"hidden", "ranks 0, 2: '64'", "rank 1: '128'"},
                  [&] { comm.require_equal("hidden", comm.rank() == 1 ? "128" : "64"); });
-    expect_error(ErrorCode::config_mismatch, {"windows", "'100'", "'200'"},
+    expect_error(ErrorCode::config_mismatch, {"windows", "'100 bytes, cpu'", "'200 bytes, cpu'"},
                  [&] { comm.allocate(comm.rank() == 0 ? 100 : 200, "windows"); });
     expect_error(ErrorCode::out_of_memory, {"windows needs", "MiB are free"},
                  [&] { comm.allocate(int64_t{1} << 50, "windows"); });
