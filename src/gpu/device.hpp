@@ -25,6 +25,14 @@ inline constexpr int kHardwareWave = 64;
 inline constexpr int kHardwareWave = 32;
 #endif
 
+// Whether the lanes of an atomic on shared memory are seen to take their turns in ascending order. No manual promises
+// that, so nothing may be wrong without it: who hopes for it checks the outcome and knows another way.
+#if defined(MIXLANE_HIP)
+inline constexpr bool kAtomicsInLaneOrder = false;
+#else
+inline constexpr bool kAtomicsInLaneOrder = true;
+#endif
+
 // ---------------------------------------------------------------------------------------------------------------------
 // Waves
 
@@ -92,36 +100,24 @@ struct Wave {
     return value;
   }
 
-  // Lanes whose values have the same lowest kBits bits. Ballots, also where there is a match instruction: Hopper's takes
-  // several times as long, a step per distinct value.
+  // Lanes whose values have the same lowest kBits bits, by ballots or by an instruction that takes a step per distinct
+  // value (and may look at all bits).
   template <int kBits>
   __device__ static Mask match_any(uint32_t value) {
+#if defined(MIXLANE_HIP)
     Mask peers = kAll;
 #pragma unroll
     for (int bit = 0; bit < kBits; ++bit) {
-#if !defined(MIXLANE_HIP)
-      if constexpr (kSize == kHardwareWave) {
-        // Four instructions a bit; from C++ the compiler makes seven.
-        asm volatile(
-            "{\n"
-            ".reg .pred set;\n"
-            ".reg .b32 having;\n"
-            "and.b32 having, %1, %2;\n"
-            "setp.ne.u32 set, having, 0;\n"
-            "vote.sync.ballot.b32 having, set, 0xffffffff;\n"
-            "@!set not.b32 having, having;\n"
-            "and.b32 %0, %0, having;\n"
-            "}"
-            : "+r"(peers)
-            : "r"(value), "r"(1u << bit));
-        continue;
-      }
-#endif
       const bool set = (value >> bit & 1u) != 0;
       const Mask having = ballot(set);
       peers &= set ? having : ~having;
     }
     return peers;
+#else
+    const uint32_t peers = __match_any_sync(~0u, value);
+    if constexpr (kSize == kHardwareWave) return peers;
+    return static_cast<Mask>(peers >> (threadIdx.x % kHardwareWave / kSize * kSize)) & kAll;
+#endif
   }
 };
 
@@ -148,6 +144,13 @@ __device__ void store_streaming(T* to, T value) {
   __builtin_nontemporal_store(value, to);
 #else
   __stcs(to, value);
+#endif
+}
+
+// Asks for the line around `at` without waiting for it.
+__device__ inline void prefetch_to_l2([[maybe_unused]] const void* at) {
+#if !defined(MIXLANE_HIP)
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(at));
 #endif
 }
 

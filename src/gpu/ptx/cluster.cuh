@@ -12,10 +12,20 @@ __device__ inline uint32_t cluster_rank() {
 }
 
 // Split barrier of all threads of the cluster: arrive publishes what was written before, wait sees what others published.
-__device__ inline void cluster_arrive() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
+// Waves arrive and wait as a whole.
+__device__ inline void cluster_arrive() {
+  __syncwarp();
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+}
 // Arrives without publishing anything: to keep the blocks together, not to hand over data.
-__device__ inline void cluster_arrive_relaxed() { asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory"); }
-__device__ inline void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
+__device__ inline void cluster_arrive_relaxed() {
+  __syncwarp();
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+}
+__device__ inline void cluster_wait() {
+  __syncwarp();
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
 
 // The address, in the cluster's window, of the same shared variable in block `rank`.
 __device__ inline uint32_t map_shared(const void* shared, uint32_t rank) {
@@ -26,16 +36,14 @@ __device__ inline uint32_t map_shared(const void* shared, uint32_t rank) {
   return address;
 }
 
-__device__ inline uint2 load_cluster_pair(uint32_t address) {
-  uint2 pair;
-  asm volatile("ld.shared::cluster.v2.u32 {%0, %1}, [%2];" : "=r"(pair.x), "=r"(pair.y) : "r"(address));
-  return pair;
+__device__ inline void store_cluster_packet(uint32_t address, const uint4& packet) {
+  asm volatile("st.shared::cluster.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(packet.x), "r"(packet.y),
+               "r"(packet.z), "r"(packet.w)
+               : "memory");
 }
 
-__device__ inline uint32_t load_cluster_word(uint32_t address) {
-  uint32_t word;
-  asm volatile("ld.shared::cluster.u32 %0, [%1];" : "=r"(word) : "r"(address));
-  return word;
+__device__ inline void store_cluster_pair(uint32_t address, const uint2& pair) {
+  asm volatile("st.shared::cluster.v2.u32 [%0], {%1, %2};" ::"r"(address), "r"(pair.x), "r"(pair.y) : "memory");
 }
 
 }  // namespace mixlane::gpu::ptx

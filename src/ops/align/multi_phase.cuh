@@ -1,15 +1,16 @@
-// align.multi_phase: all SMs, one cooperative launch, ids read once.
+// align.multi_phase: all SMs, one cooperative launch.
 //
-//   count    every block counts the codes of its contiguous chunk of pairs and keeps the codes, packed, in shared memory
+//   order    every block sorts its contiguous chunk of pairs tile by tile and keeps the order in shared memory, 16 bits a
+//            pair; of the tiles beyond that memory it only counts the codes
 //   barrier
 //   columns  a wave per code turns the blocks' counts into sums over the blocks before
 //   barrier
-//   sort     every block sorts its chunk tile by tile and writes each tile as runs of consecutive slots
-//
-// What does not fit in shared memory is read again in `sort`.
+//   write    lanes per code write its runs of all kept tiles to consecutive slots; the other tiles are read again,
+//            sorted and written one by one
 #pragma once
 
 #include "ops/align/outputs.cuh"
+#include "ops/align/tile_order.cuh"
 
 namespace mixlane::align_gpu {
 
@@ -24,61 +25,6 @@ struct Matrix {
   }
   __device__ Matrix(uint32_t* workspace, uint32_t num_codes, uint32_t num_blocks)
       : counts(workspace), totals(counts + num_codes * num_blocks), faults(totals + num_codes) {}
-};
-
-// Codes of the block's chunk, four per thread and entry, as bytes while kNoCode can be told from a code.
-template <class Tile>
-class CodeCache {
- public:
-  __device__ CodeCache(std::byte* memory, uint32_t bytes, uint32_t num_codes)
-      : memory_(memory), wide_(num_codes > 256), num_tiles_(bytes / (Tile::kPairs * (wide_ ? 2u : 1u))) {}
-
-  // 256 codes leave no byte for kNoCode: a chunk that has one is not kept.
-  __device__ static bool holds(uint32_t num_codes, bool has_none) { return num_codes != 256 || !has_none; }
-  __device__ uint32_t num_tiles() const { return num_tiles_; }
-
-  __device__ void store(uint32_t tile, const uint32_t (&codes)[Tile::kItems]) const {
-#pragma unroll
-    for (uint32_t g = 0; g < kGroups; ++g) {
-      const uint32_t entry = (tile * kGroups + g) * Tile::kThreads + threadIdx.x;
-      const uint32_t low = codes[4 * g] & 0xffffu;
-      if (wide_) {
-        reinterpret_cast<uint2*>(memory_)[entry] =
-            make_uint2(low | codes[4 * g + 1] << 16, (codes[4 * g + 2] & 0xffffu) | codes[4 * g + 3] << 16);
-      } else {
-        reinterpret_cast<uint32_t*>(memory_)[entry] =
-            (low & 0xffu) | (codes[4 * g + 1] & 0xffu) << 8 | (codes[4 * g + 2] & 0xffu) << 16 | codes[4 * g + 3] << 24;
-      }
-    }
-  }
-
-  __device__ void load(uint32_t tile, bool byte_none, uint32_t (&codes)[Tile::kItems]) const {
-#pragma unroll
-    for (uint32_t g = 0; g < kGroups; ++g) {
-      const uint32_t entry = (tile * kGroups + g) * Tile::kThreads + threadIdx.x;
-      if (wide_) {
-        const uint2 packed = reinterpret_cast<const uint2*>(memory_)[entry];
-        codes[4 * g] = packed.x & 0xffffu;
-        codes[4 * g + 1] = packed.x >> 16;
-        codes[4 * g + 2] = packed.y & 0xffffu;
-        codes[4 * g + 3] = packed.y >> 16;
-      } else {
-        const uint32_t packed = reinterpret_cast<const uint32_t*>(memory_)[entry];
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          const uint32_t code = packed >> (8 * j) & 0xffu;
-          codes[4 * g + j] = byte_none && code == 0xffu ? kNoCode : code;
-        }
-      }
-    }
-  }
-
- private:
-  static_assert(Tile::kItems % 4 == 0);
-  static constexpr uint32_t kGroups = Tile::kItems / 4;
-  std::byte* memory_;
-  bool wide_;
-  uint32_t num_tiles_;
 };
 
 // One block's part of the pairs.
@@ -123,119 +69,54 @@ __device__ void sum_columns(const Matrix& matrix, uint32_t num_codes) {
   }
 }
 
-// Counts the chunk's codes in tile.totals (zeroed here) and keeps what fits in the cache.
+// Sorts the tiles that are kept and counts the others. Returns the chunk's pairs of this thread's codes.
 template <class Tile, bool kPlain>
-__device__ void count_chunk(const KernelArgs& args, const Tile& tile, const Chunk& chunk, const CodeCache<Tile>& cache) {
+__device__ Quad order_chunk(const KernelArgs& args, const Tile& tile, const Chunk& chunk, const TileOrders<Tile>& orders) {
   for (uint32_t code = threadIdx.x; code < tile.stride; code += Tile::kThreads) tile.totals[code] = 0;
   tile.clear_facts();
   __syncthreads();
   Faults faults;
-  bool has_none = false;
+  Quad counted;
+  uint32_t codes[Tile::kItems];
   uint32_t index = 0;
   for (uint32_t first = chunk.begin; first < chunk.end; first += Tile::kPairs, ++index) {
-    uint32_t codes[Tile::kItems];
+    prefetch_tile<Tile, kPlain>(args.source, first + Tile::kPairs, chunk.end);
     load_codes<Tile, kPlain>(args.source, first, chunk.end, codes, faults);
+    if (args.out.pair_slots) write_dropped_slots<Tile>(args, codes, first, chunk.end);
+    if (index < orders.capacity) {
+      counted.add(orders.sort(tile, index, codes, false));
+    } else {
 #pragma unroll
-    for (int i = 0; i < Tile::kItems; ++i) {
-      if (codes[i] != kNoCode) atomicAdd(tile.totals + codes[i], 1u);
-      // Behind the chunk's end nothing needs telling apart: those pairs are cut off again when the tile is sorted.
-      else if (first + Tile::pair_of(i) < chunk.end)
-        has_none = true;
+      for (int i = 0; i < Tile::kItems; ++i)
+        if (codes[i] != kNoCode) atomicAdd(tile.totals + codes[i], 1u);
     }
-    if (index < cache.num_tiles()) cache.store(index, codes);
   }
-  if (has_none) tile.facts->flag = 1;
   tile.add_faults(faults);
   __syncthreads();
+  if (threadIdx.x < tile.stride / 4) {
+    const uint4 others = *reinterpret_cast<const uint4*>(tile.totals + threadIdx.x * 4);
+    counted.add({{others.x, others.y, others.z, others.w}});
+  }
+  return counted;
 }
 
-// This thread's column entries of the matrix, and by one thread the block's reported pairs.
+// This thread's entries of the block's column, and by one thread the block's reported pairs.
 template <class Tile>
-__device__ void publish_counts(const KernelArgs& args, const Tile& tile, const Matrix& matrix) {
-  for (uint32_t code = threadIdx.x; code < args.num_codes; code += Tile::kThreads)
-    matrix.counts[code * gridDim.x + blockIdx.x] = tile.totals[code];
+__device__ void publish_counts(const KernelArgs& args, const Tile& tile, const Matrix& matrix, const Quad& counted) {
+#pragma unroll
+  for (uint32_t j = 0; j < 4; ++j) {
+    const uint32_t code = threadIdx.x * 4 + j;
+    if (code < args.num_codes) matrix.counts[code * gridDim.x + blockIdx.x] = counted.of[j];
+  }
   if (threadIdx.x == 0) {
     matrix.faults[2 * blockIdx.x] = tile.facts->fault_count;
     matrix.faults[2 * blockIdx.x + 1] = tile.facts->fault_first;
   }
 }
 
-// By the block that writes the summary.
+// Where this block's first pair of each of the thread's codes goes.
 template <class Tile>
-__device__ void report_all_faults(const KernelArgs& args, const Tile& tile, const Matrix& matrix) {
-  tile.clear_facts();
-  __syncthreads();
-  for (uint32_t block = threadIdx.x; block < gridDim.x; block += Tile::kThreads)
-    tile.add_faults({gpu::load_relaxed<gpu::Scope::device>(matrix.faults + 2 * block),
-                     gpu::load_relaxed<gpu::Scope::device>(matrix.faults + 2 * block + 1)});
-  __syncthreads();
-  if (threadIdx.x == 0) report_faults(args, tile.facts->fault_count, tile.facts->fault_first);
-}
-
-// The codes of a tile whose chunk is kept.
-template <class Tile>
-__device__ void load_cached(const CodeCache<Tile>& cache, uint32_t index, bool byte_none, uint32_t first, uint32_t end,
-                            uint32_t (&codes)[Tile::kItems]) {
-  cache.load(index, byte_none, codes);
-  if (end - first >= Tile::kPairs) return;
-#pragma unroll
-  for (int i = 0; i < Tile::kItems; ++i)
-    if (first + Tile::pair_of(i) >= end) codes[i] = kNoCode;
-}
-
-// Sorts the chunk tile by tile; `slots` = where the next pair of each of this thread's codes goes.
-template <class Tile, bool kPlain>
-__device__ void sort_chunk(const KernelArgs& args, const Tile& tile, const Chunk& chunk, const CodeCache<Tile>& cache,
-                           bool has_none, Quad slots) {
-  const bool cached = CodeCache<Tile>::holds(args.num_codes, has_none);
-  uint32_t index = 0;
-  for (uint32_t first = chunk.begin; first < chunk.end; first += Tile::kPairs, ++index) {
-    uint32_t codes[Tile::kItems];
-    if (cached && index < cache.num_tiles()) {
-      load_cached(cache, index, args.num_codes < 256, first, chunk.end, codes);
-    } else {
-      Faults reported_before;
-      load_codes<Tile, kPlain>(args.source, first, chunk.end, codes, reported_before);
-    }
-    tile.clear_row();
-    const bool full = !has_none && chunk.end - first >= Tile::kPairs;
-    tile.rank(codes, full ? args.full_code_bits : args.code_bits);
-    __syncthreads();
-
-    const Quad in_tile = tile.sum_rows();
-    const uint32_t start = tile.sum_below(in_tile.sum());
-    tile.spread_rows(start, in_tile, slots);
-#pragma unroll
-    for (int j = 0; j < 4; ++j) slots.of[j] += in_tile.of[j];
-    if (threadIdx.x == tile.stride / 4 - 1) tile.facts->flag = start + in_tile.sum();
-    __syncthreads();
-
-    tile.stage(codes);
-    if (args.out.pair_slots) write_pair_slots(args, tile, codes, first, chunk.end);
-    const uint32_t num_staged = tile.facts->flag;
-    __syncthreads();
-
-    write_tile(args, tile, first, num_staged, threadIdx.x, Tile::kThreads);
-  }
-}
-
-template <class Tile, bool kPlain>
-__global__ void __launch_bounds__(Tile::kThreads, 1024 / Tile::kThreads)
-    align_multi_phase(const MIXLANE_GRID_CONSTANT KernelArgs args, uint32_t cache_bytes) {
-  extern __shared__ __align__(16) std::byte shared[];
-  const Tile tile(shared, args.num_codes);
-  const uint32_t num_counted = count_pairs(args.source);
-  const Chunk chunk(num_counted);
-  const CodeCache<Tile> cache(tile.rest, cache_bytes, args.num_codes);
-  const Matrix matrix(args.workspace, args.num_codes, gridDim.x);
-
-  count_chunk<Tile, kPlain>(args, tile, chunk, cache);
-  const bool has_none = tile.facts->flag != 0;
-  publish_counts(args, tile, matrix);
-  gpu::grid_barrier(args.barrier);
-  sum_columns<Tile>(matrix, args.num_codes);
-  gpu::grid_barrier(args.barrier);
-
+__device__ Quad plan_block(const KernelArgs& args, const Tile& tile, const Matrix& matrix) {
   Quad total;
   Quad before;
 #pragma unroll
@@ -247,21 +128,84 @@ __global__ void __launch_bounds__(Tile::kThreads, 1024 / Tile::kThreads)
   }
   Quad slots;
   tile.plan_slots(total, args, slots);
-#pragma unroll
-  for (int j = 0; j < 4; ++j) slots.of[j] += before.of[j];
+  slots.add(before);
+  return slots;
+}
+
+// By one wave of the block that writes the summary.
+template <class Tile>
+__device__ void report_all_faults(const KernelArgs& args, const Matrix& matrix) {
+  using Wave = typename Tile::Wave;
+  uint32_t count = 0;
+  uint32_t first = ~0u;
+  for (uint32_t block = Wave::lane(); block < gridDim.x; block += Tile::kWave) {
+    count += gpu::load_relaxed<gpu::Scope::device>(matrix.faults + 2 * block);
+    first = min(first, gpu::load_relaxed<gpu::Scope::device>(matrix.faults + 2 * block + 1));
+  }
+  for (int distance = Tile::kWave / 2; distance > 0; distance /= 2) {
+    const int other = static_cast<int>(Wave::lane()) ^ distance;
+    count += Wave::shuffle(count, other);
+    first = min(first, Wave::shuffle(first, other));
+  }
+  if (Wave::lane() == 0) report_faults(args, count, first);
+}
+
+// Writes the pairs of the chunk; what turns out to be in the wrong order again. `slots`: of the first pair of each of this
+// thread's codes.
+template <class Tile, bool kPlain>
+__device__ void write_chunk(const KernelArgs& args, const Tile& tile, const Chunk& chunk, const TileOrders<Tile>& orders,
+                            const Quad& slots) {
+  const uint32_t num_tiles = (chunk.end - chunk.begin + Tile::kPairs - 1) / Tile::kPairs;
+  const uint32_t num_kept = min(num_tiles, orders.capacity);
+  orders.set_slots(tile, slots);
+  __syncthreads();
+  bool exact = __syncthreads_or(!orders.write(args, tile, num_kept, chunk.begin));
+  uint32_t index = exact ? 0 : num_kept;
+  if (index < num_tiles) orders.advance_slots(tile, index);
+  uint32_t codes[Tile::kItems];
+  Faults reported_before;
+  while (index < num_tiles) {
+    const uint32_t first = chunk.begin + index * Tile::kPairs;
+    load_codes<Tile, kPlain>(args.source, first, chunk.end, codes, reported_before);
+    orders.sort(tile, 0, codes, exact);
+    __syncthreads();
+    if (__syncthreads_or(!orders.write(args, tile, 1, first))) {
+      exact = true;  // once more
+      continue;
+    }
+    orders.advance_slots(tile, 1);
+    ++index;
+  }
+}
+
+template <class Tile, bool kPlain>
+__global__ void __launch_bounds__(Tile::kThreads, 1024 / Tile::kThreads)
+    align_multi_phase(const MIXLANE_GRID_CONSTANT KernelArgs args, uint32_t num_kept) {
+  extern __shared__ __align__(16) std::byte shared[];
+  const Tile tile(shared, args.num_codes);
+  const TileOrders<Tile> orders(tile, num_kept);
+  const Chunk chunk(count_pairs(args.source));
+  const Matrix matrix(args.workspace, args.num_codes, gridDim.x);
+
+  const Quad counted = order_chunk<Tile, kPlain>(args, tile, chunk, orders);
+  publish_counts(args, tile, matrix, counted);
+  gpu::grid_barrier(args.barrier);
+  sum_columns<Tile>(matrix, args.num_codes);
+  gpu::grid_barrier(args.barrier);
+  const Quad slots = plan_block(args, tile, matrix);
   __syncthreads();
 
   const uint32_t first = blockIdx.x * Tile::kThreads + threadIdx.x;
   const uint32_t step = gridDim.x * Tile::kThreads;
   // Neighbouring codes go to different blocks.
-  write_pads(args, tile, Tile::Wave::index_in_block() * gridDim.x + blockIdx.x, step / Tile::kWave);
-  write_block_experts(args, tile, first, step);
+  write_code_places(args, tile, Tile::Wave::index_in_block() * gridDim.x + blockIdx.x, step / Tile::kWave);
+  write_other_block_experts(args, tile, first, step);
   if (blockIdx.x == gridDim.x - 1) {
     write_summary(args, tile);
-    report_all_faults(args, tile, matrix);
+    if (Tile::Wave::index_in_block() == 0) report_all_faults<Tile>(args, matrix);
   }
   fill_zeros(args, first, step);
-  sort_chunk<Tile, kPlain>(args, tile, chunk, cache, has_none, slots);
+  write_chunk<Tile, kPlain>(args, tile, chunk, orders, slots);
 }
 
 }  // namespace mixlane::align_gpu

@@ -28,13 +28,19 @@ __device__ inline void write_pad(const KernelArgs& args, uint32_t slot) {
   if (out.sorted_weights) out.sorted_weights[slot] = 0.0f;
 }
 
-// The pads behind each code's pairs, a wave per code.
+// What a code's place alone tells: the pads behind its pairs and the entries of its blocks. A wave per code.
 template <class Tile>
-__device__ void write_pads(const KernelArgs& args, const Tile& tile, uint32_t first_wave, uint32_t num_waves) {
+__device__ void write_code_places(const KernelArgs& args, const Tile& tile, uint32_t first_wave, uint32_t num_waves) {
+  const bool with_blocks = args.out.block_experts && !tile.facts->has_long_code;
+  const int32_t first_code = args.source.bucket ? 1 : 0;
   for (uint32_t code = first_wave; code < args.num_codes; code += num_waves) {
+    const uint32_t begin = tile.offsets[code];
     const uint32_t end = tile.offsets[code + 1];
-    for (uint32_t slot = tile.offsets[code] + tile.totals[code] + Tile::Wave::lane(); slot < end; slot += Tile::kWave)
+    for (uint32_t slot = begin + tile.totals[code] + Tile::Wave::lane(); slot < end; slot += Tile::kWave)
       write_pad(args, slot);
+    const uint32_t block = gpu::divide(begin, args.by_block) + Tile::Wave::lane();
+    if (with_blocks && block < gpu::divide(end, args.by_block))
+      args.out.block_experts[block] = static_cast<int32_t>(code) - first_code;
   }
 }
 
@@ -52,16 +58,16 @@ __device__ inline uint32_t find_code(const uint32_t* offsets, uint32_t num_codes
   return low;
 }
 
+// The entries of block_experts that no code's wave writes: those behind the last block, or all of them.
 template <class Tile>
-__device__ void write_block_experts(const KernelArgs& args, const Tile& tile, uint32_t first, uint32_t step) {
-  const uint32_t end = tile.offsets[args.num_codes];
+__device__ void write_other_block_experts(const KernelArgs& args, const Tile& tile, uint32_t first, uint32_t step) {
+  const uint32_t num_used = gpu::divide(tile.offsets[args.num_codes], args.by_block);
   const int32_t first_code = args.source.bucket ? 1 : 0;
-  for (uint32_t block = first; block < args.out.num_blocks; block += step) {
-    const uint64_t slot = uint64_t{block} * args.by_block.divisor;
+  for (uint32_t block = num_used + first; block < args.out.num_blocks; block += step) args.out.block_experts[block] = -1;
+  if (!tile.facts->has_long_code || args.out.num_blocks == 0) return;
+  for (uint32_t block = first; block < num_used; block += step)
     args.out.block_experts[block] =
-        slot < end ? static_cast<int32_t>(find_code(tile.offsets, args.num_codes, static_cast<uint32_t>(slot))) - first_code
-                   : -1;
-  }
+        static_cast<int32_t>(find_code(tile.offsets, args.num_codes, block * args.by_block.divisor)) - first_code;
 }
 
 // Counts, offsets and sums: by one block.
@@ -109,30 +115,61 @@ __device__ inline void fill_zeros(const KernelArgs& args, uint32_t first, uint32
   for (int64_t i = tail + first; i < size; i += step) begin[i] = std::byte{0};
 }
 
-// The sorted tile to its slots; `first_pair` is the tile's, and the share is in positions.
+// A sorted tile that is written by position: what its kernel keeps in tile.rest.
 template <class Tile>
-__device__ void write_tile(const KernelArgs& args, const Tile& tile, uint32_t first_pair, uint32_t num_staged,
-                           uint32_t first, uint32_t step) {
-  constexpr int kBatch = 4;  // shared loads in flight
-  for (uint32_t position = first; position < num_staged; position += kBatch * step) {
-    uint32_t entries[kBatch];
-    uint32_t slots[kBatch];
+struct Staged {
+  uint32_t* entries;  // [Tile::kPairs]: pair in the tile | code << 16
+
+  static constexpr int64_t kBytes = Tile::kPairs * int64_t{4};
+
+  // Ranked codes to positions, and the pairs to their places.
+  __device__ void stage(const Tile& tile, const uint32_t (&ranked)[Tile::kItems]) const {
+    const uint16_t* const positions = tile.row();
 #pragma unroll
-    for (int i = 0; i < kBatch; ++i) entries[i] = tile.staged[min(position + i * step, num_staged - 1)];
-#pragma unroll
-    for (int i = 0; i < kBatch; ++i) slots[i] = tile.shift[entries[i] >> 16] + position + i * step;
-#pragma unroll
-    for (int i = 0; i < kBatch; ++i)
-      if (position + i * step < num_staged)
-        args.out.sorted_pairs[slots[i]] = static_cast<int32_t>(first_pair + (entries[i] & 0xffffu));
-    if (!args.out.has_extras) continue;
-#pragma unroll 1
-    for (int i = 0; i < kBatch && position + i * step < num_staged; ++i) {
-      const uint32_t entry = tile.staged[position + i * step];
-      write_slot_extras(args, tile.shift[entry >> 16] + position + i * step, first_pair + (entry & 0xffffu));
+    for (int i = 0; i < Tile::kItems; ++i) {
+      const uint32_t code = ranked[i] & 0xffffu;
+      if (code != kNoCode) entries[positions[code] + (ranked[i] >> 16)] = Tile::pair_of(i) | code << 16;
     }
   }
-}
+
+  // The sorted tile to its slots; `first_pair` is the tile's, and the share is in positions. False if two of these pairs
+  // have changed places.
+  __device__ bool write(const KernelArgs& args, const Tile& tile, uint32_t first_pair, uint32_t num_staged, uint32_t first,
+                        uint32_t step) const {
+    constexpr int kBatch = 4;  // shared loads in flight
+    bool in_order = true;
+    for (uint32_t position = first; position < num_staged; position += kBatch * step) {
+      uint32_t own[kBatch];
+      uint32_t slots[kBatch];
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) {
+        const uint32_t at = min(position + i * step, num_staged - 1);
+        own[i] = entries[at];
+        if (gpu::kAtomicsInLaneOrder) in_order &= at + 1 == num_staged || own[i] < entries[at + 1];
+      }
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) slots[i] = tile.shift[own[i] >> 16] + position + i * step;
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i)
+        if (position + i * step < num_staged)
+          args.out.sorted_pairs[slots[i]] = static_cast<int32_t>(first_pair + (own[i] & 0xffffu));
+      if (!args.out.has_extras) continue;
+#pragma unroll 1
+      for (int i = 0; i < kBatch && position + i * step < num_staged; ++i) {
+        const uint32_t entry = entries[position + i * step];
+        write_slot_extras(args, tile.shift[entry >> 16] + position + i * step, first_pair + (entry & 0xffffu));
+      }
+    }
+    return in_order;
+  }
+
+  // Whether no two pairs of the whole tile have changed places; of the block.
+  __device__ bool in_order(uint32_t num_staged) const {
+    bool result = true;
+    for (uint32_t at = threadIdx.x + 1; at < num_staged; at += Tile::kThreads) result &= entries[at - 1] < entries[at];
+    return result;
+  }
+};
 
 // pair_slots of this thread's pairs, from ranked codes and positions.
 template <class Tile>
@@ -146,6 +183,48 @@ __device__ void write_pair_slots(const KernelArgs& args, const Tile& tile, const
     const uint32_t code = ranked[i] & 0xffffu;
     const bool placed = code != kNoCode;
     write_pair_slot(args, pair, placed, placed ? tile.shift[code] + positions[code] + (ranked[i] >> 16) : 0);
+  }
+}
+
+// What one block writes of a sorted tile.
+struct TileShare {
+  uint32_t first_pair;  // of the tile
+  uint32_t end_pair;
+  uint32_t num_staged;
+  uint32_t first;  // positions
+  uint32_t step;
+  bool pair_slots;
+};
+
+// Sorts a tile again, without atomics, and writes it again: for the block that found pairs in the wrong order. `starts`:
+// where this thread's codes start in the tile.
+template <class Tile, bool kPlain>
+__device__ __noinline__ void rewrite_tile(const KernelArgs& args, const Tile tile, const TileShare share,
+                                          const Quad starts) {
+  const Staged<Tile> staged{reinterpret_cast<uint32_t*>(tile.rest)};
+  uint32_t codes[Tile::kItems];
+  Faults reported_before;
+  load_codes<Tile, kPlain>(args.source, share.first_pair, share.end_pair, codes, reported_before);
+  tile.clear_row();
+  tile.rank(codes, true);
+  __syncthreads();
+  tile.spread_rows(starts);
+  __syncthreads();
+  staged.stage(tile, codes);
+  if (share.pair_slots) write_pair_slots(args, tile, codes, share.first_pair, share.end_pair);
+  __syncthreads();
+  staged.write(args, tile, share.first_pair, share.num_staged, share.first, share.step);
+}
+
+// Writes the staged tile, pair_slots excepted.
+template <class Tile, bool kPlain>
+__device__ void write_tile(const KernelArgs& args, const Tile& tile, const TileShare& share, const Quad& starts) {
+  const Staged<Tile> staged{reinterpret_cast<uint32_t*>(tile.rest)};
+  bool in_order = staged.write(args, tile, share.first_pair, share.num_staged, share.first, share.step);
+  if constexpr (gpu::kAtomicsInLaneOrder) {
+    // Another block may have the positions of this one's pair_slots.
+    if (share.pair_slots && share.step != Tile::kThreads) in_order &= staged.in_order(share.num_staged);
+    if (__syncthreads_or(!in_order)) rewrite_tile<Tile, kPlain>(args, tile, share, starts);
   }
 }
 
