@@ -1,5 +1,5 @@
 // align.cluster (sm_90): one cluster of blocks, a tile each; every block writes its counts into the shared memory of all
-// others, so one cluster barrier stands where multi_phase needs two of the grid.
+// others and waits for theirs, where multi_phase needs two barriers of the grid.
 #pragma once
 
 #include "gpu/ptx/cluster.cuh"
@@ -9,57 +9,74 @@ namespace mixlane::align_gpu {
 
 inline constexpr uint32_t kClusterBlocks = 16;
 
-// What the blocks of a cluster tell each other: in tile.rest behind the staged pairs.
+// What the blocks of a cluster tell each other: in tile.rest behind the staged pairs. The grid is one cluster, so a block's
+// rank is its index.
 struct ClusterCounts {
-  uint2* rows;    // [kClusterBlocks][row_pairs]: four codes each, 16 bits per code
-  uint2* faults;  // [kClusterBlocks]: (count, first) of reported pairs; complete in the last block only
+  uint2* rows;        // [kClusterBlocks][row_pairs]: four codes each, 16 bits per code
+  uint2* faults;      // [kClusterBlocks]: (count, first) of reported pairs; complete in the last block only
+  uint64_t* barrier;  // what the others send is there
   uint32_t row_pairs;
 
   __host__ __device__ static constexpr uint32_t pairs_per_row(uint32_t num_codes) { return (num_quads(num_codes) + 1) / 2 * 2; }
   __host__ __device__ static constexpr int64_t bytes(uint32_t num_codes) {
-    return int64_t{8} * kClusterBlocks * (pairs_per_row(num_codes) + 1);
+    return int64_t{8} * (kClusterBlocks * (pairs_per_row(num_codes) + 1) + 1);
   }
 
   __device__ ClusterCounts(std::byte* memory, uint32_t num_codes)
       : rows(reinterpret_cast<uint2*>(memory)),
         faults(rows + kClusterBlocks * pairs_per_row(num_codes)),
+        barrier(reinterpret_cast<uint64_t*>(faults + kClusterBlocks)),
         row_pairs(pairs_per_row(num_codes)) {}
 
   __device__ uint2* row(uint32_t rank) const { return rows + rank * row_pairs; }
 
+  // By one thread, before the blocks meet.
+  __device__ void expect() const {
+    const uint32_t bytes_per_block = row_pairs * 8 + (blockIdx.x == kClusterBlocks - 1 ? 8 : 0);
+    gpu::ptx::init_barrier(barrier, (kClusterBlocks - 1) * bytes_per_block);
+  }
+
   // This block's row to all others, a wave per block, and its faults to the last one.
   template <class Tile>
   __device__ void send(const Tile& tile) const {
-    const uint32_t own_rank = gpu::ptx::cluster_rank();
-    const auto* packets = reinterpret_cast<const uint4*>(row(own_rank));
+    const auto* packets = reinterpret_cast<const uint4*>(row(blockIdx.x));
+#pragma unroll 1
     for (uint32_t rank = Tile::Wave::index_in_block(); rank < kClusterBlocks; rank += Tile::kWaves) {
-      if (rank == own_rank) continue;
+      if (rank == blockIdx.x) continue;
       const uint32_t to = gpu::ptx::map_shared(packets, rank);
+      const uint32_t to_barrier = gpu::ptx::map_shared(barrier, rank);
+#pragma unroll 1
       for (uint32_t i = Tile::Wave::lane(); i < row_pairs / 2; i += Tile::kWave)
-        gpu::ptx::store_cluster_packet(to + i * 16, packets[i]);
+        gpu::ptx::store_async(to + i * 16, packets[i], to_barrier);
     }
-    if (threadIdx.x == 0)
-      gpu::ptx::store_cluster_pair(gpu::ptx::map_shared(faults + own_rank, kClusterBlocks - 1),
-                                   make_uint2(tile.facts->fault_count, tile.facts->fault_first));
+    if (threadIdx.x != 0) return;
+    constexpr uint32_t kLast = kClusterBlocks - 1;
+    const uint2 own_faults = make_uint2(tile.facts->fault_count, tile.facts->fault_first);
+    if (blockIdx.x == kLast)
+      faults[kLast] = own_faults;
+    else
+      gpu::ptx::store_async(gpu::ptx::map_shared(faults + blockIdx.x, kLast), own_faults,
+                            gpu::ptx::map_shared(barrier, kLast));
   }
 
-  // Sums of this thread's codes: over all blocks, and over those before this one.
+  // Sums of this thread's codes: over all blocks, and over those before this one. Waits for the rows.
   template <class Tile>
   __device__ void sum(const Tile& tile, Quad& total, Quad& before) const {
     if (threadIdx.x >= tile.stride / 4) return;
-    const uint32_t own_rank = gpu::ptx::cluster_rank();
+    gpu::ptx::wait_barrier(barrier);
 #pragma unroll
     for (uint32_t rank = 0; rank < kClusterBlocks; ++rank) {
       const Quad quad = unpack_quad(row(rank)[threadIdx.x]);
       total.add(quad);
-      if (rank < own_rank) before.add(quad);
+      if (rank < blockIdx.x) before.add(quad);
     }
   }
 
-  // By one thread of the last block.
+  // By one thread of the last block, after a __syncthreads() that followed sum().
   __device__ void report(const KernelArgs& args) const {
     uint32_t count = 0;
     uint32_t first = ~0u;
+#pragma unroll 1
     for (uint32_t rank = 0; rank < kClusterBlocks; ++rank) {
       count += faults[rank].x;
       first = min(first, faults[rank].y);
@@ -76,7 +93,8 @@ __global__ void __launch_bounds__(Tile::kThreads) align_cluster(const MIXLANE_GR
   const Tile tile(shared, args.num_codes);
   const Staged<Tile> staged{reinterpret_cast<uint32_t*>(tile.rest)};
   const ClusterCounts counts(tile.rest + Staged<Tile>::kBytes, args.num_codes);
-  gpu::ptx::cluster_arrive_relaxed();
+  if (threadIdx.x == 0) counts.expect();
+  gpu::ptx::cluster_arrive();
   tile.clear_facts();
   tile.clear_row();
 
@@ -95,17 +113,15 @@ __global__ void __launch_bounds__(Tile::kThreads) align_cluster(const MIXLANE_GR
 
   tile.add_faults(faults);
   const Quad in_tile = tile.sum_rows();
-  if (threadIdx.x < tile.stride / 4) counts.row(gpu::ptx::cluster_rank())[threadIdx.x] = pack_quad(in_tile);
+  if (threadIdx.x < tile.stride / 4) counts.row(blockIdx.x)[threadIdx.x] = pack_quad(in_tile);
   const Quad starts = starts_of(tile.sum_below(in_tile.sum()), in_tile);
   gpu::ptx::cluster_wait();  // all blocks are there to be written to
   counts.send(tile);
-  gpu::ptx::cluster_arrive();
   // While the counts travel the tile is sorted.
   tile.spread_rows(starts);
   if (threadIdx.x == tile.stride / 4 - 1) tile.facts->num_staged = starts.of[3] + in_tile.of[3];
   __syncthreads();
   staged.stage(tile, codes);
-  gpu::ptx::cluster_wait();
 
   Quad total;
   Quad before;

@@ -43,30 +43,62 @@ struct Chunk {
 template <class Tile>
 __device__ void sum_columns(const Matrix& matrix, uint32_t num_codes) {
   using Wave = typename Tile::Wave;
-  constexpr int kBatch = 10;  // loads in flight; 320 blocks with waves of 32
+  constexpr int kBatch = 10;  // loads and scans in flight; 320 blocks with waves of 32
   const uint32_t num_blocks = gridDim.x;
   for (uint32_t code = Wave::index_in_block() * num_blocks + blockIdx.x; code < num_codes;
        code += Tile::kWaves * num_blocks) {
     uint32_t* const column = matrix.counts + code * num_blocks;
     uint32_t below = 0;
-    for (uint32_t base = Wave::lane(); base < num_blocks + Wave::lane(); base += kBatch * Tile::kWave) {
+    for (uint32_t base = 0; base < num_blocks; base += kBatch * Tile::kWave) {
+      const uint32_t first = base + Wave::lane();
       uint32_t counts[kBatch];
+      uint32_t sums[kBatch];  // over the lanes up to this one
 #pragma unroll
       for (int i = 0; i < kBatch; ++i) {
-        const uint32_t block = base + i * Tile::kWave;
+        const uint32_t block = first + i * Tile::kWave;
         counts[i] = block < num_blocks ? gpu::load_relaxed<gpu::Scope::device>(column + block) : 0;
       }
+      Wave::inclusive_sums(counts, sums);
 #pragma unroll
       for (int i = 0; i < kBatch; ++i) {
-        const uint32_t block = base + i * Tile::kWave;
-        if (block - Wave::lane() >= num_blocks) break;
-        const uint32_t inclusive = Wave::inclusive_sum(counts[i]);
-        if (block < num_blocks) gpu::store_relaxed<gpu::Scope::device>(column + block, below + inclusive - counts[i]);
-        below += Wave::shuffle(inclusive, Tile::kWave - 1);
+        const uint32_t block = first + i * Tile::kWave;
+        if (block < num_blocks) gpu::store_relaxed<gpu::Scope::device>(column + block, below + sums[i] - counts[i]);
+        below += Wave::shuffle(sums[i], Tile::kWave - 1);
       }
     }
     if (Wave::lane() == 0) gpu::store_relaxed<gpu::Scope::device>(matrix.totals + code, below);
   }
+}
+
+struct SortedTile {
+  Quad counted;  // of this thread's codes
+  Faults faults;
+};
+
+// Sorts the tile that starts at pair `first` into entry `index`.
+template <class Tile, bool kPlain>
+__device__ __forceinline__ SortedTile sort_pairs(const KernelArgs& args, const Tile tile, const TileOrders<Tile> orders,
+                                              uint32_t index, uint32_t first, uint32_t end, bool exact) {
+  SortedTile sorted;
+  uint32_t codes[Tile::kItems];
+  load_codes<Tile, kPlain>(args.source, first, end, codes, sorted.faults);
+  if (args.out.pair_slots) write_dropped_slots<Tile>(args, codes, first, end);
+  sorted.counted = orders.sort(tile, index, codes, exact);
+  return sorted;
+}
+
+// Counts the pairs from `first` on in tile.totals.
+template <class Tile, bool kPlain>
+__device__ __forceinline__ Faults count_pairs_from(const KernelArgs& args, const Tile tile, uint32_t first, uint32_t end) {
+  Faults faults;
+  for (; first < end; first += Tile::kPairs) {
+    uint32_t codes[Tile::kItems];
+    load_codes<Tile, kPlain>(args.source, first, end, codes, faults);
+#pragma unroll
+    for (int i = 0; i < Tile::kItems; ++i)
+      if (codes[i] != kNoCode) atomicAdd(tile.totals + codes[i], 1u);
+  }
+  return faults;
 }
 
 // Sorts the tiles that are kept and counts the others. Returns the chunk's pairs of this thread's codes.
@@ -75,23 +107,15 @@ __device__ Quad order_chunk(const KernelArgs& args, const Tile& tile, const Chun
   for (uint32_t code = threadIdx.x; code < tile.stride; code += Tile::kThreads) tile.totals[code] = 0;
   tile.clear_facts();
   __syncthreads();
-  Faults faults;
   Quad counted;
-  uint32_t codes[Tile::kItems];
-  uint32_t index = 0;
-  for (uint32_t first = chunk.begin; first < chunk.end; first += Tile::kPairs, ++index) {
+  uint32_t first = chunk.begin;
+  for (uint32_t index = 0; index < orders.capacity && first < chunk.end; ++index, first += Tile::kPairs) {
     prefetch_tile<Tile, kPlain>(args.source, first + Tile::kPairs, chunk.end);
-    load_codes<Tile, kPlain>(args.source, first, chunk.end, codes, faults);
-    if (args.out.pair_slots) write_dropped_slots<Tile>(args, codes, first, chunk.end);
-    if (index < orders.capacity) {
-      counted.add(orders.sort(tile, index, codes, false));
-    } else {
-#pragma unroll
-      for (int i = 0; i < Tile::kItems; ++i)
-        if (codes[i] != kNoCode) atomicAdd(tile.totals + codes[i], 1u);
-    }
+    const SortedTile sorted = sort_pairs<Tile, kPlain>(args, tile, orders, index, first, chunk.end, false);
+    counted.add(sorted.counted);
+    tile.add_faults(sorted.faults);
   }
-  tile.add_faults(faults);
+  if (first < chunk.end) tile.add_faults(count_pairs_from<Tile, kPlain>(args, tile, first, chunk.end));
   __syncthreads();
   if (threadIdx.x < tile.stride / 4) {
     const uint4 others = *reinterpret_cast<const uint4*>(tile.totals + threadIdx.x * 4);
@@ -138,6 +162,7 @@ __device__ void report_all_faults(const KernelArgs& args, const Matrix& matrix) 
   using Wave = typename Tile::Wave;
   uint32_t count = 0;
   uint32_t first = ~0u;
+#pragma unroll 1
   for (uint32_t block = Wave::lane(); block < gridDim.x; block += Tile::kWave) {
     count += gpu::load_relaxed<gpu::Scope::device>(matrix.faults + 2 * block);
     first = min(first, gpu::load_relaxed<gpu::Scope::device>(matrix.faults + 2 * block + 1));
@@ -162,12 +187,9 @@ __device__ void write_chunk(const KernelArgs& args, const Tile& tile, const Chun
   bool exact = __syncthreads_or(!orders.write(args, tile, num_kept, chunk.begin));
   uint32_t index = exact ? 0 : num_kept;
   if (index < num_tiles) orders.advance_slots(tile, index);
-  uint32_t codes[Tile::kItems];
-  Faults reported_before;
   while (index < num_tiles) {
     const uint32_t first = chunk.begin + index * Tile::kPairs;
-    load_codes<Tile, kPlain>(args.source, first, chunk.end, codes, reported_before);
-    orders.sort(tile, 0, codes, exact);
+    sort_pairs<Tile, kPlain>(args, tile, orders, 0, first, chunk.end, exact);
     __syncthreads();
     if (__syncthreads_or(!orders.write(args, tile, 1, first))) {
       exact = true;  // once more

@@ -10,6 +10,7 @@ namespace {
 using SmallestTile = Tile<256, 1, gpu::kHardwareWave>;
 using SmallTile = Tile<256, 4, gpu::kHardwareWave>;
 using MediumTile = Tile<512, 4, gpu::kHardwareWave>;
+using DenseTile = Tile<512, 8, gpu::kHardwareWave>;
 using LargeTile = Tile<1024, 8, gpu::kHardwareWave>;
 
 // Blocks that share the stores: about 4 KB of the worst-case output and a code per wave each, at most a quarter of a
@@ -43,6 +44,8 @@ void launch_oneshot(const KernelArgs& args, bool plain, Stream stream) {
     launch_tile<SmallTile, true>(args, stream);
   else if (plain && MediumTile::fits(args.source.num_pairs, args.num_codes))
     launch_tile<MediumTile, true>(args, stream);
+  else if (plain && DenseTile::fits(args.source.num_pairs, args.num_codes))
+    launch_tile<DenseTile, true>(args, stream);
   else if (plain)
     launch_tile<LargeTile, true>(args, stream);
   else

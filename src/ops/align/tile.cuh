@@ -105,6 +105,7 @@ struct Tile {
 
   __device__ void clear_row() const {
     auto* quads = reinterpret_cast<uint2*>(row());
+#pragma unroll 1
     for (uint32_t i = Wave::lane(); i < stride / 4; i += kWave) quads[i] = make_uint2(0, 0);
     Wave::sync();
   }
@@ -130,9 +131,8 @@ struct Tile {
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
       const uint32_t code = codes[i];
-      if (code == kNoCode) continue;
       const uint32_t half = code % 2 * 16;
-      codes[i] = code | atomicAdd(pairs_of_counters + code / 2, 1u << half) >> half << 16;
+      codes[i] = code | gpu::add_shared_if(code != kNoCode, pairs_of_counters + code / 2, 1u << half) >> half << 16;
     }
   }
 
@@ -207,6 +207,7 @@ struct Tile {
     __syncthreads();
     T below = inclusive - value;
     if (wave_holds_codes())
+#pragma unroll 1
       for (uint32_t w = 0; w < Wave::index_in_block(); ++w) below += sums[w];
     return below;
   }

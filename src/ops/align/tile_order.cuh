@@ -58,7 +58,9 @@ struct TileOrders {
 
   // Past the first `num_tiles` entries; between two __syncthreads().
   __device__ void advance_slots(const Tile& tile, uint32_t num_tiles) const {
+#pragma unroll 1
     for (uint32_t code = threadIdx.x; code < tile.stride; code += Tile::kThreads)
+#pragma unroll 1
       for (uint32_t index = 0; index < num_tiles; ++index) {
         const uint16_t* const bounds = starts + index * row + code;
         tile.shift[code] += static_cast<uint32_t>(bounds[1]) - bounds[0];
@@ -70,19 +72,12 @@ struct TileOrders {
   __device__ bool write(const KernelArgs& args, const Tile& tile, uint32_t num_tiles, uint32_t first_pair) const {
     if (num_tiles == 0) return true;
     // Few lanes for short runs.
-    const uint32_t num_lanes = uint32_t{starts[row - 4]} * 2 > args.num_codes * Tile::kWave ? Tile::kWave : Tile::kWave / 4;
-    const uint32_t lane = threadIdx.x % num_lanes;
-    bool in_order = true;
-    for (uint32_t code = threadIdx.x / num_lanes; code < args.num_codes; code += Tile::kThreads / num_lanes) {
-      uint32_t slot = tile.shift[code];
-      for (uint32_t index = 0; index < num_tiles; ++index) {
-        const Run run = run_of(index, code);
-        if (run.length() <= kLongRun)
-          in_order &= write_run(args, run, slot, first_pair + index * Tile::kPairs, lane, num_lanes);
-        slot += run.length();
-      }
-    }
+    const bool short_runs = uint32_t{starts[row - 4]} * 2 < args.num_codes * Tile::kWave;
+    bool in_order = short_runs ? write_runs<Tile::kWave / 4>(args, tile, num_tiles, first_pair)
+                               : write_runs<Tile::kWave>(args, tile, num_tiles, first_pair);
+#pragma unroll 1
     for (uint32_t index = 0; index < num_tiles; ++index)
+#pragma unroll 1
       for (uint32_t i = 0; i < num_long[index]; ++i)
         in_order &= write_long_run(args, tile, index, long_codes[index * Tile::kWaves + i], first_pair);
     return in_order;
@@ -111,27 +106,68 @@ struct TileOrders {
         long_codes[index * Tile::kWaves + atomicAdd(num_long + index, 1u)] = static_cast<uint16_t>(threadIdx.x * 4 + j);
   }
 
-  // In windows that start at multiples of `num_lanes` slots, so that they are whole lines.
-  __device__ static bool write_run(const KernelArgs& args, const Run& run, uint32_t slot, uint32_t first_pair, uint32_t lane,
-                                   uint32_t num_lanes) {
+  // Pairs to slots, and what else there is to write with them.
+  struct Writer {
+    int32_t* sorted_pairs;
+    const KernelArgs* more;  // null if sorted_pairs is all
+
+    __device__ explicit Writer(const KernelArgs& args)
+        : sorted_pairs(args.out.sorted_pairs), more(args.out.has_extras || args.out.pair_slots ? &args : nullptr) {}
+
+    __device__ __noinline__ static void write_more(const KernelArgs& args, uint32_t slot, uint32_t pair) {
+      if (args.out.has_extras) write_slot_extras(args, slot, pair);
+      if (args.out.pair_slots) args.out.pair_slots[pair] = static_cast<int32_t>(slot);
+    }
+
+    // In windows that start at multiples of kLanes slots, so that they are whole lines. False if two of this thread's
+    // pairs have changed places.
+    template <uint32_t kLanes>
+    __device__ bool write_run(const Run& run, uint32_t slot, uint32_t first_pair, uint32_t lane) const {
+      const uint32_t skipped = slot % kLanes;
+      const uint32_t end = skipped + run.length();
+      const uint32_t first_slot = slot - skipped;
+      const uint16_t* const from = run.order + run.begin - skipped;
+      int32_t* const to = sorted_pairs + first_slot;
+      bool in_order = true;
+#pragma unroll 2
+      for (uint32_t at = lane; at < end; at += kLanes) {
+        if (at < skipped) continue;
+        const uint32_t own = from[at];
+        if (gpu::kAtomicsInLaneOrder) in_order &= own < from[at + 1] || at + 1 == end;
+        to[at] = static_cast<int32_t>(first_pair + own);
+        if (more) write_more(*more, first_slot + at, first_pair + own);
+      }
+      return in_order;
+    }
+  };
+
+  template <uint32_t kLanes>
+  __device__ bool write_runs(const KernelArgs& args, const Tile& tile, uint32_t num_tiles, uint32_t first_pair) const {
+    const Writer writer(args);
+    const uint32_t lane = threadIdx.x % kLanes;
     bool in_order = true;
-    const uint32_t to_slot = slot - run.begin;
-    for (uint32_t at = slot / num_lanes * num_lanes + lane; at < slot + run.length(); at += num_lanes) {
-      if (at < slot) continue;
-      const uint32_t position = at - to_slot;
-      const uint32_t own = run.order[position];
-      if (gpu::kAtomicsInLaneOrder) in_order &= position + 1 == run.end || own < run.order[position + 1];
-      write_slot(args, at, first_pair + own);
-      if (args.out.pair_slots) args.out.pair_slots[first_pair + own] = static_cast<int32_t>(at);
+#pragma unroll 1
+    for (uint32_t code = threadIdx.x / kLanes; code < args.num_codes; code += Tile::kThreads / kLanes) {
+      uint32_t slot = tile.shift[code];
+#pragma unroll 1
+      for (uint32_t index = 0; index < num_tiles; ++index) {
+        const Run run = run_of(index, code);
+        if (run.length() <= kLongRun)
+          in_order &= writer.template write_run<kLanes>(run, slot, first_pair + index * Tile::kPairs, lane);
+        slot += run.length();
+      }
     }
     return in_order;
   }
 
+  // By all threads.
   __device__ bool write_long_run(const KernelArgs& args, const Tile& tile, uint32_t index, uint32_t code,
                                  uint32_t first_pair) const {
     uint32_t slot = tile.shift[code];
+#pragma unroll 1
     for (uint32_t earlier = 0; earlier < index; ++earlier) slot += run_of(earlier, code).length();
-    return write_run(args, run_of(index, code), slot, first_pair + index * Tile::kPairs, threadIdx.x, Tile::kThreads);
+    return Writer(args).template write_run<Tile::kThreads>(run_of(index, code), slot, first_pair + index * Tile::kPairs,
+                                                           threadIdx.x);
   }
 };
 

@@ -25,7 +25,11 @@ class E4m3Scale {
   // From the largest magnitude of the whole tile.
   __device__ explicit E4m3Scale(uint32_t magnitude) {
     infinite_ = magnitude == kInfinity;
-    scale_ = fmaxf(__uint_as_float(min(magnitude, kInfinity - 1)), 1e-10f) / 448.0f;
+    // Divided by 448: the product with its reciprocal is within an ulp, so that one correction rounds correctly (Markstein).
+    constexpr float kReciprocal = 1.0f / 448.0f;
+    const float largest = fmaxf(__uint_as_float(min(magnitude, kInfinity - 1)), 1e-10f);
+    const float product = largest * kReciprocal;
+    scale_ = __fmaf_rn(__fmaf_rn(-product, 448.0f, largest), kReciprocal, product);
     reciprocal_ = 1.0f / scale_;
   }
 

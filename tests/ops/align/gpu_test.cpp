@@ -5,6 +5,8 @@
 
 #include <deque>
 
+#include "disorder.hpp"
+#include "ops/align/launchers.hpp"
 #include "ops/align/op.hpp"
 #include "problem.hpp"
 #include "support/errors.hpp"
@@ -217,6 +219,53 @@ TEST_F(AlignGpu, ConcurrentStreamsWithAContextEach) {
   for (int i = 0; i < kStreams; ++i) {
     on_gpu[i].fetch();
     expect_result(expected(problems[i], calls[i].args.sorted_pairs.shape[0]), calls[i].out, 8, true);
+  }
+}
+
+// Plain arguments for a kernel: all of a problem's pairs count, the rest is sorted_pairs and pair_slots.
+align_gpu::KernelArgs kernel_args(const AlignArgs& args, const gpu::Buffer& workspace) {
+  align_gpu::KernelArgs to;
+  to.source.ids = args.topk_ids.data;
+  to.source.num_rows = static_cast<uint32_t>(args.topk_ids.shape[0]);
+  to.source.num_topk = static_cast<uint32_t>(args.topk_ids.shape[1]);
+  to.source.row_stride = args.topk_ids.shape[1];
+  to.source.num_pairs = to.source.num_rows * to.source.num_topk;
+  to.source.num_experts = to.source.num_groups = to.num_codes = static_cast<uint32_t>(args.num_experts);
+  to.source.by_topk = gpu::Divider::by(to.source.num_topk);
+  to.by_block = gpu::Divider::by(static_cast<uint32_t>(args.block));
+  to.out.sorted_pairs = args.sorted_pairs.as<int32_t>();
+  to.out.num_padded = args.num_padded.as<int32_t>();
+  to.out.pair_slots = args.pair_slots.as<int32_t>();
+  to.out.pad_value = static_cast<int32_t>(to.source.num_pairs);
+  to.barrier = workspace.as<uint32_t>();
+  to.workspace = workspace.as<uint32_t>() + 16;
+  return to;
+}
+
+TEST_F(AlignGpu, AtomicsOutOfLaneOrder) {
+  if (!ranks_by_atomics()) GTEST_SKIP() << "this backend ranks without atomics";
+  Rng rng(10);
+  constexpr uint32_t kNumBlocks = 7;
+  const gpu::Buffer workspace(gpu_device(), 64 + 4 * align_gpu::multi_phase_workspace_words(32, kNumBlocks));
+  for (const int64_t rows : {1, 37, 128, 3001}) {
+    SCOPED_TRACE(rows);
+    const Problem p = simple(rng, rows, 8, 32, 16);
+    for (const bool oneshot : {true, false}) {
+      if (oneshot && rows > 128) continue;
+      Call call(p, true);
+      GpuCall on_gpu(call);
+      on_gpu.send();
+      const align_gpu::KernelArgs args = kernel_args(on_gpu.args(), workspace);
+      if (oneshot)
+        launch_disordered_oneshot(args, on_gpu.stream());
+      else
+        launch_disordered_multi_phase(args, kNumBlocks, on_gpu.stream());
+      on_gpu.fetch();
+      const Result want = expected(p, call.args.sorted_pairs.shape[0]);
+      EXPECT_EQ(call.out.num_padded, want.num_padded);
+      EXPECT_EQ(call.out.pairs, want.pairs);
+      EXPECT_EQ(call.out.slots, want.slots);
+    }
   }
 }
 
