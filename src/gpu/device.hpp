@@ -163,13 +163,6 @@ __device__ void store_streaming(T* to, T value) {
 #endif
 }
 
-// Asks for the line around `at` without waiting for it.
-__device__ inline void prefetch_to_l2([[maybe_unused]] const void* at) {
-#if !defined(MIXLANE_HIP)
-  asm volatile("prefetch.global.L2 [%0];" ::"l"(at));
-#endif
-}
-
 __device__ inline void store_packet(void* to, const Packet& packet) {
   *reinterpret_cast<uint4*>(to) = make_uint4(packet.words[0], packet.words[1], packet.words[2], packet.words[3]);
 }

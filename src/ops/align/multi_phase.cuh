@@ -1,16 +1,15 @@
-// align.multi_phase: all SMs, one cooperative launch.
+// align.multi_phase: all SMs, one cooperative launch, ids read once.
 //
-//   order    every block sorts its contiguous chunk of pairs tile by tile and keeps the order in shared memory, 16 bits a
-//            pair; of the tiles beyond that memory it only counts the codes
+//   count    every block counts the codes of its contiguous chunk of pairs and keeps the codes, packed, in shared memory
 //   barrier
 //   columns  a wave per code turns the blocks' counts into sums over the blocks before
 //   barrier
-//   write    lanes per code write its runs of all kept tiles to consecutive slots; the other tiles are read again,
-//            sorted and written one by one
+//   sort     every block sorts its chunk tile by tile and writes each tile as runs of consecutive slots
+//
+// What does not fit in shared memory is read again in `sort`.
 #pragma once
 
 #include "ops/align/outputs.cuh"
-#include "ops/align/tile_order.cuh"
 
 namespace mixlane::align_gpu {
 
@@ -25,6 +24,61 @@ struct Matrix {
   }
   __device__ Matrix(uint32_t* workspace, uint32_t num_codes, uint32_t num_blocks)
       : counts(workspace), totals(counts + num_codes * num_blocks), faults(totals + num_codes) {}
+};
+
+// Codes of the block's chunk, four per thread and entry, as bytes while kNoCode can be told from a code.
+template <class Tile>
+class CodeCache {
+ public:
+  __device__ CodeCache(std::byte* memory, uint32_t bytes, uint32_t num_codes)
+      : memory_(memory), wide_(num_codes > 256), num_tiles_(bytes / (Tile::kPairs * (wide_ ? 2u : 1u))) {}
+
+  // 256 codes leave no byte for kNoCode: a chunk that has one is not kept.
+  __device__ static bool holds(uint32_t num_codes, bool has_none) { return num_codes != 256 || !has_none; }
+  __device__ uint32_t num_tiles() const { return num_tiles_; }
+
+  __device__ void store(uint32_t tile, const uint32_t (&codes)[Tile::kItems]) const {
+#pragma unroll
+    for (uint32_t g = 0; g < kGroups; ++g) {
+      const uint32_t entry = (tile * kGroups + g) * Tile::kThreads + threadIdx.x;
+      const uint32_t low = codes[4 * g] & 0xffffu;
+      if (wide_) {
+        reinterpret_cast<uint2*>(memory_)[entry] =
+            make_uint2(low | codes[4 * g + 1] << 16, (codes[4 * g + 2] & 0xffffu) | codes[4 * g + 3] << 16);
+      } else {
+        reinterpret_cast<uint32_t*>(memory_)[entry] =
+            (low & 0xffu) | (codes[4 * g + 1] & 0xffu) << 8 | (codes[4 * g + 2] & 0xffu) << 16 | codes[4 * g + 3] << 24;
+      }
+    }
+  }
+
+  __device__ void load(uint32_t tile, bool byte_none, uint32_t (&codes)[Tile::kItems]) const {
+#pragma unroll
+    for (uint32_t g = 0; g < kGroups; ++g) {
+      const uint32_t entry = (tile * kGroups + g) * Tile::kThreads + threadIdx.x;
+      if (wide_) {
+        const uint2 packed = reinterpret_cast<const uint2*>(memory_)[entry];
+        codes[4 * g] = packed.x & 0xffffu;
+        codes[4 * g + 1] = packed.x >> 16;
+        codes[4 * g + 2] = packed.y & 0xffffu;
+        codes[4 * g + 3] = packed.y >> 16;
+      } else {
+        const uint32_t packed = reinterpret_cast<const uint32_t*>(memory_)[entry];
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          const uint32_t code = packed >> (8 * j) & 0xffu;
+          codes[4 * g + j] = byte_none && code == 0xffu ? kNoCode : code;
+        }
+      }
+    }
+  }
+
+ private:
+  static_assert(Tile::kItems % 4 == 0);
+  static constexpr uint32_t kGroups = Tile::kItems / 4;
+  std::byte* memory_;
+  bool wide_;
+  uint32_t num_tiles_;
 };
 
 // One block's part of the pairs.
@@ -70,68 +124,37 @@ __device__ void sum_columns(const Matrix& matrix, uint32_t num_codes) {
   }
 }
 
-struct SortedTile {
-  Quad counted;  // of this thread's codes
-  Faults faults;
-};
-
-// Sorts the tile that starts at pair `first` into entry `index`.
+// Counts the chunk's codes in tile.totals (zeroed here) and keeps what fits in the cache.
 template <class Tile, bool kPlain>
-__device__ __forceinline__ SortedTile sort_pairs(const KernelArgs& args, const Tile tile, const TileOrders<Tile> orders,
-                                              uint32_t index, uint32_t first, uint32_t end, bool exact) {
-  SortedTile sorted;
-  uint32_t codes[Tile::kItems];
-  load_codes<Tile, kPlain>(args.source, first, end, codes, sorted.faults);
-  if (args.out.pair_slots) write_dropped_slots<Tile>(args, codes, first, end);
-  sorted.counted = orders.sort(tile, index, codes, exact);
-  return sorted;
-}
-
-// Counts the pairs from `first` on in tile.totals.
-template <class Tile, bool kPlain>
-__device__ __forceinline__ Faults count_pairs_from(const KernelArgs& args, const Tile tile, uint32_t first, uint32_t end) {
-  Faults faults;
-  for (; first < end; first += Tile::kPairs) {
-    uint32_t codes[Tile::kItems];
-    load_codes<Tile, kPlain>(args.source, first, end, codes, faults);
-#pragma unroll
-    for (int i = 0; i < Tile::kItems; ++i)
-      if (codes[i] != kNoCode) atomicAdd(tile.totals + codes[i], 1u);
-  }
-  return faults;
-}
-
-// Sorts the tiles that are kept and counts the others. Returns the chunk's pairs of this thread's codes.
-template <class Tile, bool kPlain>
-__device__ Quad order_chunk(const KernelArgs& args, const Tile& tile, const Chunk& chunk, const TileOrders<Tile>& orders) {
+__device__ void count_chunk(const KernelArgs& args, const Tile& tile, const Chunk& chunk, const CodeCache<Tile>& cache) {
   for (uint32_t code = threadIdx.x; code < tile.stride; code += Tile::kThreads) tile.totals[code] = 0;
   tile.clear_facts();
   __syncthreads();
-  Quad counted;
-  uint32_t first = chunk.begin;
-  for (uint32_t index = 0; index < orders.capacity && first < chunk.end; ++index, first += Tile::kPairs) {
-    prefetch_tile<Tile, kPlain>(args.source, first + Tile::kPairs, chunk.end);
-    const SortedTile sorted = sort_pairs<Tile, kPlain>(args, tile, orders, index, first, chunk.end, false);
-    counted.add(sorted.counted);
-    tile.add_faults(sorted.faults);
+  Faults faults;
+  bool has_none = false;
+  uint32_t index = 0;
+  for (uint32_t first = chunk.begin; first < chunk.end; first += Tile::kPairs, ++index) {
+    uint32_t codes[Tile::kItems];
+    load_codes<Tile, kPlain>(args.source, first, chunk.end, codes, faults);
+#pragma unroll
+    for (int i = 0; i < Tile::kItems; ++i) {
+      if (codes[i] != kNoCode) atomicAdd(tile.totals + codes[i], 1u);
+      // Behind the chunk's end nothing needs telling apart: those pairs are cut off again when the tile is sorted.
+      else if (first + Tile::pair_of(i) < chunk.end)
+        has_none = true;
+    }
+    if (index < cache.num_tiles()) cache.store(index, codes);
   }
-  if (first < chunk.end) tile.add_faults(count_pairs_from<Tile, kPlain>(args, tile, first, chunk.end));
+  if (has_none) tile.facts->has_none = 1;
+  tile.add_faults(faults);
   __syncthreads();
-  if (threadIdx.x < tile.stride / 4) {
-    const uint4 others = *reinterpret_cast<const uint4*>(tile.totals + threadIdx.x * 4);
-    counted.add({{others.x, others.y, others.z, others.w}});
-  }
-  return counted;
 }
 
-// This thread's entries of the block's column, and by one thread the block's reported pairs.
+// This thread's column entries of the matrix, and by one thread the block's reported pairs.
 template <class Tile>
-__device__ void publish_counts(const KernelArgs& args, const Tile& tile, const Matrix& matrix, const Quad& counted) {
-#pragma unroll
-  for (uint32_t j = 0; j < 4; ++j) {
-    const uint32_t code = threadIdx.x * 4 + j;
-    if (code < args.num_codes) matrix.counts[code * gridDim.x + blockIdx.x] = counted.of[j];
-  }
+__device__ void publish_counts(const KernelArgs& args, const Tile& tile, const Matrix& matrix) {
+  for (uint32_t code = threadIdx.x; code < args.num_codes; code += Tile::kThreads)
+    matrix.counts[code * gridDim.x + blockIdx.x] = tile.totals[code];
   if (threadIdx.x == 0) {
     matrix.faults[2 * blockIdx.x] = tile.facts->fault_count;
     matrix.faults[2 * blockIdx.x + 1] = tile.facts->fault_first;
@@ -175,42 +198,67 @@ __device__ void report_all_faults(const KernelArgs& args, const Matrix& matrix) 
   if (Wave::lane() == 0) report_faults(args, count, first);
 }
 
-// Writes the pairs of the chunk; what turns out to be in the wrong order again. `slots`: of the first pair of each of this
-// thread's codes.
+// The codes of a tile whose chunk is kept.
+template <class Tile>
+__device__ void load_cached(const CodeCache<Tile>& cache, uint32_t index, bool byte_none, uint32_t first, uint32_t end,
+                            uint32_t (&codes)[Tile::kItems]) {
+  cache.load(index, byte_none, codes);
+  if (end - first >= Tile::kPairs) return;
+#pragma unroll
+  for (int i = 0; i < Tile::kItems; ++i)
+    if (first + Tile::pair_of(i) >= end) codes[i] = kNoCode;
+}
+
+// Sorts and writes the chunk tile by tile; `slots` = where the next pair of each of this thread's codes goes. False if
+// this thread saw pairs that had changed places.
 template <class Tile, bool kPlain>
-__device__ void write_chunk(const KernelArgs& args, const Tile& tile, const Chunk& chunk, const TileOrders<Tile>& orders,
-                            const Quad& slots) {
-  const uint32_t num_tiles = (chunk.end - chunk.begin + Tile::kPairs - 1) / Tile::kPairs;
-  const uint32_t num_kept = min(num_tiles, orders.capacity);
-  orders.set_slots(tile, slots);
-  __syncthreads();
-  bool exact = __syncthreads_or(!orders.write(args, tile, num_kept, chunk.begin));
-  uint32_t index = exact ? 0 : num_kept;
-  if (index < num_tiles) orders.advance_slots(tile, index);
-  while (index < num_tiles) {
-    const uint32_t first = chunk.begin + index * Tile::kPairs;
-    sort_pairs<Tile, kPlain>(args, tile, orders, 0, first, chunk.end, exact);
-    __syncthreads();
-    if (__syncthreads_or(!orders.write(args, tile, 1, first))) {
-      exact = true;  // once more
-      continue;
+__device__ bool sort_chunk(const KernelArgs& args, const Tile& tile, const Chunk& chunk, const CodeCache<Tile>& cache,
+                           Quad slots, bool exact) {
+  const Staged<Tile> staged{reinterpret_cast<uint32_t*>(tile.rest)};
+  const bool cached = CodeCache<Tile>::holds(args.num_codes, tile.facts->has_none != 0);
+  bool in_order = true;
+  uint32_t index = 0;
+  for (uint32_t first = chunk.begin; first < chunk.end; first += Tile::kPairs, ++index) {
+    uint32_t codes[Tile::kItems];
+    if (cached && index < cache.num_tiles()) {
+      load_cached(cache, index, args.num_codes < 256, first, chunk.end, codes);
+    } else {
+      Faults reported_before;
+      load_codes<Tile, kPlain>(args.source, first, chunk.end, codes, reported_before);
     }
-    orders.advance_slots(tile, 1);
-    ++index;
+    tile.clear_row();
+    tile.rank(codes, exact);
+    __syncthreads();
+
+    const Quad in_tile = tile.sum_rows();
+    const Quad starts = starts_of(tile.sum_below(in_tile.sum()), in_tile);
+    tile.spread_rows(starts);
+    tile.set_shift(starts, slots);
+    slots.add(in_tile);
+    if (threadIdx.x == tile.stride / 4 - 1) tile.facts->num_staged = starts.of[3] + in_tile.of[3];
+    __syncthreads();
+
+    staged.stage(tile, codes);
+    if (args.out.pair_slots) write_pair_slots(args, tile, codes, first, chunk.end);
+    const uint32_t num_staged = tile.facts->num_staged;
+    __syncthreads();
+
+    in_order &= staged.write(args, tile, first, num_staged, threadIdx.x, Tile::kThreads);
   }
+  return in_order;
 }
 
 template <class Tile, bool kPlain>
 __global__ void __launch_bounds__(Tile::kThreads, 1024 / Tile::kThreads)
-    align_multi_phase(const MIXLANE_GRID_CONSTANT KernelArgs args, uint32_t num_kept) {
+    align_multi_phase(const MIXLANE_GRID_CONSTANT KernelArgs args, uint32_t cache_bytes) {
   extern __shared__ __align__(16) std::byte shared[];
   const Tile tile(shared, args.num_codes);
-  const TileOrders<Tile> orders(tile, num_kept);
   const Chunk chunk(count_pairs(args.source));
+  const CodeCache<Tile> cache(tile.rest + Staged<Tile>::kBytes, cache_bytes, args.num_codes);
   const Matrix matrix(args.workspace, args.num_codes, gridDim.x);
 
-  const Quad counted = order_chunk<Tile, kPlain>(args, tile, chunk, orders);
-  publish_counts(args, tile, matrix, counted);
+  count_chunk<Tile, kPlain>(args, tile, chunk, cache);
+  publish_counts(args, tile, matrix);
   gpu::grid_barrier(args.barrier);
   sum_columns<Tile>(matrix, args.num_codes);
   gpu::grid_barrier(args.barrier);
@@ -227,7 +275,9 @@ __global__ void __launch_bounds__(Tile::kThreads, 1024 / Tile::kThreads)
     if (Tile::Wave::index_in_block() == 0) report_all_faults<Tile>(args, matrix);
   }
   fill_zeros(args, first, step);
-  write_chunk<Tile, kPlain>(args, tile, chunk, orders, slots);
+
+  bool exact = !gpu::kAtomicsInLaneOrder;
+  while (__syncthreads_or(!sort_chunk<Tile, kPlain>(args, tile, chunk, cache, slots, exact))) exact = true;
 }
 
 }  // namespace mixlane::align_gpu

@@ -48,6 +48,7 @@ struct alignas(16) BlockFacts {
   uint32_t fault_count;
   uint32_t fault_first;
   uint32_t has_long_code;  // one whose output blocks are more than a wave's lanes
+  uint32_t has_none;       // a pair without a code
 };
 
 template <int kThreads_, int kItems_, int kWave_>
@@ -100,7 +101,7 @@ struct Tile {
   }
 
   __device__ void clear_facts() const {
-    if (threadIdx.x == 0) *facts = {0, 0, 0, ~0u, 0};
+    if (threadIdx.x == 0) *facts = {0, 0, 0, ~0u, 0, 0};
   }
 
   __device__ void clear_row() const {

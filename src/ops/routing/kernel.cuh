@@ -189,7 +189,8 @@ template <int kSize, int kValues, bool kByScore>
 __global__ void __launch_bounds__(kMaxThreads, kByScore || kValues > 8 ? 1 : 6)
     route_tokens(const MIXLANE_GRID_CONSTANT KernelArgs args, uint32_t wave_bytes) {
   extern __shared__ uint4 shared[];
-  gpu::prefetch_args(args);
+  // Worth it where a multiprocessor has a token or two.
+  if (blockDim.x == gpu::kHardwareWave) gpu::prefetch_args(args);
   gpu::wait_for_previous_kernel();
   gpu::allow_next_kernel();
   using W = gpu::Wave<kSize>;

@@ -39,15 +39,15 @@ void launch_disordered_oneshot(const KernelArgs& args, Stream stream) {
 }
 
 void launch_disordered_multi_phase(const KernelArgs& args, uint32_t num_blocks, Stream stream) {
-  constexpr uint32_t kNumKept = 1;
+  constexpr uint32_t kCacheBytes = DisorderedTile::kPairs;
   gpu::launch(align_multi_phase<DisorderedTile, true>,
               {.variant = "disordered multi_phase",
                .num_blocks = num_blocks,
                .num_threads = DisorderedTile::kThreads,
-               .shared_bytes = DisorderedTile::shared_bytes(args.num_codes) +
-                               kNumKept * TileOrders<DisorderedTile>::bytes_per_tile(args.num_codes),
+               .shared_bytes =
+                   DisorderedTile::shared_bytes(args.num_codes) + Staged<DisorderedTile>::kBytes + kCacheBytes,
                .cooperative = true},
-              stream, args, kNumKept);
+              stream, args, kCacheBytes);
 }
 
 }  // namespace mixlane::test
