@@ -25,7 +25,9 @@ __device__ inline uint32_t map_shared(const void* shared, uint32_t rank) {
   return address;
 }
 
-__device__ inline uint32_t shared_address(const void* shared) { return static_cast<uint32_t>(__cvta_generic_to_shared(shared)); }
+__device__ inline uint32_t shared_address(const void* shared) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+}
 
 // A barrier in shared memory that waits for so many bytes of store_async().
 __device__ inline void init_barrier(uint64_t* barrier, uint32_t bytes) {

@@ -17,7 +17,9 @@ struct ClusterCounts {
   uint64_t* barrier;  // what the others send is there
   uint32_t row_pairs;
 
-  __host__ __device__ static constexpr uint32_t pairs_per_row(uint32_t num_codes) { return (num_quads(num_codes) + 1) / 2 * 2; }
+  __host__ __device__ static constexpr uint32_t pairs_per_row(uint32_t num_codes) {
+    return (num_quads(num_codes) + 1) / 2 * 2;
+  }
   __host__ __device__ static constexpr int64_t bytes(uint32_t num_codes) {
     return int64_t{8} * (kClusterBlocks * (pairs_per_row(num_codes) + 1) + 1);
   }

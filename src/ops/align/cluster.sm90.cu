@@ -9,14 +9,15 @@ using LargestTile = Tile<1024, 8, 32>;
 
 template <class Tile, bool kPlain>
 void launch_tile(const KernelArgs& args, Stream stream) {
-  gpu::launch(align_cluster<Tile, kPlain>,
-              {.variant = "align.cluster",
-               .num_blocks = kClusterBlocks,
-               .num_threads = Tile::kThreads,
-               .shared_bytes = Tile::shared_bytes(args.num_codes) + Staged<Tile>::kBytes + ClusterCounts::bytes(args.num_codes),
-               .cluster_blocks = kClusterBlocks,
-               .overlaps_previous = true},
-              stream, args);
+  gpu::launch(
+      align_cluster<Tile, kPlain>,
+      {.variant = "align.cluster",
+       .num_blocks = kClusterBlocks,
+       .num_threads = Tile::kThreads,
+       .shared_bytes = Tile::shared_bytes(args.num_codes) + Staged<Tile>::kBytes + ClusterCounts::bytes(args.num_codes),
+       .cluster_blocks = kClusterBlocks,
+       .overlaps_previous = true},
+      stream, args);
 }
 
 // The first of the tiles that takes the share of a block.

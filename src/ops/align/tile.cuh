@@ -78,8 +78,8 @@ struct Tile {
 
   __host__ __device__ static constexpr int64_t shared_bytes(uint32_t num_codes) {
     const int64_t padded = int64_t{num_quads(num_codes)} * 4;
-    const int64_t bytes = kWaves * int64_t{16} + int64_t{sizeof(BlockFacts)} + kWaves * padded * 2 + (padded + 4) * 4 +
-                          padded * 4 * 2;
+    const int64_t bytes =
+        kWaves * int64_t{16} + int64_t{sizeof(BlockFacts)} + kWaves * padded * 2 + (padded + 4) * 4 + padded * 4 * 2;
     return (bytes + 15) / 16 * 16;
   }
 

@@ -130,7 +130,7 @@ __device__ void close_groups(const KernelArgs& args, const float (&choices)[kVal
   W::sync();
   score_groups<kSize>(args, all_choices, group_keys);
   W::sync();
-  for (uint32_t group = W::lane(); group < args.num_groups; group += kSize) 
+  for (uint32_t group = W::lane(); group < args.num_groups; group += kSize)
     open[group] = is_open(args, group_keys, group, group_keys[group]);
   W::sync();
 #pragma unroll

@@ -81,7 +81,8 @@ struct WaveMemory {
   float* scores;
   void* scratch;
 
-  __device__ explicit WaveMemory(std::byte* memory) : scores(reinterpret_cast<float*>(memory)), scratch(memory + kScoreBytes) {}
+  __device__ explicit WaveMemory(std::byte* memory)
+      : scores(reinterpret_cast<float*>(memory)), scratch(memory + kScoreBytes) {}
 };
 
 // Scores, and the keys of the order of the choice: 0 for what can't be chosen.
@@ -113,7 +114,9 @@ __device__ void make_keys(const KernelArgs& args, const float (&x)[kValues], con
   switch (args.scoring) {
     case Scoring::softmax: make_score_keys<Scoring::softmax, kSize>(args, x, facts, choices, scores, keys); break;
     case Scoring::sigmoid: make_score_keys<Scoring::sigmoid, kSize>(args, x, facts, choices, scores, keys); break;
-    case Scoring::sqrt_softplus: make_score_keys<Scoring::sqrt_softplus, kSize>(args, x, facts, choices, scores, keys); break;
+    case Scoring::sqrt_softplus:
+      make_score_keys<Scoring::sqrt_softplus, kSize>(args, x, facts, choices, scores, keys);
+      break;
     case Scoring::topk_softmax: make_score_keys<Scoring::topk_softmax, kSize>(args, x, facts, choices, scores, keys); break;
   }
   if (args.num_groups > 1) close_groups<kSize>(args, choices, keys, memory.scratch);

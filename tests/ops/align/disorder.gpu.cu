@@ -1,5 +1,4 @@
 #include "disorder.hpp"
-
 #include "gpu/launch.hpp"
 #include "ops/align/multi_phase.cuh"
 #include "ops/align/oneshot.cuh"
@@ -44,8 +43,7 @@ void launch_disordered_multi_phase(const KernelArgs& args, uint32_t num_blocks, 
               {.variant = "disordered multi_phase",
                .num_blocks = num_blocks,
                .num_threads = DisorderedTile::kThreads,
-               .shared_bytes =
-                   DisorderedTile::shared_bytes(args.num_codes) + Staged<DisorderedTile>::kBytes + kCacheBytes,
+               .shared_bytes = DisorderedTile::shared_bytes(args.num_codes) + Staged<DisorderedTile>::kBytes + kCacheBytes,
                .cooperative = true},
               stream, args, kCacheBytes);
 }
