@@ -209,14 +209,12 @@ __device__ void load_cached(const CodeCache<Tile>& cache, uint32_t index, bool b
     if (first + Tile::pair_of(i) >= end) codes[i] = kNoCode;
 }
 
-// Sorts and writes the chunk tile by tile; `slots` = where the next pair of each of this thread's codes goes. False if
-// this thread saw pairs that had changed places.
+// Sorts and writes the chunk tile by tile; `slots` = where the next pair of each of this thread's codes goes.
 template <class Tile, bool kPlain>
-__device__ bool sort_chunk(const KernelArgs& args, const Tile& tile, const Chunk& chunk, const CodeCache<Tile>& cache,
-                           Quad slots, bool exact) {
+__device__ void sort_chunk(const KernelArgs& args, const Tile& tile, const Chunk& chunk, const CodeCache<Tile>& cache,
+                           Quad slots) {
   const Staged<Tile> staged{reinterpret_cast<uint32_t*>(tile.rest)};
   const bool cached = CodeCache<Tile>::holds(args.num_codes, tile.facts->has_none != 0);
-  bool in_order = true;
   uint32_t index = 0;
   for (uint32_t first = chunk.begin; first < chunk.end; first += Tile::kPairs, ++index) {
     uint32_t codes[Tile::kItems];
@@ -227,7 +225,7 @@ __device__ bool sort_chunk(const KernelArgs& args, const Tile& tile, const Chunk
       load_codes<Tile, kPlain>(args.source, first, chunk.end, codes, reported_before);
     }
     tile.clear_row();
-    tile.rank(codes, exact);
+    tile.rank(codes, true);
     __syncthreads();
 
     const Quad in_tile = tile.sum_rows();
@@ -243,9 +241,8 @@ __device__ bool sort_chunk(const KernelArgs& args, const Tile& tile, const Chunk
     const uint32_t num_staged = tile.facts->num_staged;
     __syncthreads();
 
-    in_order &= staged.write(args, tile, first, num_staged, threadIdx.x, Tile::kThreads);
+    staged.write(args, tile, first, num_staged, threadIdx.x, Tile::kThreads);
   }
-  return in_order;
 }
 
 template <class Tile, bool kPlain>
@@ -275,9 +272,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1024 / Tile::kThreads)
     if (Tile::Wave::index_in_block() == 0) report_all_faults<Tile>(args, matrix);
   }
   fill_zeros(args, first, step);
-
-  bool exact = !gpu::kAtomicsInLaneOrder;
-  while (__syncthreads_or(!sort_chunk<Tile, kPlain>(args, tile, chunk, cache, slots, exact))) exact = true;
+  sort_chunk<Tile, kPlain>(args, tile, chunk, cache, slots);
 }
 
 }  // namespace mixlane::align_gpu

@@ -189,7 +189,7 @@ __device__ void finish(const KernelArgs& args, uint32_t token, const std::byte* 
 // Shared memory: `wave_bytes` per wave. kByScore: there is a bias or there are groups; else the order of the
 // logits is that of the choice, and only the chosen are scored.
 template <int kSize, int kValues, bool kByScore>
-__global__ void __launch_bounds__(kMaxThreads, kByScore || kValues > 8 ? 1 : 6)
+__global__ void __launch_bounds__(kMaxThreads, kByScore || kValues > 8 ? 1 : 5)
     route_tokens(const MIXLANE_GRID_CONSTANT KernelArgs args, uint32_t wave_bytes) {
   extern __shared__ uint4 shared[];
   // Worth it where a multiprocessor has a token or two.

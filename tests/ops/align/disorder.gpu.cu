@@ -1,6 +1,5 @@
 #include "disorder.hpp"
 #include "gpu/launch.hpp"
-#include "ops/align/multi_phase.cuh"
 #include "ops/align/oneshot.cuh"
 
 namespace mixlane::test {
@@ -35,17 +34,6 @@ void launch_disordered_oneshot(const KernelArgs& args, Stream stream) {
                .num_threads = DisorderedTile::kThreads,
                .shared_bytes = DisorderedTile::shared_bytes(args.num_codes) + Staged<DisorderedTile>::kBytes},
               stream, args);
-}
-
-void launch_disordered_multi_phase(const KernelArgs& args, uint32_t num_blocks, Stream stream) {
-  constexpr uint32_t kCacheBytes = DisorderedTile::kPairs;
-  gpu::launch(align_multi_phase<DisorderedTile, true>,
-              {.variant = "disordered multi_phase",
-               .num_blocks = num_blocks,
-               .num_threads = DisorderedTile::kThreads,
-               .shared_bytes = DisorderedTile::shared_bytes(args.num_codes) + Staged<DisorderedTile>::kBytes + kCacheBytes,
-               .cooperative = true},
-              stream, args, kCacheBytes);
 }
 
 }  // namespace mixlane::test

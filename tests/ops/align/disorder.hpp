@@ -8,7 +8,5 @@ namespace mixlane::test {
 // Whether the kernels of this build rank by atomics at all.
 bool ranks_by_atomics();
 void launch_disordered_oneshot(const align_gpu::KernelArgs& args, Stream stream);
-// `num_blocks` of them; each keeps the codes of one tile and reads the others twice.
-void launch_disordered_multi_phase(const align_gpu::KernelArgs& args, uint32_t num_blocks, Stream stream);
 
 }  // namespace mixlane::test
