@@ -25,6 +25,14 @@ inline constexpr int kHardwareWave = 64;
 inline constexpr int kHardwareWave = 32;
 #endif
 
+// Whether the lanes of an atomic on shared memory are seen to take their turns in ascending order. No manual promises
+// that, so nothing may be wrong without it: who hopes for it checks the outcome and knows another way.
+#if defined(MIXLANE_HIP)
+inline constexpr bool kAtomicsInLaneOrder = false;
+#else
+inline constexpr bool kAtomicsInLaneOrder = true;
+#endif
+
 // ---------------------------------------------------------------------------------------------------------------------
 // Waves
 
@@ -92,36 +100,40 @@ struct Wave {
     return value;
   }
 
-  // Lanes whose values have the same lowest kBits bits. Ballots, also where there is a match instruction: Hopper's takes
-  // several times as long, a step per distinct value.
+  // Several at once, so that they hide each other's latency.
+  template <class T, int kCount>
+  __device__ static void inclusive_sums(const T (&values)[kCount], T (&sums)[kCount]) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) sums[i] = values[i];
+#pragma unroll
+    for (int distance = 1; distance < kSize; distance *= 2) {
+      T below[kCount];
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) below[i] = shuffle_up(sums[i], distance);
+#pragma unroll
+      for (int i = 0; i < kCount; ++i)
+        if (lane() >= static_cast<uint32_t>(distance)) sums[i] += below[i];
+    }
+  }
+
+  // Lanes whose values have the same lowest kBits bits, by ballots or by an instruction that takes a step per distinct
+  // value (and may look at all bits).
   template <int kBits>
   __device__ static Mask match_any(uint32_t value) {
+#if defined(MIXLANE_HIP)
     Mask peers = kAll;
 #pragma unroll
     for (int bit = 0; bit < kBits; ++bit) {
-#if !defined(MIXLANE_HIP)
-      if constexpr (kSize == kHardwareWave) {
-        // Four instructions a bit; from C++ the compiler makes seven.
-        asm volatile(
-            "{\n"
-            ".reg .pred set;\n"
-            ".reg .b32 having;\n"
-            "and.b32 having, %1, %2;\n"
-            "setp.ne.u32 set, having, 0;\n"
-            "vote.sync.ballot.b32 having, set, 0xffffffff;\n"
-            "@!set not.b32 having, having;\n"
-            "and.b32 %0, %0, having;\n"
-            "}"
-            : "+r"(peers)
-            : "r"(value), "r"(1u << bit));
-        continue;
-      }
-#endif
       const bool set = (value >> bit & 1u) != 0;
       const Mask having = ballot(set);
       peers &= set ? having : ~having;
     }
     return peers;
+#else
+    const uint32_t peers = __match_any_sync(~0u, value);
+    if constexpr (kSize == kHardwareWave) return peers;
+    return static_cast<Mask>(peers >> (threadIdx.x % kHardwareWave / kSize * kSize)) & kAll;
+#endif
   }
 };
 
@@ -153,6 +165,26 @@ __device__ void store_streaming(T* to, T value) {
 
 __device__ inline void store_packet(void* to, const Packet& packet) {
   *reinterpret_cast<uint4*>(to) = make_uint4(packet.words[0], packet.words[1], packet.words[2], packet.words[3]);
+}
+
+// Adds to a word of shared memory and returns what it held; without `active` nothing happens and 0 is returned. There is
+// no branch, so that a thread has many on their way.
+__device__ inline uint32_t add_shared_if(bool active, uint32_t* at, uint32_t value) {
+#if defined(MIXLANE_HIP)
+  return active ? atomicAdd(at, value) : 0;
+#else
+  uint32_t before = 0;
+  asm volatile(
+      "{\n"
+      ".reg .pred active;\n"
+      "setp.ne.u32 active, %3, 0;\n"
+      "@active atom.shared.add.u32 %0, [%1], %2;\n"
+      "}"
+      : "+r"(before)
+      : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(at))), "r"(value), "r"(static_cast<uint32_t>(active))
+      : "memory");
+  return before;
+#endif
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -272,9 +304,17 @@ __device__ void prefetch_args([[maybe_unused]] const Args& args) {
   constexpr uint32_t kLineWords = 16;
   constexpr uint32_t kWords = sizeof(Args) / 4;
   const auto* words = reinterpret_cast<const uint32_t*>(&args);
+  uint32_t any = 0;
   for (uint32_t word = threadIdx.x / kHardwareWave * kLineWords; word < kWords;
        word += blockDim.x / kHardwareWave * kLineWords)
-    asm volatile("" ::"r"(words[word]));
+    any |= words[word];
+  // A use that no compiler can prove to be of no use.
+  asm volatile(
+      "{\n"
+      ".reg .pred rare;\n"
+      "setp.eq.u32 rare, %0, 0x9e3779b9;\n"
+      "@rare nanosleep.u32 1;\n"
+      "}" ::"r"(any));
 #endif
 }
 

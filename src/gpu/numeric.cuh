@@ -99,6 +99,57 @@ __device__ inline float e8m0_to_f32(uint32_t bits) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
+// Two short values of a word at once
+
+#if defined(MIXLANE_HIP)
+inline constexpr bool kHasShortPairs = false;
+#else
+inline constexpr bool kHasShortPairs = true;
+
+template <class Pair>
+__device__ uint32_t bits_of(const Pair& pair) {
+  return *reinterpret_cast<const uint32_t*>(&pair);
+}
+
+template <class Pair>
+__device__ Pair pair_of(uint32_t bits) {
+  return *reinterpret_cast<const Pair*>(&bits);
+}
+
+// Of four words: the largest magnitudes in the lower and in the upper halves. NaNs are left out, or beat everything with
+// kNanFirst.
+template <DType kType, bool kNanFirst>
+__device__ uint32_t largest_halves(const uint32_t* words) {
+  using Pair = std::conditional_t<kType == DType::bf16, __nv_bfloat162, __half2>;
+  Pair largest = kNanFirst ? __habs2(pair_of<Pair>(words[0])) : __hmax2(__habs2(pair_of<Pair>(words[0])), pair_of<Pair>(0));
+#pragma unroll
+  for (int w = 1; w < 4; ++w) {
+    const Pair other = __habs2(pair_of<Pair>(words[w]));
+    largest = kNanFirst ? __hmax2_nan(largest, other) : __hmax2(largest, other);
+  }
+  return bits_of(largest);
+}
+
+// f32_to_e2m1 of two numbers, each in the lowest bits of its half. kBits: of the mantissa; kOne: the bits of 1.
+template <int kBits, uint32_t kOne, class Pair>
+__device__ uint32_t pair_to_e2m1(Pair pair) {
+  constexpr uint32_t kBoth = 0x10001u;
+  constexpr uint32_t kExponentMask = 0x7fffu >> kBits << kBits;
+  constexpr uint32_t kSix = kOne + (2u << kBits) + (1u << (kBits - 1));
+  const Pair magnitude = __hmin2(__habs2(pair), pair_of<Pair>(kSix * kBoth));
+  // 2^(kBits - 1 + e), e = 0, 1, 2 for magnitudes in [0, 2), [2, 4), [4, 6]: its ulp is the distance between codes there.
+  const uint32_t unit = (bits_of(__hmax2(magnitude, pair_of<Pair>(kOne * kBoth))) & kExponentMask * kBoth) +
+                        (static_cast<uint32_t>(kBits - 1) << kBits) * kBoth;
+  const uint32_t rounded = bits_of(__hadd2(magnitude, pair_of<Pair>(unit)));
+  // The low bits are the multiple of the distance, m, and the code is m + 2e; from kBits - 1 on there are
+  // 2 (exponent of one + kBits - 1 + e).
+  constexpr uint32_t kOffset = 2u * ((kOne >> kBits) + kBits - 1) % 8u;
+  const uint32_t code = rounded + (rounded >> (kBits - 1) & 7u * kBoth) + (8u - kOffset) * kBoth;
+  return (code & 7u * kBoth) | (bits_of(pair) >> 12 & 8u * kBoth);
+}
+#endif
+
+// ---------------------------------------------------------------------------------------------------------------------
 // Runs of eight values of a row, the unit in which kernels load, convert and store
 
 inline constexpr int kOctet = 8;
@@ -123,6 +174,27 @@ struct Octet {
       words[i / 2] = kType == DType::bf16 ? f32x2_to_bf16x2(low, high) : f32x2_to_f16x2(low, high);
     }
   }
+  // The bits of the largest magnitude as f32, infinity included: ordered like unsigned numbers. NaNs are left out, or
+  // beat everything with kNanFirst.
+  template <bool kNanFirst>
+  __device__ uint32_t magnitude() const {
+    if constexpr (kHasShortPairs && kType != DType::f32) {
+      const uint32_t both = largest_halves<kType, kNanFirst>(words);
+      const Octet halves{{both}};
+      return max(__float_as_uint(halves.value(0)), __float_as_uint(halves.value(1)));
+    } else {
+      uint32_t largest = 0;
+#pragma unroll
+      for (int i = 0; i < kOctet; ++i) {
+        if constexpr (kNanFirst) {
+          largest = max(largest, __float_as_uint(value(i)) & 0x7fffffffu);
+        } else {
+          largest = __float_as_uint(fmaxf(__uint_as_float(largest), fabsf(value(i))));
+        }
+      }
+      return largest;
+    }
+  }
   // The signs of values i..i + 3 in the top bits of a word's bytes; i is 0 or 4.
   __device__ uint32_t signs(int i) const {
     if constexpr (kType == DType::f32) {
@@ -134,6 +206,35 @@ struct Octet {
     }
   }
 };
+
+// The e2m1 codes of the octet's numbers times `factor`, a power of two that leaves magnitudes below 8. No NaNs.
+#if !defined(MIXLANE_HIP)
+__device__ inline uint32_t pair_to_e2m1(const Octet<DType::bf16>& octet, int w, float factor) {
+  const auto pair = pair_of<__nv_bfloat162>(octet.words[w]);
+  return pair_to_e2m1<7, 0x3f80u>(__hmul2(pair, __float2bfloat162_rn(factor)));
+}
+// By way of f32, in case the product leaves f16's range: what f16 then rounds off is far below any code.
+__device__ inline uint32_t pair_to_e2m1(const Octet<DType::f16>& octet, int w, float factor) {
+  return pair_to_e2m1<10, 0x3c00u>(
+      pair_of<__half2>(f32x2_to_f16x2(octet.value(2 * w) * factor, octet.value(2 * w + 1) * factor)));
+}
+#endif
+
+template <DType kType>
+__device__ uint32_t octet_to_e2m1(const Octet<kType>& octet, float factor) {
+  uint32_t codes = 0;
+  if constexpr (kHasShortPairs && kType != DType::f32) {
+#pragma unroll
+    for (int w = 0; w < 4; w += 2) {
+      const uint32_t four = pair_to_e2m1(octet, w, factor) | pair_to_e2m1(octet, w + 1, factor) << 8;
+      codes |= ((four | four >> 12) & 0xffffu) << (8 * w);
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < kOctet; ++i) codes |= f32_to_e2m1(octet.value(i) * factor) << (4 * i);
+  }
+  return codes;
+}
 
 // The first `count` values at `from`, zeros behind them. `packets`: whole octets are aligned to 16 bytes.
 template <DType kType>

@@ -5,17 +5,16 @@
 
 namespace mixlane::gpu::ptx {
 
-__device__ inline uint32_t cluster_rank() {
-  uint32_t rank;
-  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-  return rank;
+// Split barrier of all threads of the cluster, by whole waves. It hands nothing over but the barriers that
+// init_barrier() made.
+__device__ inline void cluster_arrive() {
+  __syncwarp();
+  asm volatile("fence.mbarrier_init.release.cluster;\nbarrier.cluster.arrive.relaxed.aligned;" ::: "memory");
 }
-
-// Split barrier of all threads of the cluster: arrive publishes what was written before, wait sees what others published.
-__device__ inline void cluster_arrive() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
-// Arrives without publishing anything: to keep the blocks together, not to hand over data.
-__device__ inline void cluster_arrive_relaxed() { asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory"); }
-__device__ inline void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
+__device__ inline void cluster_wait() {
+  __syncwarp();
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
 
 // The address, in the cluster's window, of the same shared variable in block `rank`.
 __device__ inline uint32_t map_shared(const void* shared, uint32_t rank) {
@@ -26,16 +25,41 @@ __device__ inline uint32_t map_shared(const void* shared, uint32_t rank) {
   return address;
 }
 
-__device__ inline uint2 load_cluster_pair(uint32_t address) {
-  uint2 pair;
-  asm volatile("ld.shared::cluster.v2.u32 {%0, %1}, [%2];" : "=r"(pair.x), "=r"(pair.y) : "r"(address));
-  return pair;
+__device__ inline uint32_t shared_address(const void* shared) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
 }
 
-__device__ inline uint32_t load_cluster_word(uint32_t address) {
-  uint32_t word;
-  asm volatile("ld.shared::cluster.u32 %0, [%1];" : "=r"(word) : "r"(address));
-  return word;
+// A barrier in shared memory that waits for so many bytes of store_async().
+__device__ inline void init_barrier(uint64_t* barrier, uint32_t bytes) {
+  asm volatile(
+      "mbarrier.init.shared.b64 [%0], 1;\n"
+      "mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(shared_address(barrier)),
+      "r"(bytes)
+      : "memory");
+}
+
+// Waits for a barrier that is used once; sees what its stores wrote.
+__device__ inline void wait_barrier(uint64_t* barrier) {
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "again:\n"
+      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], 0;\n"
+      "@!done bra again;\n"
+      "}" ::"r"(shared_address(barrier))
+      : "memory");
+}
+
+// Stores that count themselves at a barrier of the block they go to; both addresses by map_shared().
+__device__ inline void store_async(uint32_t address, const uint4& packet, uint32_t barrier) {
+  asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(address),
+               "r"(packet.x), "r"(packet.y), "r"(packet.z), "r"(packet.w), "r"(barrier)
+               : "memory");
+}
+__device__ inline void store_async(uint32_t address, const uint2& pair, uint32_t barrier) {
+  asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.b32 [%0], {%1, %2}, [%3];" ::"r"(address),
+               "r"(pair.x), "r"(pair.y), "r"(barrier)
+               : "memory");
 }
 
 }  // namespace mixlane::gpu::ptx

@@ -1,5 +1,5 @@
-// align.cluster (sm_90): one cluster of blocks, a tile each; the blocks read each other's counts through the cluster's
-// shared memory, so one cluster barrier stands where multi_phase needs two of the grid.
+// align.cluster (sm_90): one cluster of blocks, a tile each; every block writes its counts into the shared memory of all
+// others and waits for theirs, where multi_phase needs two barriers of the grid.
 #pragma once
 
 #include "gpu/ptx/cluster.cuh"
@@ -7,101 +7,146 @@
 
 namespace mixlane::align_gpu {
 
-// Adds up the blocks' counts of this thread's codes: over all blocks, and over those before this one.
-template <class Tile>
-__device__ void sum_over_cluster(const Tile& tile, const uint2* block_counts, Quad& total, Quad& before) {
-  if (threadIdx.x >= tile.stride / 4) return;
-  const uint32_t own_rank = gpu::ptx::cluster_rank();
-  constexpr uint32_t kBatch = 8;
-  for (uint32_t base = 0; base < gridDim.x; base += kBatch) {
-    uint2 counts[kBatch];
+inline constexpr uint32_t kClusterBlocks = 16;
+
+// What the blocks of a cluster tell each other: in tile.rest behind the staged pairs. The grid is one cluster, so a block's
+// rank is its index.
+struct ClusterCounts {
+  uint2* rows;        // [kClusterBlocks][row_pairs]: four codes each, 16 bits per code
+  uint2* faults;      // [kClusterBlocks]: (count, first) of reported pairs; complete in the last block only
+  uint64_t* barrier;  // what the others send is there
+  uint32_t row_pairs;
+
+  __host__ __device__ static constexpr uint32_t pairs_per_row(uint32_t num_codes) {
+    return (num_quads(num_codes) + 1) / 2 * 2;
+  }
+  __host__ __device__ static constexpr int64_t bytes(uint32_t num_codes) {
+    return int64_t{8} * (kClusterBlocks * (pairs_per_row(num_codes) + 1) + 1);
+  }
+
+  __device__ ClusterCounts(std::byte* memory, uint32_t num_codes)
+      : rows(reinterpret_cast<uint2*>(memory)),
+        faults(rows + kClusterBlocks * pairs_per_row(num_codes)),
+        barrier(reinterpret_cast<uint64_t*>(faults + kClusterBlocks)),
+        row_pairs(pairs_per_row(num_codes)) {}
+
+  __device__ uint2* row(uint32_t rank) const { return rows + rank * row_pairs; }
+
+  // By one thread, before the blocks meet.
+  __device__ void expect() const {
+    const uint32_t bytes_per_block = row_pairs * 8 + (blockIdx.x == kClusterBlocks - 1 ? 8 : 0);
+    gpu::ptx::init_barrier(barrier, (kClusterBlocks - 1) * bytes_per_block);
+  }
+
+  // This block's row to all others, a wave per block, and its faults to the last one.
+  template <class Tile>
+  __device__ void send(const Tile& tile) const {
+    const auto* packets = reinterpret_cast<const uint4*>(row(blockIdx.x));
+#pragma unroll 1
+    for (uint32_t rank = Tile::Wave::index_in_block(); rank < kClusterBlocks; rank += Tile::kWaves) {
+      if (rank == blockIdx.x) continue;
+      const uint32_t to = gpu::ptx::map_shared(packets, rank);
+      const uint32_t to_barrier = gpu::ptx::map_shared(barrier, rank);
+#pragma unroll 1
+      for (uint32_t i = Tile::Wave::lane(); i < row_pairs / 2; i += Tile::kWave)
+        gpu::ptx::store_async(to + i * 16, packets[i], to_barrier);
+    }
+    if (threadIdx.x != 0) return;
+    constexpr uint32_t kLast = kClusterBlocks - 1;
+    const uint2 own_faults = make_uint2(tile.facts->fault_count, tile.facts->fault_first);
+    if (blockIdx.x == kLast)
+      faults[kLast] = own_faults;
+    else
+      gpu::ptx::store_async(gpu::ptx::map_shared(faults + blockIdx.x, kLast), own_faults,
+                            gpu::ptx::map_shared(barrier, kLast));
+  }
+
+  // Sums of this thread's codes: over all blocks, and over those before this one. Waits for the rows.
+  template <class Tile>
+  __device__ void sum(const Tile& tile, Quad& total, Quad& before) const {
+    if (threadIdx.x >= tile.stride / 4) return;
+    gpu::ptx::wait_barrier(barrier);
 #pragma unroll
-    for (uint32_t i = 0; i < kBatch; ++i)
-      counts[i] = gpu::ptx::load_cluster_pair(gpu::ptx::map_shared(block_counts + threadIdx.x, base + i));
-#pragma unroll
-    for (uint32_t i = 0; i < kBatch; ++i) {
-      const Quad quad = unpack_quad(counts[i]);
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        total.of[j] += quad.of[j];
-        before.of[j] += base + i < own_rank ? quad.of[j] : 0;
-      }
+    for (uint32_t rank = 0; rank < kClusterBlocks; ++rank) {
+      const Quad quad = unpack_quad(row(rank)[threadIdx.x]);
+      total.add(quad);
+      if (rank < blockIdx.x) before.add(quad);
     }
   }
-}
 
-// By one wave of one block: the reported pairs of all blocks.
-template <class Tile>
-__device__ void report_cluster_faults(const KernelArgs& args, const Tile& tile) {
-  uint32_t count = 0;
-  uint32_t first = ~0u;
-  for (uint32_t rank = 0; rank < gridDim.x; ++rank) {
-    count += gpu::ptx::load_cluster_word(gpu::ptx::map_shared(&tile.facts->fault_count, rank));
-    first = min(first, gpu::ptx::load_cluster_word(gpu::ptx::map_shared(&tile.facts->fault_first, rank)));
+  // By one thread of the last block, after a __syncthreads() that followed sum().
+  __device__ void report(const KernelArgs& args) const {
+    uint32_t count = 0;
+    uint32_t first = ~0u;
+#pragma unroll 1
+    for (uint32_t rank = 0; rank < kClusterBlocks; ++rank) {
+      count += faults[rank].x;
+      first = min(first, faults[rank].y);
+    }
+    report_faults(args, count, first);
   }
-  report_faults(args, count, first);
-}
+};
 
-// The grid is one cluster, of a multiple of 8 blocks.
+// The grid is one cluster.
 template <class Tile, bool kPlain>
 __global__ void __launch_bounds__(Tile::kThreads) align_cluster(const MIXLANE_GRID_CONSTANT KernelArgs args) {
   extern __shared__ __align__(16) std::byte shared[];
   gpu::prefetch_args(args);
   const Tile tile(shared, args.num_codes);
-  auto* const block_counts = reinterpret_cast<uint2*>(tile.rest);
+  const Staged<Tile> staged{reinterpret_cast<uint32_t*>(tile.rest)};
+  const ClusterCounts counts(tile.rest + Staged<Tile>::kBytes, args.num_codes);
+  if (threadIdx.x == 0) counts.expect();
+  gpu::ptx::cluster_arrive();
   tile.clear_facts();
   tile.clear_row();
 
   gpu::wait_for_previous_kernel();
   gpu::allow_next_kernel();
   const uint32_t num_counted = count_pairs(args.source);
-  const uint32_t share = even_share(num_counted, gridDim.x);
+  const uint32_t share = even_share(num_counted, kClusterBlocks);
   const uint32_t first_pair = min(blockIdx.x * share, num_counted);
   const uint32_t end = min(first_pair + share, num_counted);
 
   uint32_t codes[Tile::kItems];
   Faults faults;
-  if (first_pair < end)
-    load_codes<Tile, kPlain>(args.source, first_pair, end, codes, faults);
-  else
-    clear_codes(codes);
-  tile.rank(codes, args.code_bits);
+  load_codes<Tile, kPlain>(args.source, first_pair, end, codes, faults);
+  tile.rank(codes, false);
   __syncthreads();
 
   tile.add_faults(faults);
   const Quad in_tile = tile.sum_rows();
-  if (threadIdx.x < tile.stride / 4) block_counts[threadIdx.x] = pack_quad(in_tile);
+  if (threadIdx.x < tile.stride / 4) counts.row(blockIdx.x)[threadIdx.x] = pack_quad(in_tile);
+  const Quad starts = starts_of(tile.sum_below(in_tile.sum()), in_tile);
+  gpu::ptx::cluster_wait();  // all blocks are there to be written to
+  counts.send(tile);
+  // While the counts travel the tile is sorted.
+  tile.spread_rows(starts);
+  if (threadIdx.x == tile.stride / 4 - 1) tile.facts->num_staged = starts.of[3] + in_tile.of[3];
   __syncthreads();
-  gpu::ptx::cluster_arrive();
-  const uint32_t start = tile.sum_below(in_tile.sum());
-  if (threadIdx.x == tile.stride / 4 - 1) tile.facts->flag = start + in_tile.sum();
-  gpu::ptx::cluster_wait();
+  staged.stage(tile, codes);
 
   Quad total;
   Quad before;
-  sum_over_cluster(tile, block_counts, total, before);
-  if (blockIdx.x == gridDim.x - 1 && threadIdx.x == Tile::kThreads - 1) report_cluster_faults(args, tile);
-  __syncwarp();
-  gpu::ptx::cluster_arrive_relaxed();  // nobody leaves while another still reads its counts
+  counts.sum(tile, total, before);
   Quad slots;
   tile.plan_slots(total, args, slots);
-#pragma unroll
-  for (int j = 0; j < 4; ++j) slots.of[j] += before.of[j];
-  tile.spread_rows(start, in_tile, slots);
+  slots.add(before);
+  tile.set_shift(starts, slots);
   __syncthreads();
 
   const uint32_t first = blockIdx.x * Tile::kThreads + threadIdx.x;
-  const uint32_t step = gridDim.x * Tile::kThreads;
-  tile.stage(codes);
-  write_pads(args, tile, first / Tile::kWave, step / Tile::kWave);
-  write_block_experts(args, tile, first, step);
-  if (blockIdx.x == gridDim.x - 1) write_summary(args, tile);
-  if (args.out.pair_slots) write_pair_slots(args, tile, codes, first_pair, end);
-  __syncthreads();
-
-  write_tile(args, tile, first_pair, tile.facts->flag, threadIdx.x, Tile::kThreads);
+  const uint32_t step = kClusterBlocks * Tile::kThreads;
+  write_code_places(args, tile, first / Tile::kWave, step / Tile::kWave);
+  write_other_block_experts(args, tile, first, step);
+  if (blockIdx.x == kClusterBlocks - 1) {
+    write_summary(args, tile);
+    if (threadIdx.x == 0) counts.report(args);
+  }
+  const bool pair_slots = args.out.pair_slots != nullptr;
+  if (pair_slots) write_pair_slots(args, tile, codes, first_pair, end);
+  write_tile<Tile, kPlain>(args, tile, {first_pair, end, tile.facts->num_staged, threadIdx.x, Tile::kThreads, pair_slots},
+                           starts);
   fill_zeros(args, first, step);
-  gpu::ptx::cluster_wait();
 }
 
 }  // namespace mixlane::align_gpu

@@ -5,19 +5,19 @@
 namespace mixlane::align_gpu {
 namespace {
 
-constexpr uint32_t kNumBlocks = 16;
 using LargestTile = Tile<1024, 8, 32>;
 
 template <class Tile, bool kPlain>
 void launch_tile(const KernelArgs& args, Stream stream) {
-  gpu::launch(align_cluster<Tile, kPlain>,
-              {.variant = "align.cluster",
-               .num_blocks = kNumBlocks,
-               .num_threads = Tile::kThreads,
-               .shared_bytes = Tile::shared_bytes(args.num_codes) + num_quads(args.num_codes) * 8,
-               .cluster_blocks = kNumBlocks,
-               .overlaps_previous = true},
-              stream, args);
+  gpu::launch(
+      align_cluster<Tile, kPlain>,
+      {.variant = "align.cluster",
+       .num_blocks = kClusterBlocks,
+       .num_threads = Tile::kThreads,
+       .shared_bytes = Tile::shared_bytes(args.num_codes) + Staged<Tile>::kBytes + ClusterCounts::bytes(args.num_codes),
+       .cluster_blocks = kClusterBlocks,
+       .overlaps_previous = true},
+      stream, args);
 }
 
 // The first of the tiles that takes the share of a block.
@@ -35,12 +35,12 @@ void launch_smallest(const KernelArgs& args, uint32_t share, Stream stream) {
 
 }  // namespace
 
-int max_cluster_pairs() { return kNumBlocks * LargestTile::kPairs; }
+int max_cluster_pairs() { return kClusterBlocks * LargestTile::kPairs; }
 bool has_cluster(Device device) { return gpu::compute_capability(device.index) == 90; }
 
 void launch_cluster(const KernelArgs& args, bool plain, Stream stream) {
   if (!plain) return launch_tile<LargestTile, false>(args, stream);
-  const uint32_t share = even_share(args.source.num_pairs, kNumBlocks);
+  const uint32_t share = even_share(args.source.num_pairs, kClusterBlocks);
   launch_smallest<Tile<256, 1, 32>, Tile<256, 2, 32>, Tile<512, 2, 32>, Tile<512, 4, 32>, Tile<1024, 4, 32>, LargestTile>(
       args, share, stream);
 }

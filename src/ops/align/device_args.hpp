@@ -54,8 +54,6 @@ struct KernelArgs {
   Outputs out;
   gpu::Divider by_block;
   uint32_t num_codes = 0;         // groups, and the bucket if there is one
-  uint32_t code_bits = 0;         // that tell codes and kNoCode apart
-  uint32_t full_code_bits = 0;    // that tell codes apart
   uint32_t* barrier = nullptr;    // multi_phase, radix: zero between calls
   uint32_t* workspace = nullptr;  // multi_phase, radix
 };

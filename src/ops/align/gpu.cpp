@@ -77,8 +77,6 @@ KernelArgs make_args(const AlignArgs& args) {
   kernel_args.out = make_outputs(args);
   kernel_args.by_block = gpu::Divider::by(static_cast<uint32_t>(args.block));
   kernel_args.num_codes = static_cast<uint32_t>(num_codes(args));
-  while ((1u << kernel_args.code_bits) <= kernel_args.num_codes) ++kernel_args.code_bits;
-  while ((1u << kernel_args.full_code_bits) < kernel_args.num_codes) ++kernel_args.full_code_bits;
   return kernel_args;
 }
 

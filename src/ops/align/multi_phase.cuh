@@ -97,26 +97,27 @@ struct Chunk {
 template <class Tile>
 __device__ void sum_columns(const Matrix& matrix, uint32_t num_codes) {
   using Wave = typename Tile::Wave;
-  constexpr int kBatch = 10;  // loads in flight; 320 blocks with waves of 32
+  constexpr int kBatch = 10;  // loads and scans in flight; 320 blocks with waves of 32
   const uint32_t num_blocks = gridDim.x;
   for (uint32_t code = Wave::index_in_block() * num_blocks + blockIdx.x; code < num_codes;
        code += Tile::kWaves * num_blocks) {
     uint32_t* const column = matrix.counts + code * num_blocks;
     uint32_t below = 0;
-    for (uint32_t base = Wave::lane(); base < num_blocks + Wave::lane(); base += kBatch * Tile::kWave) {
+    for (uint32_t base = 0; base < num_blocks; base += kBatch * Tile::kWave) {
+      const uint32_t first = base + Wave::lane();
       uint32_t counts[kBatch];
+      uint32_t sums[kBatch];  // over the lanes up to this one
 #pragma unroll
       for (int i = 0; i < kBatch; ++i) {
-        const uint32_t block = base + i * Tile::kWave;
+        const uint32_t block = first + i * Tile::kWave;
         counts[i] = block < num_blocks ? gpu::load_relaxed<gpu::Scope::device>(column + block) : 0;
       }
+      Wave::inclusive_sums(counts, sums);
 #pragma unroll
       for (int i = 0; i < kBatch; ++i) {
-        const uint32_t block = base + i * Tile::kWave;
-        if (block - Wave::lane() >= num_blocks) break;
-        const uint32_t inclusive = Wave::inclusive_sum(counts[i]);
-        if (block < num_blocks) gpu::store_relaxed<gpu::Scope::device>(column + block, below + inclusive - counts[i]);
-        below += Wave::shuffle(inclusive, Tile::kWave - 1);
+        const uint32_t block = first + i * Tile::kWave;
+        if (block < num_blocks) gpu::store_relaxed<gpu::Scope::device>(column + block, below + sums[i] - counts[i]);
+        below += Wave::shuffle(sums[i], Tile::kWave - 1);
       }
     }
     if (Wave::lane() == 0) gpu::store_relaxed<gpu::Scope::device>(matrix.totals + code, below);
@@ -144,7 +145,7 @@ __device__ void count_chunk(const KernelArgs& args, const Tile& tile, const Chun
     }
     if (index < cache.num_tiles()) cache.store(index, codes);
   }
-  if (has_none) tile.facts->flag = 1;
+  if (has_none) tile.facts->has_none = 1;
   tile.add_faults(faults);
   __syncthreads();
 }
@@ -160,16 +161,41 @@ __device__ void publish_counts(const KernelArgs& args, const Tile& tile, const M
   }
 }
 
-// By the block that writes the summary.
+// Where this block's first pair of each of the thread's codes goes.
 template <class Tile>
-__device__ void report_all_faults(const KernelArgs& args, const Tile& tile, const Matrix& matrix) {
-  tile.clear_facts();
-  __syncthreads();
-  for (uint32_t block = threadIdx.x; block < gridDim.x; block += Tile::kThreads)
-    tile.add_faults({gpu::load_relaxed<gpu::Scope::device>(matrix.faults + 2 * block),
-                     gpu::load_relaxed<gpu::Scope::device>(matrix.faults + 2 * block + 1)});
-  __syncthreads();
-  if (threadIdx.x == 0) report_faults(args, tile.facts->fault_count, tile.facts->fault_first);
+__device__ Quad plan_block(const KernelArgs& args, const Tile& tile, const Matrix& matrix) {
+  Quad total;
+  Quad before;
+#pragma unroll
+  for (uint32_t j = 0; j < 4; ++j) {
+    const uint32_t code = threadIdx.x * 4 + j;
+    if (code >= args.num_codes) continue;
+    total.of[j] = gpu::load_relaxed<gpu::Scope::device>(matrix.totals + code);
+    before.of[j] = gpu::load_relaxed<gpu::Scope::device>(matrix.counts + code * gridDim.x + blockIdx.x);
+  }
+  Quad slots;
+  tile.plan_slots(total, args, slots);
+  slots.add(before);
+  return slots;
+}
+
+// By one wave of the block that writes the summary.
+template <class Tile>
+__device__ void report_all_faults(const KernelArgs& args, const Matrix& matrix) {
+  using Wave = typename Tile::Wave;
+  uint32_t count = 0;
+  uint32_t first = ~0u;
+#pragma unroll 1
+  for (uint32_t block = Wave::lane(); block < gridDim.x; block += Tile::kWave) {
+    count += gpu::load_relaxed<gpu::Scope::device>(matrix.faults + 2 * block);
+    first = min(first, gpu::load_relaxed<gpu::Scope::device>(matrix.faults + 2 * block + 1));
+  }
+  for (int distance = Tile::kWave / 2; distance > 0; distance /= 2) {
+    const int other = static_cast<int>(Wave::lane()) ^ distance;
+    count += Wave::shuffle(count, other);
+    first = min(first, Wave::shuffle(first, other));
+  }
+  if (Wave::lane() == 0) report_faults(args, count, first);
 }
 
 // The codes of a tile whose chunk is kept.
@@ -183,11 +209,12 @@ __device__ void load_cached(const CodeCache<Tile>& cache, uint32_t index, bool b
     if (first + Tile::pair_of(i) >= end) codes[i] = kNoCode;
 }
 
-// Sorts the chunk tile by tile; `slots` = where the next pair of each of this thread's codes goes.
+// Sorts and writes the chunk tile by tile; `slots` = where the next pair of each of this thread's codes goes.
 template <class Tile, bool kPlain>
 __device__ void sort_chunk(const KernelArgs& args, const Tile& tile, const Chunk& chunk, const CodeCache<Tile>& cache,
-                           bool has_none, Quad slots) {
-  const bool cached = CodeCache<Tile>::holds(args.num_codes, has_none);
+                           Quad slots) {
+  const Staged<Tile> staged{reinterpret_cast<uint32_t*>(tile.rest)};
+  const bool cached = CodeCache<Tile>::holds(args.num_codes, tile.facts->has_none != 0);
   uint32_t index = 0;
   for (uint32_t first = chunk.begin; first < chunk.end; first += Tile::kPairs, ++index) {
     uint32_t codes[Tile::kItems];
@@ -198,24 +225,23 @@ __device__ void sort_chunk(const KernelArgs& args, const Tile& tile, const Chunk
       load_codes<Tile, kPlain>(args.source, first, chunk.end, codes, reported_before);
     }
     tile.clear_row();
-    const bool full = !has_none && chunk.end - first >= Tile::kPairs;
-    tile.rank(codes, full ? args.full_code_bits : args.code_bits);
+    tile.rank(codes, true);
     __syncthreads();
 
     const Quad in_tile = tile.sum_rows();
-    const uint32_t start = tile.sum_below(in_tile.sum());
-    tile.spread_rows(start, in_tile, slots);
-#pragma unroll
-    for (int j = 0; j < 4; ++j) slots.of[j] += in_tile.of[j];
-    if (threadIdx.x == tile.stride / 4 - 1) tile.facts->flag = start + in_tile.sum();
+    const Quad starts = starts_of(tile.sum_below(in_tile.sum()), in_tile);
+    tile.spread_rows(starts);
+    tile.set_shift(starts, slots);
+    slots.add(in_tile);
+    if (threadIdx.x == tile.stride / 4 - 1) tile.facts->num_staged = starts.of[3] + in_tile.of[3];
     __syncthreads();
 
-    tile.stage(codes);
+    staged.stage(tile, codes);
     if (args.out.pair_slots) write_pair_slots(args, tile, codes, first, chunk.end);
-    const uint32_t num_staged = tile.facts->flag;
+    const uint32_t num_staged = tile.facts->num_staged;
     __syncthreads();
 
-    write_tile(args, tile, first, num_staged, threadIdx.x, Tile::kThreads);
+    staged.write(args, tile, first, num_staged, threadIdx.x, Tile::kThreads);
   }
 }
 
@@ -224,44 +250,29 @@ __global__ void __launch_bounds__(Tile::kThreads, 1024 / Tile::kThreads)
     align_multi_phase(const MIXLANE_GRID_CONSTANT KernelArgs args, uint32_t cache_bytes) {
   extern __shared__ __align__(16) std::byte shared[];
   const Tile tile(shared, args.num_codes);
-  const uint32_t num_counted = count_pairs(args.source);
-  const Chunk chunk(num_counted);
-  const CodeCache<Tile> cache(tile.rest, cache_bytes, args.num_codes);
+  const Chunk chunk(count_pairs(args.source));
+  const CodeCache<Tile> cache(tile.rest + Staged<Tile>::kBytes, cache_bytes, args.num_codes);
   const Matrix matrix(args.workspace, args.num_codes, gridDim.x);
 
   count_chunk<Tile, kPlain>(args, tile, chunk, cache);
-  const bool has_none = tile.facts->flag != 0;
   publish_counts(args, tile, matrix);
   gpu::grid_barrier(args.barrier);
   sum_columns<Tile>(matrix, args.num_codes);
   gpu::grid_barrier(args.barrier);
-
-  Quad total;
-  Quad before;
-#pragma unroll
-  for (uint32_t j = 0; j < 4; ++j) {
-    const uint32_t code = threadIdx.x * 4 + j;
-    if (code >= args.num_codes) continue;
-    total.of[j] = gpu::load_relaxed<gpu::Scope::device>(matrix.totals + code);
-    before.of[j] = gpu::load_relaxed<gpu::Scope::device>(matrix.counts + code * gridDim.x + blockIdx.x);
-  }
-  Quad slots;
-  tile.plan_slots(total, args, slots);
-#pragma unroll
-  for (int j = 0; j < 4; ++j) slots.of[j] += before.of[j];
+  const Quad slots = plan_block(args, tile, matrix);
   __syncthreads();
 
   const uint32_t first = blockIdx.x * Tile::kThreads + threadIdx.x;
   const uint32_t step = gridDim.x * Tile::kThreads;
   // Neighbouring codes go to different blocks.
-  write_pads(args, tile, Tile::Wave::index_in_block() * gridDim.x + blockIdx.x, step / Tile::kWave);
-  write_block_experts(args, tile, first, step);
+  write_code_places(args, tile, Tile::Wave::index_in_block() * gridDim.x + blockIdx.x, step / Tile::kWave);
+  write_other_block_experts(args, tile, first, step);
   if (blockIdx.x == gridDim.x - 1) {
     write_summary(args, tile);
-    report_all_faults(args, tile, matrix);
+    if (Tile::Wave::index_in_block() == 0) report_all_faults<Tile>(args, matrix);
   }
   fill_zeros(args, first, step);
-  sort_chunk<Tile, kPlain>(args, tile, chunk, cache, has_none, slots);
+  sort_chunk<Tile, kPlain>(args, tile, chunk, cache, slots);
 }
 
 }  // namespace mixlane::align_gpu

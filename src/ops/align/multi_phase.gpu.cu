@@ -23,7 +23,7 @@ struct Geometry {
 template <class Tile>
 Geometry pick_geometry(const void* kernel, const KernelArgs& args, Device device) {
   const auto num_multiprocessors = static_cast<uint32_t>(gpu::num_multiprocessors(device.index));
-  const int64_t fixed_bytes = Tile::shared_bytes(args.num_codes);
+  const int64_t fixed_bytes = Tile::shared_bytes(args.num_codes) + Staged<Tile>::kBytes;
   const int64_t available = gpu::max_shared_bytes(device.index);
   const uint32_t num_pairs = args.source.num_pairs;
   uint32_t per_multiprocessor = num_pairs / num_multiprocessors >= kPairsForSecondBlock ? kMaxBlocksPerMultiprocessor : 1;
@@ -54,7 +54,7 @@ void launch_tile(const KernelArgs& args, Device device, Stream stream) {
               {.variant = "align.multi_phase",
                .num_blocks = geometry.num_blocks,
                .num_threads = Tile::kThreads,
-               .shared_bytes = Tile::shared_bytes(args.num_codes) + geometry.cache_bytes,
+               .shared_bytes = Tile::shared_bytes(args.num_codes) + Staged<Tile>::kBytes + geometry.cache_bytes,
                .cooperative = true},
               stream, args, geometry.cache_bytes);
 }

@@ -101,8 +101,7 @@ __global__ void __launch_bounds__(kMaxNonePairs) align_none(const MIXLANE_GRID_C
   const uint32_t step = gridDim.x * kMaxNonePairs;
   for (uint32_t pair = first / kWave; pair < num_counted; pair += step / kWave) {
     if (reinterpret_cast<const uint32_t*>(placed.codes)[pair] == kNoCode) continue;
-    for (uint32_t slot = placed.slots[pair] + 1 + threadIdx.x % kWave; slot < placed.ends[pair]; slot += kWave)
-      write_pad(args, slot);
+    write_pads<kWave>(args, placed.slots[pair] + 1 + threadIdx.x % kWave, placed.ends[pair]);
   }
   for (uint32_t block = num_blocks + first; block < args.out.num_blocks; block += step) args.out.block_experts[block] = -1;
   if (blockIdx.x == 0) {

@@ -11,6 +11,7 @@ __global__ void __launch_bounds__(Tile::kThreads) align_oneshot(const MIXLANE_GR
   extern __shared__ __align__(16) std::byte shared[];
   gpu::prefetch_args(args);
   const Tile tile(shared, args.num_codes);
+  const Staged<Tile> staged{reinterpret_cast<uint32_t*>(tile.rest)};
   tile.clear_facts();
   tile.clear_row();
 
@@ -20,34 +21,34 @@ __global__ void __launch_bounds__(Tile::kThreads) align_oneshot(const MIXLANE_GR
 
   uint32_t codes[Tile::kItems];
   Faults faults;
-  if (num_counted > 0)
-    load_codes<Tile, kPlain>(args.source, 0, num_counted, codes, faults);
-  else
-    clear_codes(codes);
-  tile.rank(codes, args.code_bits);
+  load_codes<Tile, kPlain>(args.source, 0, num_counted, codes, faults);
+  tile.rank(codes, false);
   __syncthreads();
 
   tile.add_faults(faults);
   const Quad total = tile.sum_rows();
   Quad slots;
-  const uint32_t start = tile.plan_slots(total, args, slots);
-  tile.spread_rows(start, total, slots);
+  const Quad starts = starts_of(tile.plan_slots(total, args, slots), total);
+  tile.spread_rows(starts);
+  tile.set_shift(starts, slots);
   __syncthreads();
 
+  const bool last_block = blockIdx.x == gridDim.x - 1;
   const uint32_t first = blockIdx.x * Tile::kThreads + threadIdx.x;
   const uint32_t step = gridDim.x * Tile::kThreads;
-  tile.stage(codes);
-  write_pads(args, tile, first / Tile::kWave, step / Tile::kWave);
-  write_block_experts(args, tile, first, step);
-  if (blockIdx.x == gridDim.x - 1) {
+  staged.stage(tile, codes);
+  write_code_places(args, tile, first / Tile::kWave, step / Tile::kWave);
+  write_other_block_experts(args, tile, first, step);
+  if (last_block) {
     write_summary(args, tile);
     if (args.out.pair_slots) write_pair_slots(args, tile, codes, 0, num_counted);
     if (threadIdx.x == 0) report_faults(args, tile.facts->fault_count, tile.facts->fault_first);
   }
+  fill_zeros(args, first, step);
   __syncthreads();
 
-  write_tile(args, tile, 0, tile.facts->num_kept, first, step);
-  fill_zeros(args, first, step);
+  const bool pair_slots = last_block && args.out.pair_slots;
+  write_tile<Tile, kPlain>(args, tile, {0, num_counted, tile.facts->num_kept, first, step, pair_slots}, starts);
 }
 
 }  // namespace mixlane::align_gpu

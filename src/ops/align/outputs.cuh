@@ -1,11 +1,12 @@
 // Writing the outputs. Every function is given its share as (first, step), so any number of blocks can divide the work.
+// What few calls ask for is not inlined: small kernels wait for their instructions to arrive.
 #pragma once
 
 #include "ops/align/tile.cuh"
 
 namespace mixlane::align_gpu {
 
-__device__ inline void write_slot_extras(const KernelArgs& args, uint32_t slot, uint32_t pair) {
+__device__ __noinline__ inline void write_slot_extras(const KernelArgs& args, uint32_t slot, uint32_t pair) {
   const Outputs& out = args.out;
   const uint32_t row = gpu::divide(pair, args.source.by_topk);
   const uint32_t k = pair - row * args.source.num_topk;
@@ -19,22 +20,44 @@ __device__ inline void write_slot(const KernelArgs& args, uint32_t slot, uint32_
   if (args.out.has_extras) write_slot_extras(args, slot, pair);
 }
 
-__device__ inline void write_pad(const KernelArgs& args, uint32_t slot) {
+__device__ __noinline__ inline void write_pad_extras(const KernelArgs& args, uint32_t first, uint32_t end, uint32_t step) {
   const Outputs& out = args.out;
-  out.sorted_pairs[slot] = out.pad_value;
-  if (!out.has_extras) return;
-  if (out.sorted_rows) out.sorted_rows[slot] = static_cast<int32_t>(args.source.num_rows);
-  if (out.sorted_packed) out.sorted_packed[slot] = static_cast<int32_t>(args.source.num_rows | args.source.num_topk << 24);
-  if (out.sorted_weights) out.sorted_weights[slot] = 0.0f;
+  for (uint32_t slot = first; slot < end; slot += step) {
+    if (out.sorted_rows) out.sorted_rows[slot] = static_cast<int32_t>(args.source.num_rows);
+    if (out.sorted_packed) out.sorted_packed[slot] = static_cast<int32_t>(args.source.num_rows | args.source.num_topk << 24);
+    if (out.sorted_weights) out.sorted_weights[slot] = 0.0f;
+  }
 }
 
-// The pads behind each code's pairs, a wave per code.
+// This thread's share of the pads in slots first to end - 1. kStep: threads that share them.
+template <uint32_t kStep>
+__device__ void write_pads(const KernelArgs& args, uint32_t first, uint32_t end) {
+  constexpr uint32_t kBatch = 4;
+  int32_t* const pairs = args.out.sorted_pairs;
+  const int32_t pad = args.out.pad_value;
+#pragma unroll 1
+  for (uint32_t slot = first; slot < end; slot += kBatch * kStep) {
+#pragma unroll
+    for (uint32_t i = 0; i < kBatch; ++i)
+      if (slot + i * kStep < end) pairs[slot + i * kStep] = pad;
+  }
+  if (args.out.has_extras) write_pad_extras(args, first, end, kStep);
+}
+
+// What a code's place alone tells: the pads behind its pairs and the entries of its blocks. A wave per code.
 template <class Tile>
-__device__ void write_pads(const KernelArgs& args, const Tile& tile, uint32_t first_wave, uint32_t num_waves) {
+__device__ void write_code_places(const KernelArgs& args, const Tile& tile, uint32_t first_wave, uint32_t num_waves) {
+  int32_t* const block_experts = tile.facts->has_long_code ? nullptr : args.out.block_experts;
+  const int32_t first_code = args.source.bucket ? 1 : 0;
+  const uint32_t lane = Tile::Wave::lane();
+#pragma unroll 1
   for (uint32_t code = first_wave; code < args.num_codes; code += num_waves) {
+    const uint32_t begin = tile.offsets[code];
     const uint32_t end = tile.offsets[code + 1];
-    for (uint32_t slot = tile.offsets[code] + tile.totals[code] + Tile::Wave::lane(); slot < end; slot += Tile::kWave)
-      write_pad(args, slot);
+    write_pads<Tile::kWave>(args, begin + tile.totals[code] + lane, end);
+    const uint32_t block = gpu::divide(begin, args.by_block) + lane;
+    if (block_experts && block < gpu::divide(end, args.by_block))
+      block_experts[block] = static_cast<int32_t>(code) - first_code;
   }
 }
 
@@ -52,16 +75,22 @@ __device__ inline uint32_t find_code(const uint32_t* offsets, uint32_t num_codes
   return low;
 }
 
-template <class Tile>
-__device__ void write_block_experts(const KernelArgs& args, const Tile& tile, uint32_t first, uint32_t step) {
-  const uint32_t end = tile.offsets[args.num_codes];
+__device__ __noinline__ inline void find_block_experts(const KernelArgs& args, const uint32_t* offsets, uint32_t num_used,
+                                                       uint32_t first, uint32_t step) {
   const int32_t first_code = args.source.bucket ? 1 : 0;
-  for (uint32_t block = first; block < args.out.num_blocks; block += step) {
-    const uint64_t slot = uint64_t{block} * args.by_block.divisor;
+#pragma unroll 1
+  for (uint32_t block = first; block < num_used; block += step)
     args.out.block_experts[block] =
-        slot < end ? static_cast<int32_t>(find_code(tile.offsets, args.num_codes, static_cast<uint32_t>(slot))) - first_code
-                   : -1;
-  }
+        static_cast<int32_t>(find_code(offsets, args.num_codes, block * args.by_block.divisor)) - first_code;
+}
+
+// The entries of block_experts that no code's wave writes: those behind the last block, or all of them.
+template <class Tile>
+__device__ void write_other_block_experts(const KernelArgs& args, const Tile& tile, uint32_t first, uint32_t step) {
+  const uint32_t num_used = gpu::divide(tile.offsets[args.num_codes], args.by_block);
+#pragma unroll 1
+  for (uint32_t block = num_used + first; block < args.out.num_blocks; block += step) args.out.block_experts[block] = -1;
+  if (tile.facts->has_long_code && args.out.block_experts) find_block_experts(args, tile.offsets, num_used, first, step);
 }
 
 // Counts, offsets and sums: by one block.
@@ -74,17 +103,17 @@ __device__ void write_summary(const KernelArgs& args, const Tile& tile) {
     args.out.num_padded[1] = static_cast<int32_t>(tile.facts->num_kept - (first_code ? tile.totals[0] : 0));
   }
   if (args.out.expert_counts)
+#pragma unroll 1
     for (uint32_t e = threadIdx.x; e < num_groups; e += Tile::kThreads)
       args.out.expert_counts[e] = static_cast<int32_t>(tile.totals[e + first_code]);
   if (args.out.expert_offsets)
+#pragma unroll 1
     for (uint32_t e = threadIdx.x; e <= num_groups; e += Tile::kThreads)
       args.out.expert_offsets[e] = static_cast<int32_t>(tile.offsets[e + first_code]);
 }
 
-// By one thread: keeps the first failure of a call and counts the others, as on the CPU.
-__device__ inline void report_faults(const KernelArgs& args, uint32_t count, uint32_t first_pair) {
+__device__ __noinline__ inline void record_faults(const KernelArgs& args, uint32_t count, uint32_t first_pair) {
   Status* const status = args.out.status;
-  if (!status || count == 0) return;
   if (status->code == ErrorCode::bad_expert_id) {
     status->failures += static_cast<int32_t>(count);
   } else if (status->code == ErrorCode::ok) {
@@ -96,10 +125,12 @@ __device__ inline void report_faults(const KernelArgs& args, uint32_t count, uin
   }
 }
 
-__device__ inline void fill_zeros(const KernelArgs& args, uint32_t first, uint32_t step) {
-  if (!args.out.zero_fill) return;
-  std::byte* const begin = args.out.zero_fill;
-  const int64_t size = args.out.zero_bytes;
+// By one thread: keeps the first failure of a call and counts the others, as on the CPU.
+__device__ inline void report_faults(const KernelArgs& args, uint32_t count, uint32_t first_pair) {
+  if (count != 0 && args.out.status) record_faults(args, count, first_pair);
+}
+
+__device__ __noinline__ inline void fill_with_zeros(std::byte* begin, int64_t size, uint32_t first, uint32_t step) {
   const auto address = reinterpret_cast<uintptr_t>(begin);
   const int64_t head = min(static_cast<int64_t>(-address & 15u), size);
   const int64_t num_packets = (size - head) / 16;
@@ -109,30 +140,67 @@ __device__ inline void fill_zeros(const KernelArgs& args, uint32_t first, uint32
   for (int64_t i = tail + first; i < size; i += step) begin[i] = std::byte{0};
 }
 
-// The sorted tile to its slots; `first_pair` is the tile's, and the share is in positions.
+__device__ inline void fill_zeros(const KernelArgs& args, uint32_t first, uint32_t step) {
+  if (args.out.zero_fill) fill_with_zeros(args.out.zero_fill, args.out.zero_bytes, first, step);
+}
+
+// A sorted tile that is written by position: what its kernel keeps in tile.rest.
 template <class Tile>
-__device__ void write_tile(const KernelArgs& args, const Tile& tile, uint32_t first_pair, uint32_t num_staged,
-                           uint32_t first, uint32_t step) {
-  constexpr int kBatch = 4;  // shared loads in flight
-  for (uint32_t position = first; position < num_staged; position += kBatch * step) {
-    uint32_t entries[kBatch];
-    uint32_t slots[kBatch];
+struct Staged {
+  uint32_t* entries;  // [Tile::kPairs]: pair in the tile | code << 16
+
+  static constexpr int64_t kBytes = Tile::kPairs * int64_t{4};
+
+  // Ranked codes to positions, and the pairs to their places.
+  __device__ void stage(const Tile& tile, const uint32_t (&ranked)[Tile::kItems]) const {
+    const uint16_t* const positions = tile.row();
 #pragma unroll
-    for (int i = 0; i < kBatch; ++i) entries[i] = tile.staged[min(position + i * step, num_staged - 1)];
-#pragma unroll
-    for (int i = 0; i < kBatch; ++i) slots[i] = tile.shift[entries[i] >> 16] + position + i * step;
-#pragma unroll
-    for (int i = 0; i < kBatch; ++i)
-      if (position + i * step < num_staged)
-        args.out.sorted_pairs[slots[i]] = static_cast<int32_t>(first_pair + (entries[i] & 0xffffu));
-    if (!args.out.has_extras) continue;
-#pragma unroll 1
-    for (int i = 0; i < kBatch && position + i * step < num_staged; ++i) {
-      const uint32_t entry = tile.staged[position + i * step];
-      write_slot_extras(args, tile.shift[entry >> 16] + position + i * step, first_pair + (entry & 0xffffu));
+    for (int i = 0; i < Tile::kItems; ++i) {
+      const uint32_t code = ranked[i] & 0xffffu;
+      if (code != kNoCode) entries[positions[code] + (ranked[i] >> 16)] = Tile::pair_of(i) | code << 16;
     }
   }
-}
+
+  // The sorted tile to its slots; `first_pair` is the tile's, and the share is in positions. False if two of these pairs
+  // have changed places.
+  __device__ bool write(const KernelArgs& args, const Tile& tile, uint32_t first_pair, uint32_t num_staged, uint32_t first,
+                        uint32_t step) const {
+    constexpr int kBatch = 4;  // shared loads in flight
+    bool in_order = true;
+#pragma unroll 1
+    for (uint32_t position = first; position < num_staged; position += kBatch * step) {
+      uint32_t own[kBatch];
+      uint32_t slots[kBatch];
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) {
+        const uint32_t at = min(position + i * step, num_staged - 1);
+        own[i] = entries[at];
+        if (gpu::kAtomicsInLaneOrder) in_order &= at + 1 == num_staged || own[i] < entries[at + 1];
+      }
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) slots[i] = tile.shift[own[i] >> 16] + position + i * step;
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i)
+        if (position + i * step < num_staged)
+          args.out.sorted_pairs[slots[i]] = static_cast<int32_t>(first_pair + (own[i] & 0xffffu));
+      if (!args.out.has_extras) continue;
+#pragma unroll 1
+      for (int i = 0; i < kBatch && position + i * step < num_staged; ++i) {
+        const uint32_t entry = entries[position + i * step];
+        write_slot_extras(args, tile.shift[entry >> 16] + position + i * step, first_pair + (entry & 0xffffu));
+      }
+    }
+    return in_order;
+  }
+
+  // Whether no two pairs of the whole tile have changed places; of the block.
+  __device__ bool in_order(uint32_t num_staged) const {
+    bool result = true;
+#pragma unroll 1
+    for (uint32_t at = threadIdx.x + 1; at < num_staged; at += Tile::kThreads) result &= entries[at - 1] < entries[at];
+    return result;
+  }
+};
 
 // pair_slots of this thread's pairs, from ranked codes and positions.
 template <class Tile>
@@ -146,6 +214,48 @@ __device__ void write_pair_slots(const KernelArgs& args, const Tile& tile, const
     const uint32_t code = ranked[i] & 0xffffu;
     const bool placed = code != kNoCode;
     write_pair_slot(args, pair, placed, placed ? tile.shift[code] + positions[code] + (ranked[i] >> 16) : 0);
+  }
+}
+
+// What one block writes of a sorted tile.
+struct TileShare {
+  uint32_t first_pair;  // of the tile
+  uint32_t end_pair;
+  uint32_t num_staged;
+  uint32_t first;  // positions
+  uint32_t step;
+  bool pair_slots;
+};
+
+// Sorts a tile again, without atomics, and writes it again: for the block that found pairs in the wrong order. `starts`:
+// where this thread's codes start in the tile.
+template <class Tile, bool kPlain>
+__device__ __noinline__ void rewrite_tile(const KernelArgs& args, const Tile tile, const TileShare share,
+                                          const Quad starts) {
+  const Staged<Tile> staged{reinterpret_cast<uint32_t*>(tile.rest)};
+  uint32_t codes[Tile::kItems];
+  Faults reported_before;
+  load_codes<Tile, kPlain>(args.source, share.first_pair, share.end_pair, codes, reported_before);
+  tile.clear_row();
+  tile.rank(codes, true);
+  __syncthreads();
+  tile.spread_rows(starts);
+  __syncthreads();
+  staged.stage(tile, codes);
+  if (share.pair_slots) write_pair_slots(args, tile, codes, share.first_pair, share.end_pair);
+  __syncthreads();
+  staged.write(args, tile, share.first_pair, share.num_staged, share.first, share.step);
+}
+
+// Writes the staged tile, pair_slots excepted.
+template <class Tile, bool kPlain>
+__device__ void write_tile(const KernelArgs& args, const Tile& tile, const TileShare& share, const Quad& starts) {
+  const Staged<Tile> staged{reinterpret_cast<uint32_t*>(tile.rest)};
+  bool in_order = staged.write(args, tile, share.first_pair, share.num_staged, share.first, share.step);
+  if constexpr (gpu::kAtomicsInLaneOrder) {
+    // Another block may have the positions of this one's pair_slots.
+    if (share.pair_slots && share.step != Tile::kThreads) in_order &= staged.in_order(share.num_staged);
+    if (__syncthreads_or(!in_order)) rewrite_tile<Tile, kPlain>(args, tile, share, starts);
   }
 }
 

@@ -7,6 +7,7 @@
 namespace mixlane::align_gpu {
 
 inline constexpr uint32_t kNoCode = 0xffff;          // the pair has no slot: dropped, or its row does not count
+inline constexpr int kCodeBits = 11;                 // tell all codes and kNoCode apart: there are at most 1028 codes
 inline constexpr int32_t kAbsent = -2147483647 - 1;  // read for a pair whose row does not count (an id never is)
 
 // Reported pairs of one thread.

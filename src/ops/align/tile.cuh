@@ -1,11 +1,11 @@
 // The stable sort of one tile of pairs inside a block, and the plan that turns counts into slots.
 //
 // A tile is cut into one run of consecutive pairs per wave; item i of a wave is the next kWave pairs, one per lane.
-//   rank      each wave counts its pairs per code in its own row of `counts`; the lanes that hold the same code find
-//             each other (match), so a pair's rank inside (wave, code) is exact and in order, without atomics
+//   rank      each wave counts its pairs per code in its own row of `counts`; what the counter held is the pair's rank
+//             inside (wave, code)
 //   sum       totals per code over the rows
 //   spread    the rows become positions in the sorted tile: start of the code + pairs of earlier waves
-//   stage     pairs go to `staged` by position; runs of equal codes are then consecutive there and in the output
+//   stage     pairs go to their positions; runs of equal codes are then consecutive there and in the output
 #pragma once
 
 #include "ops/align/pairs.cuh"
@@ -16,6 +16,10 @@ namespace mixlane::align_gpu {
 struct Quad {
   uint32_t of[4] = {0, 0, 0, 0};
   __device__ uint32_t sum() const { return of[0] + of[1] + of[2] + of[3]; }
+  __device__ void add(const Quad& other) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) of[j] += other.of[j];
+  }
 };
 
 __device__ inline Quad unpack_quad(uint2 packed) {
@@ -24,15 +28,27 @@ __device__ inline Quad unpack_quad(uint2 packed) {
 __device__ inline uint2 pack_quad(const Quad& quad) {
   return make_uint2(quad.of[0] | quad.of[1] << 16, quad.of[2] | quad.of[3] << 16);
 }
+// Where each of the codes starts, the first one at `start`.
+__device__ inline Quad starts_of(uint32_t start, const Quad& counts) {
+  Quad starts;
+#pragma unroll
+  for (int j = 0; j < 4; ++j) {
+    starts.of[j] = start;
+    start += counts.of[j];
+  }
+  return starts;
+}
 
 __host__ __device__ constexpr uint32_t num_quads(uint32_t num_codes) { return (num_codes + 3) / 4; }
 
 // Facts of a block that one thread each writes.
-struct BlockFacts {
-  uint32_t num_kept;
+struct alignas(16) BlockFacts {
+  uint32_t num_kept;    // pairs with a slot, over all blocks
+  uint32_t num_staged;  // of this block's tile
   uint32_t fault_count;
   uint32_t fault_first;
-  uint32_t flag;
+  uint32_t has_long_code;  // one whose output blocks are more than a wave's lanes
+  uint32_t has_none;       // a pair without a code
 };
 
 template <int kThreads_, int kItems_, int kWave_>
@@ -54,28 +70,27 @@ struct Tile {
   uint64_t* wave_sums;  // [2][kWaves]: of sum_below() and of plan_slots()
   BlockFacts* facts;
   uint16_t* counts;   // [kWaves][stride]
-  uint32_t* staged;   // [kPairs]: pair in the tile | code << 16
   uint32_t* offsets;  // [stride + 1]: first slot of each code, then the end
   uint32_t* totals;   // [stride]: pairs per code
   uint32_t* shift;    // [stride]: slot minus position in the tile
   uint32_t stride;
-  std::byte* rest;  // what the kernel adds
+  std::byte* rest;  // what the kernel adds, aligned to 16
 
   __host__ __device__ static constexpr int64_t shared_bytes(uint32_t num_codes) {
     const int64_t padded = int64_t{num_quads(num_codes)} * 4;
-    return kWaves * int64_t{16} + int64_t{sizeof(BlockFacts)} + kWaves * padded * 2 + kPairs * int64_t{4} +
-           (padded + 4) * 4 + padded * 4 * 2;
+    const int64_t bytes =
+        kWaves * int64_t{16} + int64_t{sizeof(BlockFacts)} + kWaves * padded * 2 + (padded + 4) * 4 + padded * 4 * 2;
+    return (bytes + 15) / 16 * 16;
   }
 
   __device__ Tile(std::byte* shared, uint32_t num_codes) : stride(num_quads(num_codes) * 4) {
     wave_sums = reinterpret_cast<uint64_t*>(shared);
     facts = reinterpret_cast<BlockFacts*>(wave_sums + 2 * kWaves);
     counts = reinterpret_cast<uint16_t*>(facts + 1);
-    staged = reinterpret_cast<uint32_t*>(counts + kWaves * stride);
-    offsets = staged + kPairs;
+    offsets = reinterpret_cast<uint32_t*>(counts + kWaves * stride);
     totals = offsets + stride + 4;
     shift = totals + stride;
-    rest = reinterpret_cast<std::byte*>(shift + stride);
+    rest = shared + shared_bytes(num_codes);
   }
 
   __device__ uint16_t* row() const { return counts + Wave::index_in_block() * stride; }
@@ -86,32 +101,49 @@ struct Tile {
   }
 
   __device__ void clear_facts() const {
-    if (threadIdx.x == 0) *facts = {0, 0, ~0u, 0};
+    if (threadIdx.x == 0) *facts = {0, 0, 0, ~0u, 0, 0};
   }
 
   __device__ void clear_row() const {
     auto* quads = reinterpret_cast<uint2*>(row());
+#pragma unroll 1
     for (uint32_t i = Wave::lane(); i < stride / 4; i += kWave) quads[i] = make_uint2(0, 0);
     Wave::sync();
   }
 
-  // codes[i] becomes code | rank << 16; kNoCode stays. `code_bits` tell all codes and kNoCode apart.
-  __device__ void rank(uint32_t (&codes)[kItems], uint32_t code_bits) const {
-    if (code_bits <= 8)
-      rank_bits<8>(codes);
-    else if (code_bits <= 9)
-      rank_bits<9>(codes);
+  // codes[i] becomes code | rank << 16; kNoCode stays. Unless `exact`, the ranks of equal codes may have changed places
+  // where atomics are not in lane order: to be checked where pairs are written.
+  __device__ void rank(uint32_t (&codes)[kItems], bool exact) const {
+    if (gpu::kAtomicsInLaneOrder && !exact && !is_crowded(codes[0]))
+      rank_by_atomics(codes);
     else
-      rank_bits<11>(codes);
+      rank_by_matching(codes);
   }
 
-  template <int kBits>
-  __device__ void rank_bits(uint32_t (&codes)[kItems]) const {
+  // Lanes that meet at one counter take turns; from half a wave on matching is quicker. One item stands for all.
+  __device__ static bool is_crowded(uint32_t code) {
+    using Whole = gpu::Wave<gpu::kHardwareWave>;
+    const uint32_t first = Whole::shuffle(code, 0);
+    return Whole::count(Whole::ballot(code != kNoCode && code == first)) > gpu::kHardwareWave / 2;
+  }
+
+  __device__ void rank_by_atomics(uint32_t (&codes)[kItems]) const {
+    auto* const pairs_of_counters = reinterpret_cast<uint32_t*>(row());
+#pragma unroll
+    for (int i = 0; i < kItems; ++i) {
+      const uint32_t code = codes[i];
+      const uint32_t half = code % 2 * 16;
+      codes[i] = code | gpu::add_shared_if(code != kNoCode, pairs_of_counters + code / 2, 1u << half) >> half << 16;
+    }
+  }
+
+  // The lanes that hold the same code find each other, so ranks are exact without atomics.
+  __device__ void rank_by_matching(uint32_t (&codes)[kItems]) const {
     uint16_t* const counters = row();
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
       const uint32_t code = codes[i];
-      const auto peers = Wave::template match_any<kBits>(code);
+      const auto peers = Wave::template match_any<kCodeBits>(code);
       const uint32_t below = Wave::count(peers & Wave::lanes_below());
       const uint32_t before = code == kNoCode ? 0 : counters[code];
       Wave::sync();
@@ -136,17 +168,9 @@ struct Tile {
     return unpack_quad(sum);
   }
 
-  // Counts become positions. `start`: of this thread's first code in the sorted tile; `slots`: of the first pair in the
-  // tile of each of its codes.
-  __device__ void spread_rows(uint32_t start, const Quad& in_tile, const Quad& slots) const {
+  // Counts become positions; `starts` are those of this thread's codes in the sorted tile.
+  __device__ void spread_rows(const Quad& starts) const {
     if (threadIdx.x >= stride / 4) return;
-    Quad starts;
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      starts.of[j] = start;
-      shift[threadIdx.x * 4 + j] = slots.of[j] - start;
-      start += in_tile.of[j];
-    }
     uint2 position = pack_quad(starts);
     auto* quads = reinterpret_cast<uint2*>(counts) + threadIdx.x;
     constexpr int kBatch = 8;  // loads in flight: the compiler can't move them over the stores
@@ -164,6 +188,13 @@ struct Tile {
     }
   }
 
+  // `slots`: of the first pair in the tile of each of this thread's codes.
+  __device__ void set_shift(const Quad& starts, const Quad& slots) const {
+    if (threadIdx.x >= stride / 4) return;
+#pragma unroll
+    for (int j = 0; j < 4; ++j) shift[threadIdx.x * 4 + j] = slots.of[j] - starts.of[j];
+  }
+
   // Sum over the threads below this one, for those that hold codes. Contains one __syncthreads().
   __device__ uint32_t sum_below(uint32_t value) const { return sum_below(value, reinterpret_cast<uint32_t*>(wave_sums)); }
 
@@ -177,6 +208,7 @@ struct Tile {
     __syncthreads();
     T below = inclusive - value;
     if (wave_holds_codes())
+#pragma unroll 1
       for (uint32_t w = 0; w < Wave::index_in_block(); ++w) below += sums[w];
     return below;
   }
@@ -189,36 +221,25 @@ struct Tile {
   __device__ uint32_t plan_slots(const Quad& total, const KernelArgs& args, Quad& slots) const {
     Quad padded;
     const uint32_t first = threadIdx.x * 4;
+    bool has_long_code = false;
 #pragma unroll
     for (int j = 0; j < 4 && wave_holds_codes(); ++j) {
       const uint32_t blocks = gpu::divide(total.of[j] + args.by_block.divisor - 1, args.by_block);
       padded.of[j] = blocks * args.by_block.divisor;
+      has_long_code |= blocks > kWave;
     }
+    if (has_long_code) facts->has_long_code = 1;
     const uint64_t below = sum_below(uint64_t{padded.sum()} << 32 | total.sum(), wave_sums + kWaves);
     if (first < stride) {
-      uint32_t slot = static_cast<uint32_t>(below >> 32);
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        offsets[first + j] = slots.of[j] = slot;
-        totals[first + j] = total.of[j];
-        slot += padded.of[j];
-      }
+      slots = starts_of(static_cast<uint32_t>(below >> 32), padded);
+      *reinterpret_cast<uint4*>(offsets + first) = make_uint4(slots.of[0], slots.of[1], slots.of[2], slots.of[3]);
+      *reinterpret_cast<uint4*>(totals + first) = make_uint4(total.of[0], total.of[1], total.of[2], total.of[3]);
       if (first + 4 == stride) {
-        offsets[stride] = slot;
+        offsets[stride] = slots.of[3] + padded.of[3];
         facts->num_kept = static_cast<uint32_t>(below) + total.sum();
       }
     }
     return static_cast<uint32_t>(below);
-  }
-
-  // Ranked codes to positions, and the pairs to their places.
-  __device__ void stage(const uint32_t (&ranked)[kItems]) const {
-    const uint16_t* const positions = row();
-#pragma unroll
-    for (int i = 0; i < kItems; ++i) {
-      const uint32_t code = ranked[i] & 0xffffu;
-      if (code != kNoCode) staged[positions[code] + (ranked[i] >> 16)] = pair_of(i) | code << 16;
-    }
   }
 
   __device__ void add_faults(const Faults& faults) const {
@@ -228,10 +249,15 @@ struct Tile {
   }
 };
 
-// The codes of this thread's pairs of the tile that starts at `first_pair`; pairs from `end` (> 0) on have none.
+// The codes of this thread's pairs of the tile that starts at `first_pair`; pairs from `end` on have none.
 template <class Tile, bool kPlain>
 __device__ void load_codes(const PairSource& source, uint32_t first_pair, uint32_t end, uint32_t (&codes)[Tile::kItems],
                            Faults& faults) {
+  if (first_pair >= end) {
+#pragma unroll
+    for (int i = 0; i < Tile::kItems; ++i) codes[i] = kNoCode;
+    return;
+  }
   const uint32_t first = first_pair + Tile::pair_of(0);
 #pragma unroll
   for (int i = 0; i < Tile::kItems; ++i)
@@ -250,12 +276,6 @@ __device__ void load_codes(const PairSource& source, uint32_t first_pair, uint32
     const uint32_t pair = first + i * Tile::kWave;
     codes[i] = pair < end ? code_of<kPlain>(source, static_cast<int32_t>(codes[i]), pair, faults) : kNoCode;
   }
-}
-
-template <int kItems>
-__device__ void clear_codes(uint32_t (&codes)[kItems]) {
-#pragma unroll
-  for (int i = 0; i < kItems; ++i) codes[i] = kNoCode;
 }
 
 // Pairs per block when `num_pairs` are spread evenly, whole waves each.

@@ -19,33 +19,23 @@ class E4m3Scale {
   // The bits of the largest magnitude of the octet, infinity included, NaN not: ordered like unsigned numbers.
   template <DType kType>
   __device__ static uint32_t magnitude(const gpu::Octet<kType>& octet) {
-    float largest = 0.0f;
-#pragma unroll
-    for (int i = 0; i < gpu::kOctet; ++i) largest = fmaxf(largest, fabsf(octet.value(i)));
-    return __float_as_uint(largest);
+    return octet.template magnitude<false>();
   }
 
   // From the largest magnitude of the whole tile.
   __device__ explicit E4m3Scale(uint32_t magnitude) {
     infinite_ = magnitude == kInfinity;
-    scale_ = fmaxf(__uint_as_float(min(magnitude, kInfinity - 1)), 1e-10f) / 448.0f;
+    // Divided by 448: the product with its reciprocal is within an ulp, so that one correction rounds correctly (Markstein).
+    constexpr float kReciprocal = 1.0f / 448.0f;
+    const float largest = fmaxf(__uint_as_float(min(magnitude, kInfinity - 1)), 1e-10f);
+    const float product = largest * kReciprocal;
+    scale_ = __fmaf_rn(__fmaf_rn(-product, 448.0f, largest), kReciprocal, product);
     reciprocal_ = 1.0f / scale_;
   }
 
   template <DType kType>
   __device__ Codes encode(const gpu::Octet<kType>& octet) const {
-    if (infinite_) return encode_infinite(octet);
-    constexpr bool kShort = kType != DType::f32;
-    uint32_t codes[2];
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      float q[4];
-#pragma unroll
-      for (int i = 0; i < 4; ++i) q[i] = quotient<kShort>(octet.value(4 * half + i));
-      // Zeros and NaNs may have lost their signs.
-      codes[half] = gpu::f32x4_to_e4m3x4(q[0], q[1], q[2], q[3]) | octet.signs(4 * half);
-    }
-    return make_uint2(codes[0], codes[1]);
+    return infinite_ ? encode_values<true>(octet) : encode_values<false>(octet);
   }
 
   __device__ void store(void* scales, int64_t at) const { static_cast<float*>(scales)[at] = scale_; }
@@ -54,15 +44,22 @@ class E4m3Scale {
  private:
   static constexpr uint32_t kInfinity = 0x7f800000u;
 
-  // Of a tile with an infinity, which the corrections of quotient() would turn into a NaN.
-  template <DType kType>
-  __device__ __noinline__ Codes encode_infinite(const gpu::Octet<kType> octet) const {
+  template <bool kInfinite, DType kType>
+  __device__ Codes encode_values(const gpu::Octet<kType>& octet) const {
+    constexpr bool kShort = kType != DType::f32;
     uint32_t codes[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       float q[4];
 #pragma unroll
-      for (int i = 0; i < 4; ++i) q[i] = octet.value(4 * half + i) / scale_;
+      for (int i = 0; i < 4; ++i) q[i] = quotient<kShort>(octet.value(4 * half + i));
+      if constexpr (kInfinite) {
+        // The corrections of quotient() turn infinities into NaNs; the largest numbers have the same code.
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+          if (isinf(octet.value(4 * half + i))) q[i] = 448.0f;
+      }
+      // Zeros and NaNs may have lost their signs, infinities do here.
       codes[half] = gpu::f32x4_to_e4m3x4(q[0], q[1], q[2], q[3]) | octet.signs(4 * half);
     }
     return make_uint2(codes[0], codes[1]);
@@ -94,10 +91,7 @@ class E2m1Scale {
   // As above, but NaNs come first.
   template <DType kType>
   __device__ static uint32_t magnitude(const gpu::Octet<kType>& octet) {
-    uint32_t largest = 0;
-#pragma unroll
-    for (int i = 0; i < gpu::kOctet; ++i) largest = max(largest, __float_as_uint(octet.value(i)) & 0x7fffffffu);
-    return largest;
+    return octet.template magnitude<true>();
   }
 
   // floor(log2(magnitude)) - 2 as a byte; infinity counts as the largest finite number.
@@ -109,10 +103,7 @@ class E2m1Scale {
   template <DType kType>
   __device__ Codes encode(const gpu::Octet<kType>& octet) const {
     if (byte_ == 0xffu) return 0;
-    uint32_t codes = 0;
-#pragma unroll
-    for (int i = 0; i < gpu::kOctet; ++i) codes |= gpu::f32_to_e2m1(octet.value(i) * reciprocal_) << (4 * i);
-    return codes;
+    return gpu::octet_to_e2m1(octet, reciprocal_);
   }
 
   __device__ void store(void* scales, int64_t at) const { static_cast<uint8_t*>(scales)[at] = static_cast<uint8_t>(byte_); }

@@ -45,13 +45,30 @@ __device__ void score_groups(const KernelArgs& args, const float* choices, uint3
   }
 }
 
+// Keys of groups lie in memory in fours; behind the last one there are zeros, below every key.
+__host__ __device__ inline uint32_t padded_groups(const KernelArgs& args) { return (args.num_groups + 3) / 4 * 4; }
+
+// Of one wave: the choices of all experts, keys, and what is open.
+__host__ __device__ inline uint32_t group_scratch_bytes(const KernelArgs& args) {
+  return ((args.num_experts + 3) / 4 * 4 + 2 * padded_groups(args)) * 4;
+}
+
+template <int kSize>
+__device__ void clear_padding(const KernelArgs& args, uint32_t* group_keys) {
+  const uint32_t group = args.num_groups + gpu::Wave<kSize>::lane();
+  if (group < padded_groups(args)) group_keys[group] = 0;
+}
+
 // The best groups are those with fewer than topk_groups better ones; equal ones by ascending index.
-__device__ inline bool is_open(const KernelArgs& args, const uint32_t* group_keys, uint32_t group) {
-  const uint32_t key = group_keys[group];
+__device__ inline bool is_open(const KernelArgs& args, const uint32_t* group_keys, uint32_t group, uint32_t key) {
   uint32_t better = 0;
-#pragma unroll 8
-  for (uint32_t other = 0; other < args.num_groups; ++other)
-    better += group_keys[other] > key || (group_keys[other] == key && other < group);
+#pragma unroll 2
+  for (uint32_t first = 0; first < args.num_groups; first += 4) {
+    const uint4 four = *reinterpret_cast<const uint4*>(group_keys + first);
+    const uint32_t keys[4] = {four.x, four.y, four.z, four.w};
+#pragma unroll
+    for (uint32_t i = 0; i < 4; ++i) better += keys[i] > key || (keys[i] == key && first + i < group);
+  }
   return better < args.topk_groups;
 }
 
@@ -78,17 +95,20 @@ __device__ void close_lane_groups(const KernelArgs& args, const float (&choices)
       top.add(theirs.second);
     }
   }
+  uint32_t scores[kValues / 4];
+  clear_padding<kSize>(args, group_keys);
 #pragma unroll
   for (int run = 0; run < kValues / 4; ++run) {
     const uint32_t column = column_of<kSize>(4 * run);
     const float score = args.group_score == GroupScore::max ? tops[run].first : tops[run].first + tops[run].second;
-    if (column < args.num_experts) group_keys[gpu::divide(column, args.by_group)] = gpu::ordered_key(score);
+    scores[run] = gpu::ordered_key(score);
+    if (column < args.num_experts) group_keys[gpu::divide(column, args.by_group)] = scores[run];
   }
   W::sync();
 #pragma unroll
   for (int run = 0; run < kValues / 4; ++run) {
     const uint32_t column = column_of<kSize>(4 * run);
-    if (column >= args.num_experts || is_open(args, group_keys, gpu::divide(column, args.by_group))) continue;
+    if (column >= args.num_experts || is_open(args, group_keys, gpu::divide(column, args.by_group), scores[run])) continue;
 #pragma unroll
     for (int i = 0; i < 4; ++i) keys[4 * run + i] = 0;
   }
@@ -101,15 +121,17 @@ __device__ void close_groups(const KernelArgs& args, const float (&choices)[kVal
   using W = gpu::Wave<kSize>;
   if (has_lane_groups<kSize>(args)) return close_lane_groups<kSize>(args, choices, keys, static_cast<uint32_t*>(scratch));
   auto* all_choices = static_cast<float*>(scratch);
-  auto* group_keys = reinterpret_cast<uint32_t*>(all_choices + args.num_experts);
-  uint32_t* open = group_keys + args.num_groups;
+  auto* group_keys = reinterpret_cast<uint32_t*>(all_choices + (args.num_experts + 3) / 4 * 4);
+  uint32_t* open = group_keys + padded_groups(args);
+  clear_padding<kSize>(args, group_keys);
 #pragma unroll
   for (int slot = 0; slot < kValues; ++slot)
     if (column_of<kSize>(slot) < args.num_experts) all_choices[column_of<kSize>(slot)] = choices[slot];
   W::sync();
   score_groups<kSize>(args, all_choices, group_keys);
   W::sync();
-  for (uint32_t group = W::lane(); group < args.num_groups; group += kSize) open[group] = is_open(args, group_keys, group);
+  for (uint32_t group = W::lane(); group < args.num_groups; group += kSize)
+    open[group] = is_open(args, group_keys, group, group_keys[group]);
   W::sync();
 #pragma unroll
   for (int slot = 0; slot < kValues; ++slot) {

@@ -72,19 +72,54 @@ __device__ bool look_up(const KernelArgs& args, uint32_t token, bool counted, Ch
   return good;
 }
 
-// Keys of the order of the choice, 0 for what can't be chosen.
-template <int kSize, int kValues>
-__device__ void make_score_keys(const KernelArgs& args, const float (&x)[kValues], const float (&bias)[kValues],
-                                const RowFacts& facts, void* scratch, uint32_t (&keys)[kValues]) {
-  float choices[kValues];
+// Shared memory of a wave.
+template <int kSize, int kValues, bool kByScore>
+struct WaveMemory {
+  // Of all columns, where the choice is by score; a part of the alignment of what follows.
+  static constexpr uint32_t kScoreBytes = kByScore ? kSize * kValues * 4 : 0;
+
+  float* scores;
+  void* scratch;
+
+  __device__ explicit WaveMemory(std::byte* memory)
+      : scores(reinterpret_cast<float*>(memory)), scratch(memory + kScoreBytes) {}
+};
+
+// Scores, and the keys of the order of the choice: 0 for what can't be chosen.
+template <Scoring kScoring, int kSize, int kValues>
+__device__ void make_score_keys(const KernelArgs& args, const float (&x)[kValues], const RowFacts& facts,
+                                float (&choices)[kValues], float* scores, uint32_t (&keys)[kValues]) {
 #pragma unroll
-  for (int slot = 0; slot < kValues; ++slot) {
-    const bool present = column_of<kSize>(slot) < args.num_columns;
-    choices[slot] = score_of(args.scoring, x[slot], facts) + bias[slot];
-    if (is_nan(choices[slot]) || !present) choices[slot] = kAbsent;
-    keys[slot] = present ? gpu::ordered_key(choices[slot]) : 0u;
+  for (int run = 0; run < kValues / 4; ++run) {
+    float score[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int slot = 4 * run + i;
+      const bool present = column_of<kSize>(slot) < args.num_columns;
+      score[i] = score_of(kScoring, x[slot], facts);
+      choices[slot] += score[i];
+      if (is_nan(choices[slot]) || !present) choices[slot] = kAbsent;
+      keys[slot] = present ? gpu::ordered_key(choices[slot]) : 0u;
+    }
+    reinterpret_cast<float4*>(scores)[column_of<kSize>(4 * run) / 4] = make_float4(score[0], score[1], score[2], score[3]);
   }
-  if (args.num_groups > 1) close_groups<kSize>(args, choices, keys, scratch);
+}
+
+// `choices` comes as the bias. The scores stay in memory for those that are chosen.
+template <int kSize, int kValues>
+__device__ void make_keys(const KernelArgs& args, const float (&x)[kValues], const RowFacts& facts,
+                          float (&choices)[kValues], const WaveMemory<kSize, kValues, true>& memory,
+                          uint32_t (&keys)[kValues]) {
+  float* const scores = memory.scores;
+  switch (args.scoring) {
+    case Scoring::softmax: make_score_keys<Scoring::softmax, kSize>(args, x, facts, choices, scores, keys); break;
+    case Scoring::sigmoid: make_score_keys<Scoring::sigmoid, kSize>(args, x, facts, choices, scores, keys); break;
+    case Scoring::sqrt_softplus:
+      make_score_keys<Scoring::sqrt_softplus, kSize>(args, x, facts, choices, scores, keys);
+      break;
+    case Scoring::topk_softmax: make_score_keys<Scoring::topk_softmax, kSize>(args, x, facts, choices, scores, keys); break;
+  }
+  if (args.num_groups > 1) close_groups<kSize>(args, choices, keys, memory.scratch);
 }
 
 __device__ inline int32_t physical_id(const KernelArgs& args, uint32_t token, uint32_t column) {
@@ -96,21 +131,25 @@ __device__ inline int32_t physical_id(const KernelArgs& args, uint32_t token, ui
   return at < static_cast<uint32_t>(args.num_replicas) ? args.replica_ids[at] : -1;
 }
 
-// Weights of the chosen, and the token's outputs.
-template <bool kByScore, int kSize>
+// Weights of the chosen, and the token's outputs. `scores`: by column, or null where only the chosen are scored.
+template <int kSize>
 __device__ void finish(const KernelArgs& args, uint32_t token, const std::byte* row, RowFacts facts,
-                       const Chosen<kSize>& chosen, bool counted) {
+                       const Chosen<kSize>& chosen, const float* scores, bool counted) {
   constexpr int kPerLane = Chosen<kSize>::kPerLane;
-  const bool keys_are_logits = !kByScore && !args.hash_table;
   const bool over_chosen = args.scoring == Scoring::topk_softmax || (args.scoring == Scoring::softmax && !args.needs_sum);
   float values[kPerLane];
   float max = kAbsent;
 #pragma unroll
   for (int i = 0; i < kPerLane; ++i) {
     values[i] = kAbsent;
-    if (i < chosen.used && chosen.places[i] < args.num_topk)
-      values[i] = keys_are_logits ? gpu::value_of_key(chosen.keys[i])
-                                  : finish_logit(args, load_logit(row, args.logits_type, chosen.columns[i]));
+    if (i < chosen.used && chosen.places[i] < args.num_topk) {
+      if (scores)
+        values[i] = scores[chosen.columns[i]];
+      else if (!args.hash_table)
+        values[i] = gpu::value_of_key(chosen.keys[i]);
+      else
+        values[i] = finish_logit(args, load_logit(row, args.logits_type, chosen.columns[i]));
+    }
     max = fmaxf(max, values[i]);
   }
   if (over_chosen) facts = {wave_max_f32<kSize>(max), 1.0f};
@@ -118,8 +157,8 @@ __device__ void finish(const KernelArgs& args, uint32_t token, const std::byte* 
 #pragma unroll
   for (int i = 0; i < kPerLane; ++i) {
     if (i >= chosen.used) break;
-    const Scoring scoring = over_chosen ? Scoring::softmax : args.scoring;
-    values[i] = chosen.places[i] < args.num_topk ? score_of(scoring, values[i], facts) : 0.0f;
+    if (over_chosen || !scores) values[i] = score_of(over_chosen ? Scoring::softmax : args.scoring, values[i], facts);
+    if (chosen.places[i] >= args.num_topk) values[i] = 0.0f;
     sum += values[i];
   }
   float factor = args.scale;
@@ -147,12 +186,14 @@ __device__ void finish(const KernelArgs& args, uint32_t token, const std::byte* 
   }
 }
 
-// Scratch in shared memory: `scratch_bytes` per wave. kByScore: there is a bias or there are groups; else the order of the
+// Shared memory: `wave_bytes` per wave. kByScore: there is a bias or there are groups; else the order of the
 // logits is that of the choice, and only the chosen are scored.
 template <int kSize, int kValues, bool kByScore>
-__global__ void __launch_bounds__(kMaxThreads, kByScore || kValues > 8 ? 1 : 6)
-    route_tokens(const KernelArgs args, uint32_t scratch_bytes) {
+__global__ void __launch_bounds__(kMaxThreads, kByScore || kValues > 8 ? 1 : 5)
+    route_tokens(const MIXLANE_GRID_CONSTANT KernelArgs args, uint32_t wave_bytes) {
   extern __shared__ uint4 shared[];
+  // Worth it where a multiprocessor has a token or two.
+  if (blockDim.x == gpu::kHardwareWave) gpu::prefetch_args(args);
   gpu::wait_for_previous_kernel();
   gpu::allow_next_kernel();
   using W = gpu::Wave<kSize>;
@@ -164,11 +205,11 @@ __global__ void __launch_bounds__(kMaxThreads, kByScore || kValues > 8 ? 1 : 6)
   // A part of a hardware wave goes on without outputs: shuffles and ballots want all threads.
   if (kSize == gpu::kHardwareWave && !counted) return;
 
-  void* const scratch = reinterpret_cast<std::byte*>(shared) + W::index_in_block() * scratch_bytes;
+  const WaveMemory<kSize, kValues, kByScore> memory(reinterpret_cast<std::byte*>(shared) + W::index_in_block() * wave_bytes);
   const uint32_t read_token = counted ? token : 0;
   const std::byte* const row = args.logits + read_token * args.row_bytes;
-  float bias[kValues];
-  if constexpr (kByScore) load_bias<kSize>(args, bias);
+  float choices[kValues];
+  if constexpr (kByScore) load_bias<kSize>(args, choices);
   float x[kValues];
   const bool has_nan = !load_row<kSize>(args, row, x);
   if (has_nan && !args.nan_is_lowest) {
@@ -183,19 +224,20 @@ __global__ void __launch_bounds__(kMaxThreads, kByScore || kValues > 8 ? 1 : 6)
   if (!args.hash_table) {
     uint32_t keys[kValues];
     if constexpr (kByScore) {
-      make_score_keys<kSize>(args, x, bias, facts, scratch, keys);
+      make_keys<kSize>(args, x, facts, choices, memory, keys);
     } else {
 #pragma unroll
       for (int slot = 0; slot < kValues; ++slot) keys[slot] = gpu::ordered_key(x[slot]);
     }
-    chosen = select<kSize>(keys, args.num_topk, *static_cast<Scratch*>(scratch));
+    chosen = select<kSize>(keys, args.num_topk, *static_cast<Scratch*>(memory.scratch));
   } else if (!look_up<kSize>(args, read_token, counted, chosen)) {
     if (counted) write_nothing<kSize>(args, token);
     if (kSize == gpu::kHardwareWave) return;
     counted = false;
     chosen = Chosen<kSize>();
   }
-  finish<kByScore>(args, read_token, row, facts, chosen, counted);
+  const bool is_scored = kByScore && !args.hash_table;
+  finish(args, read_token, row, facts, chosen, is_scored ? memory.scores : nullptr, counted);
 }
 
 }  // namespace mixlane::routing_gpu

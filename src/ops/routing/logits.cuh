@@ -76,11 +76,21 @@ __device__ void load_runs(const KernelArgs& args, const std::byte* row, float (&
 // Loads what is per column, the bias.
 template <int kSize, int kValues>
 __device__ void load_bias(const KernelArgs& args, float (&bias)[kValues]) {
+  const bool runs = args.aligned && args.num_columns % 4 == 0;
 #pragma unroll
-  for (int slot = 0; slot < kValues; ++slot) {
-    const uint32_t column = column_of<kSize>(slot);
-    bias[slot] = args.bias && column < args.num_columns ? args.bias[column] : 0.0f;
+  for (int run = 0; run < kValues / 4; ++run) {
+    const uint32_t first = column_of<kSize>(4 * run);
+    float4 four = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    if (args.bias && runs && first < args.num_columns) four = *reinterpret_cast<const float4*>(args.bias + first);
+    bias[4 * run] = four.x;
+    bias[4 * run + 1] = four.y;
+    bias[4 * run + 2] = four.z;
+    bias[4 * run + 3] = four.w;
   }
+  if (!args.bias || runs) return;
+#pragma unroll
+  for (int slot = 0; slot < kValues; ++slot)
+    if (column_of<kSize>(slot) < args.num_columns) bias[slot] = args.bias[column_of<kSize>(slot)];
 }
 
 // Loads the row; false if it holds a NaN.

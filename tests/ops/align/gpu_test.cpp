@@ -5,6 +5,7 @@
 
 #include <deque>
 
+#include "disorder.hpp"
 #include "ops/align/choose.hpp"
 #include "ops/align/launchers.hpp"
 #include "ops/align/op.hpp"
@@ -318,6 +319,24 @@ TEST_F(AlignGpu, RadixOfWave16) {
     launch_radix_of_16(args, align_ids(on_gpu.args()) == AlignIds::i32, on_gpu.stream());
     on_gpu.fetch();
     expect_result(expected(p, call.args.sorted_pairs.shape[0]), call.out, p.num_topk, true);
+  }
+}
+
+TEST_F(AlignGpu, AtomicsOutOfLaneOrder) {
+  if (!ranks_by_atomics()) GTEST_SKIP() << "this backend ranks without atomics";
+  Rng rng(10);
+  for (const int64_t rows : {1, 37, 128}) {
+    SCOPED_TRACE(rows);
+    const Problem p = simple(rng, rows, 8, 32, 16);
+    Call call(p, true);
+    GpuCall on_gpu(call);
+    on_gpu.send();
+    launch_disordered_oneshot(align_gpu::make_args(on_gpu.args()), on_gpu.stream());
+    on_gpu.fetch();
+    const Result want = expected(p, call.args.sorted_pairs.shape[0]);
+    EXPECT_EQ(call.out.num_padded, want.num_padded);
+    EXPECT_EQ(call.out.pairs, want.pairs);
+    EXPECT_EQ(call.out.slots, want.slots);
   }
 }
 

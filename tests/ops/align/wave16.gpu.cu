@@ -20,7 +20,7 @@ void launch_oneshot_of_16(const KernelArgs& args, bool plain, Stream stream) {
               {.variant = "oneshot of 16",
                .num_blocks = 3,
                .num_threads = SmallTile::kThreads,
-               .shared_bytes = SmallTile::shared_bytes(args.num_codes)},
+               .shared_bytes = SmallTile::shared_bytes(args.num_codes) + Staged<SmallTile>::kBytes},
               stream, args);
 }
 

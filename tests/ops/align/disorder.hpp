@@ -1,0 +1,12 @@
+// Align kernels on hardware whose atomics are not in lane order, made up: ranks of equal codes come out reversed.
+#pragma once
+
+#include "ops/align/device_args.hpp"
+
+namespace mixlane::test {
+
+// Whether the kernels of this build rank by atomics at all.
+bool ranks_by_atomics();
+void launch_disordered_oneshot(const align_gpu::KernelArgs& args, Stream stream);
+
+}  // namespace mixlane::test
