@@ -1,1 +1,0 @@
-#include "/work/wt/dispatch/include/mixlane/version.hpp"
