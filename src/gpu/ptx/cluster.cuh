@@ -1,45 +1,32 @@
 // Thread-block clusters of sm_90: barrier and shared memory of the other blocks.
 #pragma once
 
-#include <cstdint>
+#include "gpu/ptx/mbarrier.cuh"
 
 namespace mixlane::gpu::ptx {
 
-// Split barrier of all threads of the cluster, by whole waves. It hands nothing over but the barriers that
-// init_barrier() made.
-__device__ inline void cluster_arrive() {
-  __syncwarp();
-  asm volatile("fence.mbarrier_init.release.cluster;\nbarrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+__device__ inline uint32_t cluster_rank() {
+  uint32_t rank;
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return rank;
 }
-__device__ inline void cluster_wait() {
-  __syncwarp();
-  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
+
+// Split barrier of all threads of the cluster, by whole waves: arrive publishes what was written before, wait sees what
+// others published.
+__device__ inline void cluster_arrive() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
+// Hands nothing over but barriers behind mbarrier_init_fence().
+__device__ inline void cluster_arrive_relaxed() { asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory"); }
+__device__ inline void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
 
 // The address, in the cluster's window, of the same shared variable in block `rank`.
 __device__ inline uint32_t map_shared(const void* shared, uint32_t rank) {
   uint32_t address;
-  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;"
-               : "=r"(address)
-               : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(shared))), "r"(rank));
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(shared_address(shared)), "r"(rank));
   return address;
 }
 
-__device__ inline uint32_t shared_address(const void* shared) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
-}
-
-// A barrier in shared memory that waits for so many bytes of store_async().
-__device__ inline void init_barrier(uint64_t* barrier, uint32_t bytes) {
-  asm volatile(
-      "mbarrier.init.shared.b64 [%0], 1;\n"
-      "mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(shared_address(barrier)),
-      "r"(bytes)
-      : "memory");
-}
-
-// Waits for a barrier that is used once; sees what its stores wrote.
-__device__ inline void wait_barrier(uint64_t* barrier) {
+// Until the first phase of a barrier has ended; sees what other blocks' store_async() wrote.
+__device__ inline void mbarrier_wait_cluster(uint64_t* barrier) {
   asm volatile(
       "{\n"
       ".reg .pred done;\n"

@@ -35,7 +35,8 @@ struct ClusterCounts {
   // By one thread, before the blocks meet.
   __device__ void expect() const {
     const uint32_t bytes_per_block = row_pairs * 8 + (blockIdx.x == kClusterBlocks - 1 ? 8 : 0);
-    gpu::ptx::init_barrier(barrier, (kClusterBlocks - 1) * bytes_per_block);
+    gpu::ptx::mbarrier_init(barrier, 1);
+    gpu::ptx::mbarrier_arrive_expect(barrier, (kClusterBlocks - 1) * bytes_per_block);
   }
 
   // This block's row to all others, a wave per block, and its faults to the last one.
@@ -65,7 +66,7 @@ struct ClusterCounts {
   template <class Tile>
   __device__ void sum(const Tile& tile, Quad& total, Quad& before) const {
     if (threadIdx.x >= tile.stride / 4) return;
-    gpu::ptx::wait_barrier(barrier);
+    gpu::ptx::mbarrier_wait_cluster(barrier);
 #pragma unroll
     for (uint32_t rank = 0; rank < kClusterBlocks; ++rank) {
       const Quad quad = unpack_quad(row(rank)[threadIdx.x]);
@@ -96,7 +97,9 @@ __global__ void __launch_bounds__(Tile::kThreads) align_cluster(const MIXLANE_GR
   const Staged<Tile> staged{reinterpret_cast<uint32_t*>(tile.rest)};
   const ClusterCounts counts(tile.rest + Staged<Tile>::kBytes, args.num_codes);
   if (threadIdx.x == 0) counts.expect();
-  gpu::ptx::cluster_arrive();
+  Tile::Wave::sync();
+  gpu::ptx::mbarrier_init_fence();
+  gpu::ptx::cluster_arrive_relaxed();
   tile.clear_facts();
   tile.clear_row();
 
@@ -117,6 +120,7 @@ __global__ void __launch_bounds__(Tile::kThreads) align_cluster(const MIXLANE_GR
   const Quad in_tile = tile.sum_rows();
   if (threadIdx.x < tile.stride / 4) counts.row(blockIdx.x)[threadIdx.x] = pack_quad(in_tile);
   const Quad starts = starts_of(tile.sum_below(in_tile.sum()), in_tile);
+  Tile::Wave::sync();
   gpu::ptx::cluster_wait();  // all blocks are there to be written to
   counts.send(tile);
   // While the counts travel the tile is sorted.

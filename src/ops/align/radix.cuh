@@ -273,7 +273,7 @@ __device__ void write_radix_groups(const KernelArgs& args, const RadixSpace& spa
   for (uint32_t code = first / Tile::kWave; code < args.num_codes; code += step / Tile::kWave) {
     const uint32_t end = space.offsets[code + 1];
     const uint32_t filled = space.offsets[code] + space.ends[code] - space.starts[code];
-    for (uint32_t slot = filled + Tile::Wave::lane(); slot < end; slot += Tile::kWave) write_pad(args, slot);
+    write_pads<Tile::kWave>(args, filled + Tile::Wave::lane(), end);
   }
   const uint32_t first_code = args.source.bucket ? 1 : 0;
   for (uint32_t code = first_code + first; code <= args.num_codes; code += step) {

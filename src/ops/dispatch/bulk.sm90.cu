@@ -27,8 +27,8 @@ class BulkSender {
 
   __device__ void fetch_first() {
     if (!pumps_) return;
-    for (uint32_t stage = 0; stage < num_stages_; ++stage) gpu::ptx::init_barrier(arrived_ + stage);
-    gpu::ptx::publish_barriers();
+    for (uint32_t stage = 0; stage < num_stages_; ++stage) gpu::ptx::mbarrier_init(arrived_ + stage, 1);
+    gpu::ptx::mbarrier_init_fence();
     for (uint32_t row = 0; row < num_stages_; ++row) load(row);
   }
 
@@ -57,7 +57,7 @@ class BulkSender {
 #pragma unroll 1
     for (uint32_t token = first; token < end; ++token) {
       const uint32_t row = token - share_.begin;
-      gpu::ptx::wait_barrier(arrived_ + row % num_stages_, row / num_stages_ & 1u);
+      gpu::ptx::mbarrier_wait(arrived_ + row % num_stages_, row / num_stages_ & 1u);
       for (uint32_t to = 0; to < shared_.batch.num_targets[token - first]; ++to)
         gpu::ptx::bulk_store(shared_.batch.target[token - first][to] + begin_byte_, stage(row), num_bytes_);
       gpu::ptx::end_store_group();
