@@ -9,7 +9,7 @@ namespace mixlane {
 namespace {
 
 constexpr std::array<Variant<RoutingArgs>, 1> kCpuVariants{{
-    {{"routing.cpu", "one token after the other: scores in f64 rounded to f32, insertion into the best K"},
+    {{"routing.cpu", "one token after the other: scores, then insertion into the best K"},
      nullptr,
      launch_routing_cpu},
 }};
