@@ -15,7 +15,7 @@ std::string collectives_version() {
     const char* file;
   };
   const Library library =
-      gpu::device_type() == DeviceType::cuda ? Library{"NCCL", "libnccl.so.2"} : Library{"RCCL", "librccl.so.1"};
+      gpu::kDeviceType == DeviceType::cuda ? Library{"NCCL", "libnccl.so.2"} : Library{"RCCL", "librccl.so.1"};
   void* handle = ::dlopen(library.file, RTLD_LAZY | RTLD_LOCAL);
   if (!handle) return "";
   using GetVersion = int(int*);
@@ -38,7 +38,7 @@ GpuSurvey survey_gpus(const Env& env, const GpuPeakOptions& options) {
     return survey;
   }
   for (int i = 0; i < num_gpus; ++i) {
-    const Device device{gpu::device_type(), i};
+    const Device device{gpu::kDeviceType, i};
     survey.gpus.push_back({device, gpu::properties(i), measure_gpu(device, options)});
   }
   for (int i = 0; i < num_gpus; ++i)

@@ -12,9 +12,9 @@ std::string version_text(int version) { return fmt::format("{}.{}", version / 10
 }  // namespace
 
 void require_gpu(Device device) {
-  if (device.type != gpu::device_type())
+  if (device.type != gpu::kDeviceType)
     fail(ErrorCode::unsupported, "--device {0}: this build is for {1}; use --device {1}, or --device cpu", name(device.type),
-         name(gpu::device_type()));
+         name(gpu::kDeviceType));
   std::string why;
   const int count = gpu::num_devices(&why);
   if (count == 0) fail(ErrorCode::unsupported, "--device {}: {}; --device cpu measures without one", name(device.type), why);

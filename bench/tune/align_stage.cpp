@@ -155,7 +155,7 @@ int measure(Context& context, const TuneOptions& options) {
 int tune_stage(const TuneOptions& options) {
   std::string why;
   if (gpu::num_devices(&why) == 0) fail(ErrorCode::unsupported, "tuning {} needs a GPU: {}", options.stage, why);
-  Context context({.device = {gpu::device_type(), options.device}});
+  Context context({.device = {gpu::kDeviceType, options.device}});
   if (options.regret) return measure(context, options);
   const int64_t begin = now_ns();
   AlignSweep sweep;

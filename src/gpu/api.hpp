@@ -14,19 +14,13 @@
 namespace mixlane::gpu {
 
 #if defined(MIXLANE_HIP)
-inline constexpr DeviceType kDeviceType = DeviceType::hip;
 inline constexpr const char* kVendor = "AMD";
-#else
-inline constexpr DeviceType kDeviceType = DeviceType::cuda;
-inline constexpr const char* kVendor = "NVIDIA";
-#endif
-
-#if defined(MIXLANE_HIP)
 inline constexpr auto kAttributeMultiprocessors = hipDeviceAttributeMultiprocessorCount;
 inline constexpr auto kAttributeMajor = hipDeviceAttributeComputeCapabilityMajor;
 inline constexpr auto kAttributeMinor = hipDeviceAttributeComputeCapabilityMinor;
 inline constexpr auto kAttributeSharedBytes = hipDeviceAttributeMaxSharedMemoryPerBlock;
 #else
+inline constexpr const char* kVendor = "NVIDIA";
 inline constexpr auto kAttributeMultiprocessors = cudaDevAttrMultiProcessorCount;
 inline constexpr auto kAttributeMajor = cudaDevAttrComputeCapabilityMajor;
 inline constexpr auto kAttributeMinor = cudaDevAttrComputeCapabilityMinor;

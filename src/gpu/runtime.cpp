@@ -26,8 +26,6 @@ void check(ApiError error, const char* call, const std::string& purpose, ErrorCo
 // ---------------------------------------------------------------------------------------------------------------------
 // Devices
 
-DeviceType device_type() { return kDeviceType; }
-
 namespace {
 
 // In words that say what to install.

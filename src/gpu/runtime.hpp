@@ -23,7 +23,11 @@ struct DeviceProperties {
 };
 
 // The backend of this build.
-DeviceType device_type();
+#if defined(MIXLANE_HIP)
+inline constexpr DeviceType kDeviceType = DeviceType::hip;
+#else
+inline constexpr DeviceType kDeviceType = DeviceType::cuda;
+#endif
 // 0 where there is no usable GPU; then `why` (if given) says what is missing.
 int num_devices(std::string* why = nullptr);
 // Throws unsupported where there is no such device.

@@ -58,7 +58,7 @@ TEST_F(GpuPeaks, AGpuIsNoPeerOfItself) {
 
 TEST_F(GpuPeaks, OfTwoGpusArePlausible) {
   if (gpu::num_devices() < 2) GTEST_SKIP() << "one GPU has no peer";
-  const Device second{gpu::device_type(), 1};
+  const Device second{gpu::kDeviceType, 1};
   const PeerPeaks peaks = measure_pair(gpu_device(), second, kQuick);
   if (!peaks.problem.empty()) GTEST_SKIP() << peaks.problem;
   for (const double rate : {peaks.write_gbs, peaks.read_gbs, peaks.copy_engine_gbs}) {

@@ -273,6 +273,16 @@ TEST_F(ProgramTest, HelpAndVariants) {
   EXPECT_EQ(nothing.exit_code, 2);
 }
 
+TEST_F(ProgramTest, OnlyVariantsOfThisBuildAreListed) {
+  Program bench({MIXLANE_PROGRAM, "bench", "--model", MIXLANE_TINY_MODEL, "--device", "cuda", "--out", runs().string()});
+  bench.wait();
+  if (bench.err.find("this build has no GPU backend") == std::string::npos) GTEST_SKIP() << "a build with a GPU backend";
+  Program variants({MIXLANE_PROGRAM, "bench", "--list-variants"});
+  variants.wait();
+  EXPECT_EQ(variants.out.find(" cuda "), std::string::npos) << variants.out;
+  EXPECT_EQ(variants.out.find(" hip "), std::string::npos) << variants.out;
+}
+
 TEST_F(ProgramTest, AnUnwritableFolderIsRefusedBeforeAnyWork) {
   Program program({MIXLANE_PROGRAM, "bench", "--model", MIXLANE_TINY_MODEL, "--out", "/dev/null/runs"});
   program.wait();

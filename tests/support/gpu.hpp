@@ -9,7 +9,7 @@
 
 namespace mixlane::test {
 
-inline Device gpu_device() { return {gpu::device_type(), 0}; }
+inline Device gpu_device() { return {gpu::kDeviceType, 0}; }
 
 class GpuTest : public testing::Test {
  protected:

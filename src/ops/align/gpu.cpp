@@ -162,33 +162,27 @@ void run_radix(Context& context, const AlignArgs& args, Stream stream) {
 
 namespace {
 
-#if defined(MIXLANE_HIP)
-constexpr DeviceType kGpu = DeviceType::hip;
-#else
-constexpr DeviceType kGpu = DeviceType::cuda;
-#endif
-
 // What is simpler comes first: it wins ties.
 constexpr Variant<AlignArgs> kVariants[] = {
-    {{"align.none", "every pair looks at all others; a few tokens", kGpu},
+    {{"align.none", "every pair looks at all others; a few tokens", gpu::kDeviceType},
      align_gpu::refuse_none,
      align_gpu::run_none,
      estimate_align_none},
-    {{"align.oneshot", "every block sorts everything, writes its share; up to 8192 pairs", kGpu},
+    {{"align.oneshot", "every block sorts everything, writes its share; up to 8192 pairs", gpu::kDeviceType},
      align_gpu::refuse_oneshot,
      align_gpu::run_oneshot,
      estimate_align_oneshot},
 #if !defined(MIXLANE_HIP)
-    {{"align.cluster", "one cluster, counts through its shared memory; up to 131072 pairs", kGpu},
+    {{"align.cluster", "one cluster, counts through its shared memory; up to 131072 pairs", gpu::kDeviceType},
      align_gpu::refuse_cluster,
      align_gpu::run_cluster,
      estimate_align_cluster},
 #endif
-    {{"align.multi_phase", "all multiprocessors, one cooperative launch; any number of pairs", kGpu},
+    {{"align.multi_phase", "all multiprocessors, one cooperative launch; any number of pairs", gpu::kDeviceType},
      align_gpu::refuse_multi_phase,
      align_gpu::run_multi_phase,
      estimate_align_multi_phase},
-    {{"align.radix", "two passes over digits of the group, one cooperative launch; any number of groups", kGpu},
+    {{"align.radix", "two passes over digits of the group, one cooperative launch; any number of groups", gpu::kDeviceType},
      align_gpu::refuse_radix,
      align_gpu::run_radix,
      estimate_align_radix},

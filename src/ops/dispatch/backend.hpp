@@ -1,6 +1,7 @@
 // What a device must do for the dispatcher. The front (op.cpp) has checked the arguments' shapes by then.
 #pragma once
 
+#include "core/registry.hpp"
 #include "ops/dispatch/layout.hpp"
 #include "ops/dispatch/route.hpp"
 #include "ops/dispatch/stage.hpp"
@@ -40,5 +41,8 @@ std::unique_ptr<ExchangeBackend> make_shm_backend(Context& context, std::shared_
 // dispatch.latency and combine.latency. Collective.
 std::unique_ptr<ExchangeBackend> make_gpu_backend(Context& context, std::shared_ptr<Communicator> comm,
                                                   const DispatcherConfig& config);
+// Of this build; none without a GPU backend.
+std::span<const VariantInfo> dispatch_gpu_variants();
+std::span<const VariantInfo> combine_gpu_variants();
 
 }  // namespace mixlane

@@ -321,4 +321,24 @@ std::unique_ptr<ExchangeBackend> make_gpu_backend(Context& context, std::shared_
   return std::make_unique<GpuBackend>(context, std::move(comm), config);
 }
 
+std::span<const VariantInfo> dispatch_gpu_variants() {
+  static constexpr VariantInfo kVariants[] = {
+    {"dispatch.latency", "one launch: blocks find their tokens' slots, store rows to the peers and leave; one block waits",
+     gpu::kDeviceType},
+#if !defined(MIXLANE_HIP)
+    {"dispatch.throughput", "the same by bulk copies of one thread per block: many tokens through few multiprocessors",
+     gpu::kDeviceType},
+#endif
+  };
+  return kVariants;
+}
+
+std::span<const VariantInfo> combine_gpu_variants() {
+  static constexpr VariantInfo kVariants[] = {
+      {"combine.latency", "one launch: half of the blocks send partial sums, a flag per row; the others add them up",
+       gpu::kDeviceType},
+  };
+  return kVariants;
+}
+
 }  // namespace mixlane

@@ -7,4 +7,7 @@ std::unique_ptr<ExchangeBackend> make_gpu_backend(Context& context, std::shared_
   fail(ErrorCode::unsupported, "this build has no {} backend; use a cpu device", name(context.device().type));
 }
 
+std::span<const VariantInfo> dispatch_gpu_variants() { return {}; }
+std::span<const VariantInfo> combine_gpu_variants() { return {}; }
+
 }  // namespace mixlane

@@ -1,7 +1,6 @@
 #include "ops/dispatch/op.hpp"
 
 #include <algorithm>
-#include <iterator>
 
 #include "core/check.hpp"
 #include "core/math.hpp"
@@ -11,29 +10,13 @@
 namespace mixlane {
 namespace {
 
-#if defined(MIXLANE_HIP)
-constexpr DeviceType kGpu = DeviceType::hip;
-#else
-constexpr DeviceType kGpu = DeviceType::cuda;
-#endif
-
-constexpr VariantInfo kDispatchVariants[] = {
-    {"dispatch.shm", "each rank writes its rows into the receivers' shared-memory windows; one flag per pair of ranks"},
-    {"dispatch.latency", "one launch: blocks find their tokens' slots, store rows to the peers and leave; one block waits",
-     kGpu},
-#if !defined(MIXLANE_HIP)
-    {"dispatch.throughput", "the same by bulk copies of one thread per block: many tokens through few multiprocessors",
-     kGpu},
-#endif
-};
-constexpr VariantInfo kCombineVariants[] = {
-    {"combine.shm", "each rank writes one partial sum per received row into its owner's window; the owner sums the ranks"},
-    {"combine.latency", "one launch: half of the blocks send partial sums, a flag per row; the others add them up", kGpu},
-};
+constexpr VariantInfo kDispatchOnCpu{
+    "dispatch.shm", "each rank writes its rows into the receivers' shared-memory windows; one flag per pair of ranks"};
+constexpr VariantInfo kCombineOnCpu{
+    "combine.shm", "each rank writes one partial sum per received row into its owner's window; the owner sums the ranks"};
 
 void require_variant(std::string_view wanted, std::span<const VariantInfo> table, Device device) {
   std::string ids = "auto";
-  if (wanted == "auto") return;
   for (const VariantInfo& variant : table) {
     if (variant.device != device.type) continue;
     if (wanted == variant.id) return;
@@ -65,7 +48,7 @@ void require_equal_config(Communicator& comm, const DispatcherConfig& config) {
 }
 
 void validate(const DispatchArgs& args, const DispatcherConfig& config, Device device) {
-  require_variant(args.variant, kDispatchVariants, device);
+  if (args.variant != "auto") require_variant(args.variant, dispatch_variants(), device);
   const int64_t hidden = config.hidden;
   if (config.wire == WireFormat::bf16) {
     require_tensor("hidden", args.hidden, {{DType::bf16}, {kAnySize, hidden}, true}, device);
@@ -101,7 +84,7 @@ void validate_replay(const DispatchArgs& args, const RoutingState* replay, const
 
 void validate(const CombineArgs& args, const RoutingState* routing, const RoutingState* current,
               const DispatcherConfig& config, int num_ranks, Device device) {
-  require_variant(args.variant, kCombineVariants, device);
+  if (args.variant != "auto") require_variant(args.variant, combine_variants(), device);
   if (routing == nullptr || routing != current)
     fail(ErrorCode::invalid_argument, "{}; pass the handle of this dispatcher's last dispatch",
          routing == nullptr ? "the routing handle is empty" : "the routing handle is out of date");
@@ -263,7 +246,16 @@ ExchangeCost combine_cost(const DispatcherConfig& config, const DispatchCounts& 
   return cost;
 }
 
-std::vector<VariantInfo> dispatch_variants() { return {std::begin(kDispatchVariants), std::end(kDispatchVariants)}; }
-std::vector<VariantInfo> combine_variants() { return {std::begin(kCombineVariants), std::end(kCombineVariants)}; }
+std::vector<VariantInfo> dispatch_variants() {
+  std::vector<VariantInfo> all{kDispatchOnCpu};
+  for (const VariantInfo& variant : dispatch_gpu_variants()) all.push_back(variant);
+  return all;
+}
+
+std::vector<VariantInfo> combine_variants() {
+  std::vector<VariantInfo> all{kCombineOnCpu};
+  for (const VariantInfo& variant : combine_gpu_variants()) all.push_back(variant);
+  return all;
+}
 
 }  // namespace mixlane

@@ -12,12 +12,6 @@ namespace mixlane {
 namespace experts_gpu {
 namespace {
 
-#if defined(MIXLANE_HIP)
-constexpr DeviceType kGpu = DeviceType::hip;
-#else
-constexpr DeviceType kGpu = DeviceType::cuda;
-#endif
-
 constexpr int64_t kMaxPairs = int64_t{1} << 31;
 
 bool is_fp8(QuantFormat format) { return format == QuantFormat::fp8_block || format == QuantFormat::fp8_channel; }
@@ -354,11 +348,11 @@ std::span<const Variant<ExpertsArgs>> experts_gpu_variants() {
   using namespace experts_gpu;
   static constexpr Variant<ExpertsArgs> kVariants[] = {
 #if !defined(MIXLANE_HIP)
-    {{"experts.wgmma", "two persistent launches of Hopper's warpgroup products; every format", kGpu},
+    {{"experts.wgmma", "two persistent launches of Hopper's warpgroup products; every format", gpu::kDeviceType},
      refuse_wgmma,
      run_wgmma},
 #endif
-    {{"experts.mma", "decodes every format to bf16 on the way to the tensor or matrix cores; any GPU", kGpu},
+    {{"experts.mma", "decodes every format to bf16 on the way to the tensor or matrix cores; any GPU", gpu::kDeviceType},
      refuse_mma,
      run_mma},
   };

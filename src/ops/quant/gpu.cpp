@@ -9,12 +9,6 @@ namespace mixlane {
 namespace quant_gpu {
 namespace {
 
-#if defined(MIXLANE_HIP)
-constexpr DeviceType kGpu = DeviceType::hip;
-#else
-constexpr DeviceType kGpu = DeviceType::cuda;
-#endif
-
 constexpr int64_t kMaxOctets = int64_t{1} << 31;
 
 // Rows as kernels see them; an octet is eight values.
@@ -121,8 +115,10 @@ void run_octets(Context& context, const DequantArgs& args, Stream stream) {
 std::span<const Variant<QuantArgs>> quant_gpu_variants() {
   using namespace quant_gpu;
   static constexpr Variant<QuantArgs> kVariants[] = {
-      {{"quant.groups", "the lanes of a group hold it in registers; 1x128 and 1x32", kGpu}, refuse_groups, run_groups},
-      {{"quant.tiles", "a block per row or 128x128 tile, held in registers", kGpu}, refuse_tiles, run_tiles},
+      {{"quant.groups", "the lanes of a group hold it in registers; 1x128 and 1x32", gpu::kDeviceType},
+       refuse_groups,
+       run_groups},
+      {{"quant.tiles", "a block per row or 128x128 tile, held in registers", gpu::kDeviceType}, refuse_tiles, run_tiles},
   };
   return kVariants;
 }
@@ -130,7 +126,9 @@ std::span<const Variant<QuantArgs>> quant_gpu_variants() {
 std::span<const Variant<DequantArgs>> dequant_gpu_variants() {
   using namespace quant_gpu;
   static constexpr Variant<DequantArgs> kVariants[] = {
-      {{"dequant.octets", "eight values at a time, four of these per thread in flight", kGpu}, refuse_octets, run_octets},
+      {{"dequant.octets", "eight values at a time, four of these per thread in flight", gpu::kDeviceType},
+       refuse_octets,
+       run_octets},
   };
   return kVariants;
 }

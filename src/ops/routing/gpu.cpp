@@ -93,14 +93,9 @@ void run_warp(Context& context, const RoutingArgs& args, Stream stream) {
 }  // namespace routing_gpu
 
 std::span<const Variant<RoutingArgs>> routing_gpu_variants() {
-#if defined(MIXLANE_HIP)
-  constexpr DeviceType kGpu = DeviceType::hip;
-#else
-  constexpr DeviceType kGpu = DeviceType::cuda;
-#endif
   using namespace routing_gpu;
   static constexpr Variant<RoutingArgs> kVariants[] = {
-      {{"routing.warp", "a wave per token: a bound that few logits reach, and the places of those", kGpu},
+      {{"routing.warp", "a wave per token: a bound that few logits reach, and the places of those", gpu::kDeviceType},
        refuse_warp,
        run_warp},
   };

@@ -53,7 +53,7 @@ class AlignChoice : public GpuTest {
 
 // Needs no GPU: what the library ships is for variants that this build has.
 TEST(AlignTables, ShippedChoicesAreVariantsOfThisBuild) {
-  if (gpu::device_type() != DeviceType::cuda) GTEST_SKIP() << "the tables are for NVIDIA GPUs";
+  if (gpu::kDeviceType != DeviceType::cuda) GTEST_SKIP() << "the tables are for NVIDIA GPUs";
   TunedLayers layers;
   layers.tables[TunedLayers::installed] = read_tuned_folder(data_folder("tuned"));
   std::vector<std::string_view> ids;

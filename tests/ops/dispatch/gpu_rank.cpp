@@ -42,7 +42,7 @@ int64_t capacity_of(const DispatcherConfig& config) { return config.capacity > 0
 
 }  // namespace
 
-Device device_of_rank(int rank) { return {gpu::device_type(), rank % std::max(gpu::num_devices(), 1)}; }
+Device device_of_rank(int rank) { return {gpu::kDeviceType, rank % std::max(gpu::num_devices(), 1)}; }
 
 void quantize_row(const uint16_t* row, int hidden, WireFormat wire, std::vector<uint8_t>& codes,
                   std::vector<float>& scales) {

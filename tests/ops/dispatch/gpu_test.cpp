@@ -36,7 +36,7 @@ DispatcherConfig small_config() {
   return config;
 }
 
-bool has_bulk_copies() { return gpu::device_type() == DeviceType::cuda && gpu::compute_capability(0) >= 90; }
+bool has_bulk_copies() { return gpu::kDeviceType == DeviceType::cuda && gpu::compute_capability(0) >= 90; }
 
 void run_ranks(int num_ranks, const std::function<void(std::shared_ptr<Communicator>)>& body,
                std::chrono::milliseconds deadline = 10s) {
@@ -423,7 +423,7 @@ TEST_F(ExchangeGpu, WhatBulkCopiesDoNotTakeIsRefused) {
     GpuRank gpu_rank(comm, config);
     DispatchArgs args = gpu_rank.dispatch_args(4);
     args.variant = "dispatch.throughput";
-    if (gpu::device_type() == DeviceType::cuda)
+    if (gpu::kDeviceType == DeviceType::cuda)
       test::expect_error(ErrorCode::unsupported, {"dispatch.throughput", "dispatch.latency"},
                          [&] { gpu_rank.dispatcher().dispatch(args, gpu_rank.stream()); });
   });
@@ -435,7 +435,7 @@ TEST_F(ExchangeGpu, WindowBytes) {
   config.hidden = 32;
   config.num_topk = 2;
   config.max_tokens = 5;
-  EXPECT_EQ(Dispatcher::window_bytes(config, 4, gpu::device_type()), 4 * (64 + 4096 + 5 * (16 + 128 + 64)));
+  EXPECT_EQ(Dispatcher::window_bytes(config, 4, gpu::kDeviceType), 4 * (64 + 4096 + 5 * (16 + 128 + 64)));
 }
 
 }  // namespace

@@ -41,7 +41,10 @@ class DeviceCall {
     if (!view.given()) return;
     int64_t last = 0;
     for (int d = 0; d < view.ndim; ++d) last += (view.shape[d] - 1) * view.strides[d];
-    const int64_t bytes = view.num_values() == 0 ? 0 : size_bytes(view.dtype, last + 1 + (view.dtype == DType::fp4_e2m1 ? 1 : 0) * ((last + 1) % 2));
+    const int64_t bytes =
+        view.num_values() == 0
+            ? 0
+            : size_bytes(view.dtype, last + 1 + (view.dtype == DType::fp4_e2m1 ? 1 : 0) * ((last + 1) % 2));
     view.data = twins_.emplace_back(const_cast<void*>(view.data), bytes, 0).data();
     view.device = gpu_device();
   }
