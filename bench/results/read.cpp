@@ -184,6 +184,7 @@ ResultFile result_file_from_json(const nlohmann::json& json, const std::string& 
   read_value(json, place, file);
   if (place.schema == 1) read_common_conditions(json, place, file);
   require_consistent(file, place);
+  file.schema = kSchemaVersion;  // of what it holds now, should it be written again
   return file;
 }
 

@@ -114,7 +114,8 @@ nlohmann::ordered_json to_json(const ResultFile& file);
 nlohmann::ordered_json to_json(const Peaks& peaks);
 // The text that write_result_file stores, byte for byte.
 std::string to_text(const ResultFile& file);
-// Both throw bad_format naming the file and the field, and accept every schema version up to kSchemaVersion.
+// Both throw bad_format naming the file and the field, and accept every schema version up to kSchemaVersion; what they
+// return is of kSchemaVersion.
 ResultFile result_file_from_json(const nlohmann::json& json, const std::string& file_name);
 ResultFile result_file_from_text(std::string_view text, const std::string& file_name);
 // io_error if it can't be read, else as above.

@@ -149,7 +149,8 @@ json schema_one(json value) {
 
 TEST(ResultJson, OlderSchemasAreRead) {
   const ResultFile file = parse(schema_one(sample_json()));
-  EXPECT_EQ(file.schema, 1);
+  EXPECT_EQ(file.schema, kSchemaVersion);
+  EXPECT_EQ(to_text(result_file_from_text(to_text(file), "again.json")), to_text(file)) << "goes on as a file of today";
   EXPECT_EQ(file.peaks.f32_tflops, 1.75);
   EXPECT_EQ(file.peaks.flag_us, 0);
   for (const Record& record : file.records) {
