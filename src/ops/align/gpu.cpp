@@ -132,29 +132,27 @@ void run_cluster(Context& context, const AlignArgs& args, Stream stream) {
 }
 #endif
 
-void run_multi_phase(Context& context, const AlignArgs& args, Stream stream) {
+// A launch of all multiprocessors, with a barrier and workspace from the arena.
+void run_cooperative(Context& context, const AlignArgs& args, Stream stream, decltype(radix_workspace_words)& num_words,
+                     decltype(launch_radix)& launch) {
   const Device device = context.device();
   const gpu::DeviceGuard guard(device);
   KernelArgs kernel_args = make_args(args);
   Arena& arena = context.arena();
   const Arena::Scope scope(arena);
   kernel_args.barrier = static_cast<uint32_t*>(arena.zeros());
-  kernel_args.workspace =
-      arena.take_as<uint32_t>(multi_phase_workspace_words(kernel_args.num_codes, gpu::num_multiprocessors(device.index)));
-  launch_multi_phase(kernel_args, is_plain(args), device, stream);
+  kernel_args.workspace = arena.take_as<uint32_t>(num_words(kernel_args, device));
+  launch(kernel_args, is_plain(args), device, stream);
+}
+
+void run_multi_phase(Context& context, const AlignArgs& args, Stream stream) {
+  run_cooperative(context, args, stream, multi_phase_workspace_words, launch_multi_phase);
 }
 
 std::string refuse_radix(const Context&, const AlignArgs& args) { return refuse_any(args); }
 
 void run_radix(Context& context, const AlignArgs& args, Stream stream) {
-  const Device device = context.device();
-  const gpu::DeviceGuard guard(device);
-  KernelArgs kernel_args = make_args(args);
-  Arena& arena = context.arena();
-  const Arena::Scope scope(arena);
-  kernel_args.barrier = static_cast<uint32_t*>(arena.zeros());
-  kernel_args.workspace = arena.take_as<uint32_t>(radix_workspace_words(kernel_args, device));
-  launch_radix(kernel_args, is_plain(args), device, stream);
+  run_cooperative(context, args, stream, radix_workspace_words, launch_radix);
 }
 
 }  // namespace

@@ -21,7 +21,7 @@ bool has_cluster(Device device);
 void launch_cluster(const KernelArgs& args, bool plain, Stream stream);
 
 // Words of workspace that the call needs on a device of so many multiprocessors.
-int64_t multi_phase_workspace_words(uint32_t num_codes, int num_multiprocessors);
+int64_t multi_phase_workspace_words(const KernelArgs& args, Device device);
 void launch_multi_phase(const KernelArgs& args, bool plain, Device device, Stream stream);
 
 int64_t radix_workspace_words(const KernelArgs& args, Device device);

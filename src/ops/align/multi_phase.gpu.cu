@@ -61,8 +61,9 @@ void launch_tile(const KernelArgs& args, Device device, Stream stream) {
 
 }  // namespace
 
-int64_t multi_phase_workspace_words(uint32_t num_codes, int num_multiprocessors) {
-  return Matrix::words(num_codes, static_cast<uint32_t>(num_multiprocessors * kMaxBlocksPerMultiprocessor));
+int64_t multi_phase_workspace_words(const KernelArgs& args, Device device) {
+  const int num_multiprocessors = gpu::num_multiprocessors(device.index);
+  return Matrix::words(args.num_codes, static_cast<uint32_t>(num_multiprocessors * kMaxBlocksPerMultiprocessor));
 }
 
 void launch_multi_phase(const KernelArgs& args, bool plain, Device device, Stream stream) {

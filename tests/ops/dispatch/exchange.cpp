@@ -151,6 +151,20 @@ void expect_received(const ReceivedRows& received, const Oracle& oracle, int ran
   }
 }
 
+bool received_is_right(const ReceivedRows& received, const Oracle& oracle, int rank) {
+  for (int s = 0; s < static_cast<int>(oracle.inputs.size()); ++s) {
+    const std::vector<int64_t> tokens = oracle.tokens(s, rank);
+    if (received.recv_count.as<int32_t>()[s] != static_cast<int32_t>(tokens.size())) return false;
+    for (size_t j = 0; j < tokens.size(); ++j) {
+      const int64_t at = int64_t{s} * oracle.config.capacity + static_cast<int64_t>(j);
+      const auto* row = received.rows.as<uint16_t>() + at * received.rows.strides[0];
+      if (!std::equal(row, row + oracle.config.hidden, &oracle.inputs[s].hidden[tokens[j] * oracle.config.hidden]))
+        return false;
+    }
+  }
+  return true;
+}
+
 ExpertRows make_expert_rows(const ReceivedRows& received, const Oracle& oracle, int rank) {
   const DispatcherConfig& config = oracle.config;
   const int num_ranks = static_cast<int>(oracle.inputs.size()), num_topk = config.num_topk;

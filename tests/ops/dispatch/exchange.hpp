@@ -43,6 +43,8 @@ struct Oracle {
 
 // Counts, payloads (bf16 wire), ids and weights of everything that `rank` received.
 void expect_received(const ReceivedRows& received, const Oracle& oracle, int rank);
+// The same of counts and payloads alone, for processes that report to a test.
+bool received_is_right(const ReceivedRows& received, const Oracle& oracle, int rank);
 // What the experts make of the rows that `rank` received, slots in an order of their own.
 struct ExpertRows {
   std::vector<uint16_t> rows;  // bf16 [count, H]

@@ -39,20 +39,6 @@ std::shared_ptr<Communicator> join() {
   return make_process_group(10s);
 }
 
-// Counts and bf16 payloads.
-bool is_right(const ReceivedRows& received, const Oracle& oracle, int rank) {
-  for (int s = 0; s < static_cast<int>(oracle.inputs.size()); ++s) {
-    const std::vector<int64_t> tokens = oracle.tokens(s, rank);
-    if (received.recv_count.as<int32_t>()[s] != static_cast<int32_t>(tokens.size())) return false;
-    for (size_t j = 0; j < tokens.size(); ++j) {
-      const int64_t at = int64_t{s} * oracle.config.capacity + static_cast<int64_t>(j);
-      const auto* row = received.rows.as<uint16_t>() + at * received.rows.strides[0];
-      if (!std::equal(row, row + 64, &oracle.inputs[s].hidden[tokens[j] * 64])) return false;
-    }
-  }
-  return true;
-}
-
 void play(int num_ranks) {
   const auto comm = join();
   GpuRank rank(comm, config_of(OnPeerTimeout::fail));
@@ -60,7 +46,7 @@ void play(int num_ranks) {
     const std::vector<Inputs> inputs = test::make_all_inputs(seed, rank.dispatcher().config(), num_ranks);
     const Oracle oracle{rank.dispatcher().config(), inputs};
     const ReceivedRows received = rank.dispatch(inputs[comm->rank()]);
-    require(is_right(received, oracle, comm->rank()), fmt::format("dispatch {} is wrong", seed));
+    require(test::received_is_right(received, oracle, comm->rank()), fmt::format("dispatch {} is wrong", seed));
     require(rank.combine(received, oracle, true) == oracle.output(comm->rank(), true),
             fmt::format("combine {} is wrong", seed));
   }
@@ -91,7 +77,7 @@ TEST(ExchangeGpuProcesses, AKilledRankIsNamedAndTheOthersGoOn) {
       const Status status = rank.take_status();
       require(status.code == (seed == 2 ? ErrorCode::peer_timeout : ErrorCode::ok), describe(status) + " is not expected");
       require(seed != 2 || status.peer == 1, "another rank is blamed");
-      require(is_right(received, oracle, index), fmt::format("dispatch {} is wrong", seed));
+      require(test::received_is_right(received, oracle, index), fmt::format("dispatch {} is wrong", seed));
       require(rank.combine(received, oracle, false) == oracle.output(index, false),
               fmt::format("combine {} is wrong", seed));
     }

@@ -32,19 +32,6 @@ void require(bool condition, const char* what, int64_t call) {
   if (!condition) fail(ErrorCode::internal, "{} is wrong in call {}", what, call);
 }
 
-bool received_is_right(const ReceivedRows& received, const Oracle& oracle, int rank) {
-  for (int s = 0; s < static_cast<int>(oracle.inputs.size()); ++s) {
-    const std::vector<int64_t> tokens = oracle.tokens(s, rank);
-    if (received.recv_count.as<int32_t>()[s] != static_cast<int32_t>(tokens.size())) return false;
-    for (size_t j = 0; j < tokens.size(); ++j) {
-      const int64_t at = int64_t{s} * oracle.config.capacity + static_cast<int64_t>(j);
-      const auto* row = received.rows.as<uint16_t>() + at * received.rows.strides[0];
-      if (!std::equal(row, row + 64, &oracle.inputs[s].hidden[tokens[j] * 64])) return false;
-    }
-  }
-  return true;
-}
-
 struct Script {
   OnPeerTimeout on_timeout = OnPeerTimeout::fail;
   std::string fault;
@@ -68,7 +55,7 @@ void play(int rank, int num_ranks, const Script& script) {
     const Oracle out{dispatcher.config(), inputs, call >= script.gone_in_dispatch ? script.masked : 0};
     const Oracle back{dispatcher.config(), inputs, call >= script.gone_in_combine ? script.masked : 0};
     const ReceivedRows received = dispatcher.dispatch(inputs[rank].dispatch_args(config, &status));
-    require(received_is_right(received, out, rank), "what arrived", call);
+    require(test::received_is_right(received, out, rank), "what arrived", call);
     const auto output = test::combine(dispatcher, received, out, true, &status);
     require(output == back.output(rank, true), "the output", call);
   }
