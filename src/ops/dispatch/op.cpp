@@ -15,10 +15,12 @@ constexpr VariantInfo kDispatchOnCpu{
 constexpr VariantInfo kCombineOnCpu{
     "combine.shm", "each rank writes one partial sum per received row into its owner's window; the owner sums the ranks"};
 
-void require_variant(std::string_view wanted, std::span<const VariantInfo> table, Device device) {
+void require_variant(std::string_view wanted, const VariantInfo& on_cpu, std::span<const VariantInfo> on_gpus,
+                     Device device) {
+  if (wanted == "auto") return;
+  const auto table = device.type == DeviceType::cpu ? std::span(&on_cpu, 1) : on_gpus;
   std::string ids = "auto";
   for (const VariantInfo& variant : table) {
-    if (variant.device != device.type) continue;
     if (wanted == variant.id) return;
     ids += fmt::format(", {}", variant.id);
   }
@@ -48,7 +50,7 @@ void require_equal_config(Communicator& comm, const DispatcherConfig& config) {
 }
 
 void validate(const DispatchArgs& args, const DispatcherConfig& config, Device device) {
-  if (args.variant != "auto") require_variant(args.variant, dispatch_variants(), device);
+  require_variant(args.variant, kDispatchOnCpu, dispatch_gpu_variants(), device);
   const int64_t hidden = config.hidden;
   if (config.wire == WireFormat::bf16) {
     require_tensor("hidden", args.hidden, {{DType::bf16}, {kAnySize, hidden}, true}, device);
@@ -84,7 +86,7 @@ void validate_replay(const DispatchArgs& args, const RoutingState* replay, const
 
 void validate(const CombineArgs& args, const RoutingState* routing, const RoutingState* current,
               const DispatcherConfig& config, int num_ranks, Device device) {
-  if (args.variant != "auto") require_variant(args.variant, combine_variants(), device);
+  require_variant(args.variant, kCombineOnCpu, combine_gpu_variants(), device);
   if (routing == nullptr || routing != current)
     fail(ErrorCode::invalid_argument, "{}; pass the handle of this dispatcher's last dispatch",
          routing == nullptr ? "the routing handle is empty" : "the routing handle is out of date");

@@ -16,6 +16,11 @@
 
 namespace mixlane::test {
 
+inline constexpr QuantFormat kFormats[] = {QuantFormat::none, QuantFormat::fp8_block, QuantFormat::fp8_channel,
+                                           QuantFormat::mxfp4};
+inline constexpr ActivationKind kKinds[] = {ActivationKind::swiglu, ActivationKind::swiglu_oai, ActivationKind::geglu_tanh,
+                                            ActivationKind::relu2};
+
 struct ExpertsShape {
   int hidden = 64, intermediate = 48;
   QuantFormat format = QuantFormat::none;

@@ -29,10 +29,6 @@ std::vector<std::string> variants() {
   return ids;
 }
 
-constexpr QuantFormat kFormats[] = {QuantFormat::none, QuantFormat::fp8_block, QuantFormat::fp8_channel, QuantFormat::mxfp4};
-constexpr ActivationKind kKinds[] = {ActivationKind::swiglu, ActivationKind::swiglu_oai, ActivationKind::geglu_tanh,
-                                     ActivationKind::relu2};
-
 class ExpertsValues : public testing::TestWithParam<std::string> {};
 INSTANTIATE_TEST_SUITE_P(Variants, ExpertsValues, testing::ValuesIn(variants()),
                          [](const auto& test) { return test.param.substr(test.param.find('.') + 1); });

@@ -10,10 +10,6 @@
 namespace mixlane::test {
 namespace {
 
-constexpr QuantFormat kFormats[] = {QuantFormat::none, QuantFormat::fp8_block, QuantFormat::fp8_channel, QuantFormat::mxfp4};
-constexpr ActivationKind kKinds[] = {ActivationKind::swiglu, ActivationKind::swiglu_oai, ActivationKind::geglu_tanh,
-                                     ActivationKind::relu2};
-
 // A call's arguments with twins of its memory on the device.
 class DeviceCall {
  public:
