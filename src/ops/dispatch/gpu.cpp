@@ -1,11 +1,13 @@
 // dispatch.latency and combine.latency: ranks on the GPUs of one host that write into each other's windows.
 #include <algorithm>
 #include <cstring>
+#include <optional>
 
 #include "core/env.hpp"
 #include "core/math.hpp"
 #include "gpu/peer.hpp"
 #include "ops/dispatch/backend.hpp"
+#include "ops/dispatch/check.hpp"
 #include "ops/dispatch/fault.hpp"
 #include "ops/dispatch/gpu_layout.hpp"
 #include "ops/dispatch/gpu_memory.hpp"
@@ -48,11 +50,13 @@ class GpuBackend final : public ExchangeBackend {
         comm_(std::move(comm)),
         config_(config),
         layout_(config, comm_->num_ranks()),
-        windows_(comm_->allocate(layout_.total_bytes, "window memory of dispatch and combine", device_)),
-        own_(device_, config, comm_->num_ranks(), comm_->rank()),
-        jitter_ns_(static_cast<uint32_t>(1000 * parse_fault(context.env().fault).jitter_us)) {
+        fault_(parse_fault(context.env().fault)),
+        windows_(
+            comm_->allocate(bytes_per_rank(context.env().check_protocol), "window memory of dispatch and combine", device_)),
+        own_(device_, config, comm_->num_ranks(), comm_->rank()) {
     {
       const gpu::DeviceGuard guard(device_);
+      if (context.env().check_protocol) check_.emplace(device_, layout_, config, comm_->num_ranks(), comm_->rank(), fault_);
       load_dispatch_kernels();
       load_combine_kernels(config.combine_wire);
       budget_.has_bulk_copies = device_.type == DeviceType::cuda && gpu::compute_capability(device_.index) >= 90;
@@ -89,6 +93,10 @@ class GpuBackend final : public ExchangeBackend {
   ConstTensorView expert_map() const override { return {own_.expert_map(), DType::i32, {config_.num_experts}, device_}; }
 
  private:
+  int64_t bytes_per_rank(bool checks) {
+    comm_->require_equal("MIXLANE_CHECK", checks ? "protocol" : "nothing");
+    return layout_.total_bytes + (checks ? ProtocolCheck::window_bytes(layout_, config_, comm_->num_ranks()) : 0);
+  }
   int ranks_on_this_gpu();
   ExpertOwners make_owners() const;
   Exchange make_exchange(Status* status) const;
@@ -102,9 +110,10 @@ class GpuBackend final : public ExchangeBackend {
   std::shared_ptr<Communicator> comm_;
   DispatcherConfig config_;
   GpuWindowLayout layout_;
+  Fault fault_;
   std::shared_ptr<SymmetricMemory> windows_;
   GpuRankMemory own_;
-  uint32_t jitter_ns_;
+  std::optional<ProtocolCheck> check_;
   Stream stream_;  // of the last call
   Budget budget_;
   ExpertOwners owners_;
@@ -160,7 +169,7 @@ Exchange GpuBackend::make_exchange(Status* status) const {
   exchange.end = own_.end();
   exchange.deadline_ns = static_cast<uint64_t>(std::chrono::nanoseconds(comm_->deadline()).count());
   exchange.fail_on_timeout = config_.on_peer_timeout == OnPeerTimeout::fail;
-  exchange.jitter_ns = jitter_ns_;
+  exchange.jitter_ns = static_cast<uint32_t>(1000 * fault_.jitter_us);
   exchange.routing = own_.routing();
   return exchange;
 }
@@ -238,10 +247,12 @@ ReceivedRows GpuBackend::dispatch(const DispatchArgs& args, RoutingState& state,
   auto& routing = static_cast<GpuRouting&>(state);
   routing.stream = stream;
   routing.counts_on_device = args.num_tokens.given();
+  if (check_) check_->before_dispatch(dispatch_args_, budget_, stream);
   if (by_bulk_copies_)
     launch_dispatch_bulk(dispatch_args_, budget_, stream);
   else
     launch_dispatch(dispatch_args_, payload_of(args), budget_, stream);
+  if (check_) check_->after_dispatch(args, dispatch_args_, payload_of(args), budget_, stream);
   return received_rows();
 }
 
@@ -297,7 +308,9 @@ void GpuBackend::combine(const CombineArgs&, const RoutingState& state, Status&,
   const gpu::DeviceGuard guard(device_);
   stream_ = stream;
   combine_args_.counts_on_device = static_cast<const GpuRouting&>(state).counts_on_device;
+  if (check_) check_->before_combine(combine_args_, budget_, stream);
   launch_combine(combine_args_, config_.combine_wire, budget_, stream);
+  if (check_) check_->after_combine(combine_args_, budget_, stream);
 }
 
 std::vector<int> GpuBackend::masked_ranks() const {
