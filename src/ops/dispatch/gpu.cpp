@@ -267,7 +267,7 @@ ReceivedRows GpuBackend::received_rows() const {
   };
   ReceivedRows received;
   received.rows = column(0, wire_dtype(config_.wire), config_.hidden);
-  if (records.num_scales > 0) received.scales = column(records.payload_bytes, DType::f32, records.num_scales);
+  if (records.num_scales > 0) received.scales = column(records.payload_bytes, records.scale_dtype, records.num_scales);
   received.topk_ids = column(records.ids_at, DType::i32, config_.num_topk);
   received.topk_weights = column(records.weights_at, DType::f32, config_.num_topk);
   received.recv_count = TensorView(own_.routing().recv_count, DType::i32, {comm_->num_ranks()}, device_);

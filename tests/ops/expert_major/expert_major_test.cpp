@@ -29,7 +29,7 @@ TEST(ExpertMajor, RefusalsNameTheArgument) {
   const auto good = [&] {
     return c.args(c.rows.data(), c.scales.data(), c.sorted_rows.data(), c.num_padded.data(), output.data(), scales.data());
   };
-  const auto refused = [&](std::initializer_list<std::string_view> words, const ExpertMajorArgs& args) {
+  const auto refused = [&](const std::vector<std::string>& words, const ExpertMajorArgs& args) {
     test::expect_error(ErrorCode::invalid_argument, words, [&] { expert_major(context, args); });
   };
   ExpertMajorArgs args = good();
