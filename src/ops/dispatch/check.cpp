@@ -41,6 +41,17 @@ ProtocolCheck::ProtocolCheck(Device device, const GpuWindowLayout& layout, const
   if (fault.flips && fault.rank == rank)
     args_.flip_epochs[static_cast<int>(fault.stage)] = static_cast<uint32_t>(fault.epoch);
   load_check_kernels(config.combine_wire);
+  if (config.wire != WireFormat::bf16) load_quant_kernel();
+}
+
+// By quantising one row, as every kernel must be loaded before the group's first call.
+void ProtocolCheck::load_quant_kernel() const {
+  DispatchArgs args;
+  args.hidden = ConstTensorView(outputs_.data(), DType::bf16, {1, config_.hidden}, device_);
+  const gpu::OwnedStream stream(device_);
+  gpu::fill(outputs_.data(), 0, outputs_.bytes(), stream.get());
+  static_cast<void>(quantized(args, {}, {}, stream.get()));
+  gpu::synchronize(stream.get());
 }
 
 void ProtocolCheck::before_dispatch(const DispatchKernelArgs& args, const Budget& budget, Stream stream) const {

@@ -25,6 +25,7 @@ class ProtocolCheck {
   void after_combine(const CombineKernelArgs& args, const Budget& budget, Stream stream) const;
 
  private:
+  void load_quant_kernel() const;
   DispatchKernelArgs quantized(const DispatchArgs& args, const DispatchKernelArgs& given, const Budget& budget,
                                Stream stream) const;
 

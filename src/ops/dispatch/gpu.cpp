@@ -331,6 +331,9 @@ std::unique_ptr<ExchangeBackend> make_gpu_backend(Context& context, std::shared_
   if (comm->num_ranks() > kMaxRanks)
     fail(ErrorCode::unsupported, "{} ranks; on GPUs dispatch and combine take at most {} in one node", comm->num_ranks(),
          kMaxRanks);
+  if (config.wire == WireFormat::mxfp4 || config.combine_wire == CombineWire::fp8_1x128)
+    fail(ErrorCode::unsupported, "wire {} and combine_wire {}: mxfp4 and fp8 sums go between CPUs only",
+         name(wire_dtype(config.wire)), name(wire_dtype(config.combine_wire)));
   return std::make_unique<GpuBackend>(context, std::move(comm), config);
 }
 
