@@ -38,6 +38,7 @@ class LibraryWay final : public ExchangeWay {
         ranks_(static_cast<size_t>(inputs_.num_ranks())) {
     DispatcherConfig config = inputs_.config();
     config.num_multiprocessors = case_.num_multiprocessors;
+    config.copy_engine = way == "copy_engine";
     symmetric_bytes_ = Dispatcher::window_bytes(config, inputs_.num_ranks(), gpu::kDeviceType);
     const auto members = make_thread_group(inputs_.num_ranks());
     for_each_rank(inputs_.num_ranks(), [&](int rank) {

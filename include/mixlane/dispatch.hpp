@@ -37,6 +37,10 @@ struct DispatcherConfig {
   OnPeerTimeout on_peer_timeout = OnPeerTimeout::fail;
   // GPUs: the most multiprocessors that a call may keep busy, so that others stay free for work beside it; 0 = all.
   int num_multiprocessors = 0;
+  // GPUs: keep the memory of dispatch.copy_engine and combine.copy_engine, which keep no multiprocessor busy while bytes
+  // move. What a copy moves is fixed when it is enqueued: min(T, capacity) rows to and from each peer, however few the
+  // routing sends there. Dispatch may differ from the other ranks' variants, combine.copy_engine is for all ranks alike.
+  bool copy_engine = false;
   // Owner of each physical expert, num_experts entries, the same on every rank. Empty: contiguous, the first
   // num_experts % num_ranks ranks own one more. A rank may own none.
   std::vector<int> expert_rank;
@@ -114,7 +118,8 @@ class Dispatcher {
   std::vector<int> masked_ranks() const;
   // Symmetric bytes of one rank: 4096 + num_ranks * (3 * 64 + capacity * (row + partial row)), where row = payload +
   // scales + 8 K rounded up to 64 and partial row = H * combine wire bytes rounded up to 64.
-  // On GPUs: num_ranks * (64 + 4096 + capacity * (16 + row + partial row)), the part before the rows rounded up to 64.
+  // On GPUs: num_ranks * (64 + 4096 + capacity * (16 + row + partial row)), the part before the rows rounded up to 64;
+  // with copy_engine also num_ranks * (4 * ceil(capacity / 128), rounded up to 64 over all ranks, + capacity * partial row).
   static int64_t window_bytes(const DispatcherConfig& config, int num_ranks, DeviceType device = DeviceType::cpu);
 
  private:

@@ -4,8 +4,10 @@
 
 #include "core/env.hpp"
 #include "core/math.hpp"
+#include "core/notices.hpp"
 #include "gpu/peer.hpp"
 #include "ops/dispatch/backend.hpp"
+#include "ops/dispatch/copy_engine.hpp"
 #include "ops/dispatch/fault.hpp"
 #include "ops/dispatch/gpu_layout.hpp"
 #include "ops/dispatch/gpu_memory.hpp"
@@ -66,6 +68,10 @@ class GpuBackend final : public ExchangeBackend {
     budget_.limited = config.num_multiprocessors > 0;
     if (budget_.limited) budget_.num_multiprocessors = std::min(budget_.num_multiprocessors, config.num_multiprocessors);
     owners_ = make_owners();
+    if (config.copy_engine) copies_ = std::make_unique<CopyEngine>(*comm_, config, *windows_, device_);
+    if (copies_ && !copies_->problem().empty())
+      notices_of(context).lines.push_back("copy_engine is replaced by other variants of dispatch and combine: " +
+                                          copies_->problem());
   }
   ~GpuBackend() override {
     try {
@@ -82,7 +88,10 @@ class GpuBackend final : public ExchangeBackend {
   void refuse(ExchangeStage, const Error&) override {}  // the peers' wait ends at the deadline
 
   std::shared_ptr<RoutingState> prepare_dispatch(const DispatchArgs& args, const RoutingState* replay, Status&) override;
-  void prepare_combine(const CombineArgs& args, const RoutingState&) override { combine_args_ = make_args(args); }
+  void prepare_combine(const CombineArgs& args, const RoutingState&) override {
+    combine_args_ = make_args(args);
+    combine_by_copies_ = args.variant == "combine.copy_engine" && has_copy_engines("combine.copy_engine");
+  }
   ReceivedRows dispatch(const DispatchArgs& args, RoutingState& state, Status& status, Stream stream) override;
   void combine(const CombineArgs& args, const RoutingState& state, Status& status, Stream stream) override;
   std::vector<int> masked_ranks() const override;
@@ -97,6 +106,8 @@ class GpuBackend final : public ExchangeBackend {
   ReceivedRows received_rows() const;
   Payload payload_of(const DispatchArgs& args) const;
   bool takes_bulk_copies(const DispatchArgs& args) const;
+  bool takes_copy_engines(const DispatchArgs& args) const;
+  bool has_copy_engines(std::string_view variant) const;
 
   Device device_;
   std::shared_ptr<Communicator> comm_;
@@ -110,8 +121,11 @@ class GpuBackend final : public ExchangeBackend {
   ExpertOwners owners_;
   DispatchKernelArgs dispatch_args_;  // of the call that is being prepared
   bool by_bulk_copies_ = false;
+  bool by_copies_ = false;  // by copy engines
   CombineKernelArgs combine_args_;
+  bool combine_by_copies_ = false;
   std::shared_ptr<GpuRouting> states_[2];
+  std::unique_ptr<CopyEngine> copies_;  // if the configuration asks for it
 };
 
 int GpuBackend::ranks_on_this_gpu() {
@@ -178,10 +192,26 @@ bool GpuBackend::takes_bulk_copies(const DispatchArgs& args) const {
   const bool can = budget_.has_bulk_copies && payload_of(args) == Payload::copy && takes_bulk(dispatch_args_);
   if (args.variant == "auto") return can && budget_.limited && args.hidden.shape[0] >= kManyTokens;
   if (args.variant == "dispatch.latency") return false;
+  if (!can && args.variant == "dispatch.copy_engine") return false;
   if (!can)
     fail(ErrorCode::unsupported,
          "dispatch.throughput takes rows that go as they are, of at most 64 KiB, on sm_90; use dispatch.latency");
   return true;
+}
+
+// False where the driver refuses copies between GPUs: another variant does it then.
+bool GpuBackend::has_copy_engines(std::string_view variant) const {
+  if (!copies_)
+    fail(ErrorCode::unsupported, "{} needs memory of its own; set DispatcherConfig::copy_engine on all ranks", variant);
+  return copies_->problem().empty();
+}
+
+bool GpuBackend::takes_copy_engines(const DispatchArgs& args) const {
+  if (args.variant != "dispatch.copy_engine") return false;
+  if (payload_of(args) != Payload::copy)
+    fail(ErrorCode::unsupported,
+         "dispatch.copy_engine takes rows that go as they are: bf16, or fp8 quantised before; use dispatch.latency");
+  return has_copy_engines(args.variant);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -215,7 +245,8 @@ DispatchKernelArgs GpuBackend::make_args(const DispatchArgs& args) const {
 
 std::shared_ptr<RoutingState> GpuBackend::prepare_dispatch(const DispatchArgs& args, const RoutingState* replay, Status&) {
   dispatch_args_ = make_args(args);
-  by_bulk_copies_ = takes_bulk_copies(args);
+  by_copies_ = takes_copy_engines(args);
+  by_bulk_copies_ = !by_copies_ && takes_bulk_copies(args);
   // Replayed ids give the same slots again.
   std::shared_ptr<GpuRouting>& state = states_[states_[0].get() == replay || states_[0].use_count() > 1 ? 1 : 0];
   if (replay != nullptr)
@@ -238,6 +269,11 @@ ReceivedRows GpuBackend::dispatch(const DispatchArgs& args, RoutingState& state,
   auto& routing = static_cast<GpuRouting&>(state);
   routing.stream = stream;
   routing.counts_on_device = args.num_tokens.given();
+  if (by_copies_) {
+    copies_->send(dispatch_args_, budget_, stream);
+    copies_->receive(dispatch_args_, stream);
+    return received_rows();
+  }
   if (by_bulk_copies_)
     launch_dispatch_bulk(dispatch_args_, budget_, stream);
   else
@@ -297,7 +333,9 @@ void GpuBackend::combine(const CombineArgs&, const RoutingState& state, Status&,
   const gpu::DeviceGuard guard(device_);
   stream_ = stream;
   combine_args_.counts_on_device = static_cast<const GpuRouting&>(state).counts_on_device;
-  launch_combine(combine_args_, config_.combine_wire, budget_, stream);
+  if (!combine_by_copies_) return launch_combine(combine_args_, config_.combine_wire, budget_, stream);
+  copies_->send(combine_args_, budget_, stream);
+  copies_->receive(combine_args_, budget_, stream);
 }
 
 std::vector<int> GpuBackend::masked_ranks() const {
@@ -329,6 +367,8 @@ std::span<const VariantInfo> dispatch_gpu_variants() {
     {"dispatch.throughput", "the same by bulk copies of one thread per block: many tokens through few multiprocessors",
      gpu::kDeviceType},
 #endif
+    {"dispatch.copy_engine", "kernels put rows together, copy engines move them: no multiprocessor is busy meanwhile",
+     gpu::kDeviceType},
   };
   return kVariants;
 }
@@ -336,6 +376,8 @@ std::span<const VariantInfo> dispatch_gpu_variants() {
 std::span<const VariantInfo> combine_gpu_variants() {
   static constexpr VariantInfo kVariants[] = {
       {"combine.latency", "one launch: half of the blocks send partial sums, a flag per row; the others add them up",
+       gpu::kDeviceType},
+      {"combine.copy_engine", "copy engines fetch the partial sums from the ranks that made them; all ranks alike",
        gpu::kDeviceType},
   };
   return kVariants;

@@ -5,6 +5,7 @@
 #include "core/check.hpp"
 #include "core/math.hpp"
 #include "ops/dispatch/backend.hpp"
+#include "ops/dispatch/copy_layout.hpp"
 #include "ops/dispatch/gpu_layout.hpp"
 
 namespace mixlane {
@@ -46,6 +47,7 @@ void require_equal_config(Communicator& comm, const DispatcherConfig& config) {
   comm.require_equal("the wire's scales", std::to_string(static_cast<int>(config.wire)));
   comm.require_equal("combine_wire", name(wire_dtype(config.combine_wire)));
   comm.require_equal("on_peer_timeout", config.on_peer_timeout == OnPeerTimeout::mask ? "mask" : "fail");
+  comm.require_equal("copy_engine", config.copy_engine ? "yes" : "no");
   comm.require_equal("expert_rank", text_of(config.expert_rank));
 }
 
@@ -196,7 +198,8 @@ std::vector<int32_t> local_expert_map(const DispatcherConfig& config, int rank) 
 int64_t Dispatcher::window_bytes(const DispatcherConfig& config, int num_ranks, DeviceType device) {
   const DispatcherConfig full = completed(config, num_ranks);
   if (device == DeviceType::cpu) return WindowLayout(full, num_ranks).total_bytes;
-  return GpuWindowLayout(full, num_ranks).total_bytes;
+  return GpuWindowLayout(full, num_ranks).total_bytes +
+         (full.copy_engine ? CopyStageLayout(full, num_ranks).total_bytes : 0);
 }
 
 // ---------------------------------------------------------------------------------------------
