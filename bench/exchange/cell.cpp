@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "core/error.hpp"
+#include "exchange/overlap.hpp"
 #include "exchange/table.hpp"
 #include "exchange/timer.hpp"
 #include "measure/clock.hpp"
@@ -53,6 +54,7 @@ class ExchangeCellRun {
   void run_case(const ExchangeCase& exchange_case, bool with_dispatch, bool with_combine);
   void check(Timed& timed, const TimerOptions& how);
   void sample(std::vector<Timed>& all, const TimerOptions& how);
+  void overlap(Record& record, const Timed& timed, const ExchangeCase& exchange_case);
   void store(Record& record, const Timed& timed, const ExchangeCase& exchange_case, bool with_dispatch, bool with_combine);
   void add(Record& record, StageRecord row, const std::vector<double>& samples_us, const StageWork& work);
   std::string dispatch_options(const ExchangeCase& exchange_case) const;
@@ -131,16 +133,17 @@ void ExchangeCellRun::run_case(const ExchangeCase& exchange_case, bool with_disp
     for (const Timed& timed : all) {
       store(records_[c], timed, exchange_case, with_dispatch, with_combine);
       records_[c].window_bytes = std::max(records_[c].window_bytes, timed.exchange->symmetric_bytes());
+      if (request_.options.exchange.overlap && conditions_[c].mode == LaunchMode::graph &&
+          conditions_[c].cache == CacheState::hot && with_dispatch && with_combine)
+        overlap(records_[c], timed, exchange_case);
     }
   }
 }
 
 void ExchangeCellRun::check(Timed& timed, const TimerOptions& how) {
-  timed.run->run_once();
-  for (int rank = 0; rank < inputs_.num_ranks(); ++rank) {
-    timed.wrong_received = std::max(timed.wrong_received, timed.exchange->wrong_received(rank, stand_.stream(rank)));
-    timed.wrong_output = std::max(timed.wrong_output, timed.exchange->wrong_output(rank, stand_.stream(rank)));
-  }
+  const ExchangeRun::Errors errors = timed.run->check();
+  timed.wrong_received = errors.received;
+  timed.wrong_output = errors.output;
   if (timed.wrong_received <= 0 && timed.wrong_output <= timed.exchange->output_tolerance()) return;
   fail(
       ErrorCode::internal,
@@ -235,6 +238,30 @@ void ExchangeCellRun::store(Record& record, const Timed& timed, const ExchangeCa
   record.correctness.rel_error = std::max(record.correctness.rel_error, timed.wrong_output);
   record.correctness.tolerance = std::max(record.correctness.tolerance, tolerance);
   record.correctness.reference = "the CPU's variants";
+}
+
+void ExchangeCellRun::overlap(Record& record, const Timed& timed, const ExchangeCase& exchange_case) {
+  constexpr int kSamples = 20;
+  try {
+    const OverlapTimes times = measure_overlap(stand_, *timed.exchange, exchange_case.num_multiprocessors, kSamples);
+    const std::string options = dispatch_options(exchange_case) + " " + combine_options(exchange_case);
+    const auto row = [&](const std::string& what, const std::vector<double>& samples_us) {
+      StageRecord result;
+      result.stage = "overlap";
+      result.variant = what + "." + timed.way;
+      result.options = options;
+      result.correctness = {true, request_.tokens, 0, 0, "dispatch.shm and combine.shm"};
+      add(record, result, samples_us, {});
+    };
+    row("compute", times.compute_us);
+    row("exchange", times.exchange_us);
+    row("both", times.both_us);
+    console_.say(
+        fmt::format("overlap {} {}: {:.0f} % of the exchange hidden", timed.way, options, 100 * times.hidden_share()));
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::unsupported) throw;
+    console_.say(fmt::format("note: no overlap of {}: {}", timed.way, error.what()));
+  }
 }
 
 }  // namespace

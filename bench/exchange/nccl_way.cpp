@@ -166,7 +166,8 @@ class GatherAndReduce final : public NcclWay {
       std::vector<const uint16_t*> from(static_cast<size_t>(inputs_.num_ranks() * tokens), nullptr);
       for (int source = 0; source < inputs_.num_ranks(); ++source) {
         int64_t row = int64_t{source} * inputs_.config().capacity;
-        for (const int32_t token : tokens_by_rank(inputs_, inputs_.rank(source))[static_cast<size_t>(rank)])
+        const auto sent = tokens_by_rank(inputs_, inputs_.rank(source));
+        for (const int32_t token : sent[static_cast<size_t>(rank)])
           from[static_cast<size_t>(source * tokens + token)] = inputs_.rank(rank).reduced_rows.data() + hidden * row++;
       }
       mine.partials = make_rows(device, inputs_.num_ranks() * tokens, [&](int64_t i, uint16_t* row) {

@@ -20,13 +20,15 @@ struct ExchangeOptions {
   std::vector<std::string> ways{"auto"};  // see exchange_ways()
   std::vector<CombineRows> rows{CombineRows::reduced};
   std::vector<int> multiprocessors{0};  // DispatcherConfig::num_multiprocessors
+  bool overlap = false;                 // beside matrix products as well
 };
 
 // As typed, empty for the default -> options. Throws invalid_argument naming the option, the value and the valid ones.
 struct ExchangeOptionTexts {
   std::vector<std::string> dispatch, combine_rows;
   std::vector<int> multiprocessors;
-  bool any() const { return !dispatch.empty() || !combine_rows.empty() || !multiprocessors.empty(); }
+  bool overlap = false;
+  bool any() const { return !dispatch.empty() || !combine_rows.empty() || !multiprocessors.empty() || overlap; }
 };
 ExchangeOptions parse_exchange_options(const ExchangeOptionTexts& texts);
 

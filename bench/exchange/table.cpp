@@ -30,7 +30,7 @@ std::string ratio(const Record& record, const StageRecord& row) {
 }  // namespace
 
 bool is_exchange_row(const StageRecord& stage) {
-  return stage.stage == "dispatch" || stage.stage == "combine" || stage.stage == "exchange";
+  return stage.stage == "dispatch" || stage.stage == "combine" || stage.stage == "exchange" || stage.stage == "overlap";
 }
 
 std::string exchange_table(const ResultFile& file, const std::vector<Record>& records) {

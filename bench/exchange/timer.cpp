@@ -184,13 +184,19 @@ void ExchangeRun::read_marked() {
   combine_us_.insert(combine_us_.end(), combine_us.begin() + 1, combine_us.end());
 }
 
-void ExchangeRun::run_once() {
+ExchangeRun::Errors ExchangeRun::check() {
   for_each_rank(stand_.num_ranks(), [&](int rank) {
     const gpu::DeviceGuard guard(stand_.stream(rank).device);
     way_.poison(rank, stand_.stream(rank));
     gpu::synchronize(stand_.stream(rank));
   });
   play(true);
+  Errors worst;
+  for (int rank = 0; rank < stand_.num_ranks(); ++rank) {
+    worst.received = std::max(worst.received, way_.wrong_received(rank, stand_.stream(rank)));
+    worst.output = std::max(worst.output, way_.wrong_output(rank, stand_.stream(rank)));
+  }
+  return worst;
 }
 
 void ExchangeRun::take() {

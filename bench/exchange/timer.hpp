@@ -46,8 +46,13 @@ class ExchangeRun {
  public:
   ExchangeRun(const ExchangeStand& stand, ExchangeWay& way, const TimerOptions& how);
 
-  // Every rank's outputs become no result, then one replay or burst of rounds with notes.
-  void run_once();
+  // Every rank's outputs become no result; then one replay or burst of rounds with notes, whose results are compared with
+  // the CPU's. The worst rank's.
+  struct Errors {
+    double received = 0;  // share of the bytes
+    double output = 0;
+  };
+  Errors check();
   // Appends samples of one replay of each kind.
   void take();
   int num_rounds() const { return num_rounds_; }

@@ -142,6 +142,8 @@ void declare_exchange(CLI::App& command, BenchArguments& a) {
                   "what combine gets: reduced (a row per received row), pairs (a row per expert) [reduced]")
       ->delimiter(',')
       ->group(group);
+  command.add_flag("--overlap", texts.overlap, "time a round of both beside matrix products too: how much of it they hide")
+      ->group(group);
   command.add_option("--multiprocessors", texts.multiprocessors, "how many a call may keep busy; 0 = all [0]")
       ->delimiter(',')
       ->group(group);

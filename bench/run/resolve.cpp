@@ -117,8 +117,8 @@ namespace {
 void check_layer_options(const BenchOptions& options) {
   if (!options.stages.empty() || options.stage_options_text.any() || options.exchange_text.any() || options.kernel_times)
     fail(ErrorCode::invalid_argument,
-         "--stages, --kernel-times, --align-block, --id-type, --logits-type, --quant-group, --dispatch, --combine-rows and "
-         "--multiprocessors are of stages alone, which run on "
+         "--stages, --kernel-times, --align-block, --id-type, --logits-type, --quant-group, --dispatch, --combine-rows, "
+         "--multiprocessors and --overlap are of stages alone, which run on "
          "a GPU: add "
          "--device cuda or hip; on the cpu the layer's table has every stage");
   if (options.modes.size() != 1 || options.modes[0] != LaunchMode::eager || options.caches.size() != 1)
@@ -152,7 +152,8 @@ void resolve_gpu(BenchOptions& options) {
   options.exchange = parse_exchange_options(options.exchange_text);
   if (options.exchange_text.any() && !has_exchange(options.stages))
     fail(ErrorCode::invalid_argument,
-         "--dispatch, --combine-rows and --multiprocessors are of dispatch and combine; add --stages dispatch,combine");
+         "--dispatch, --combine-rows, --multiprocessors and --overlap are of dispatch and combine; add --stages "
+         "dispatch,combine");
   options.variant_lists = parse_variant_lists(options.variants, lone_stage_variants(), options.chosen_device.type);
 }
 

@@ -166,7 +166,8 @@ void Event::record(Stream stream) {
 void Event::wait() const { MIXLANE_CHECKED(EventSynchronize, "waiting for an event", static_cast<ApiEvent>(handle_.get())); }
 
 void Event::hold(Stream stream) const {
-  MIXLANE_CHECKED(StreamWaitEvent, "letting a stream wait for an event", api(stream), static_cast<ApiEvent>(handle_.get()), 0);
+  MIXLANE_CHECKED(StreamWaitEvent, "letting a stream wait for an event", api(stream), static_cast<ApiEvent>(handle_.get()),
+                  0);
 }
 
 double Event::elapsed_us(const Event& from, const Event& to) {

@@ -17,11 +17,11 @@ inline constexpr uint32_t kReadyRows = 128;
 struct CopyStage {
   std::byte* parts[kMaxRanks] = {};
   int64_t partials_at = 0;
-  uint32_t num_ready = 0;             // per source
+  uint32_t num_ready = 0;              // per source
   std::byte* records[kMaxRanks] = {};  // own memory: where rows for each rank are put together; its own in the window
-  int32_t* tokens = nullptr;          // [R][C]: token of each slot
-  int32_t* counts = nullptr;          // [R]: rows for each rank
-  uint32_t* made = nullptr;           // [R][num_ready]: rows of a group that are made
+  int32_t* tokens = nullptr;           // [R][C]: token of each slot
+  int32_t* counts = nullptr;           // [R]: rows for each rank
+  uint32_t* made = nullptr;            // [R][num_ready]: rows of a group that are made
 };
 
 // Rows [begin, end) that one copy moves: few at first and at last, so that little is waited for before and behind the
@@ -35,9 +35,8 @@ inline std::vector<RowRange> copy_ranges(int64_t num_rows) {
   std::vector<RowRange> ranges;
   int64_t size = kFirst;
   for (int64_t begin = 0; begin < num_rows;) {
-    // The last two share what is left.
     const int64_t left = num_rows - begin;
-    const int64_t next = left <= kFirst ? left : std::min(size, std::max(left / 2, kFirst));
+    const int64_t next = left <= kFirst + kFirst / 2 ? left : std::min(size, std::max(left / 2, kFirst));
     ranges.push_back({begin, begin + next});
     begin += next;
     size = std::min(2 * size, kMost);

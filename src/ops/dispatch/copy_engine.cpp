@@ -8,10 +8,8 @@ using namespace exchange_gpu;
 
 namespace {
 
-// Of one peer, so that the next copy is under way when one ends.
-constexpr int kLanesOfOnePeer = 2;
-
-int num_lanes(int num_ranks) { return num_ranks == 2 ? kLanesOfOnePeer : num_ranks - 1; }
+// So that the next copy is under way when one ends; one copy alone fills the link, whomever it goes to.
+constexpr int kLanes = 2;
 
 }  // namespace
 
@@ -25,7 +23,7 @@ CopyEngine::CopyEngine(Communicator& comm, const DispatcherConfig& config, const
       memory_(comm.allocate(layout_.total_bytes, "memory that copy engines read", device)) {
   const gpu::DeviceGuard guard(device);
   load_copy_kernels(config.combine_wire);
-  lanes_ = std::make_unique<gpu::CopyLanes>(device, num_lanes(num_ranks_));
+  lanes_ = std::make_unique<gpu::CopyLanes>(device, kLanes);
   fetched_.resize((2 * copy_ranges(capacity_).size() + 2) * static_cast<size_t>(num_ranks_));
   const GpuWindowLayout window(config, num_ranks_);
   const int64_t record_stride = window.records.record_stride, slots = num_ranks_ * capacity_;
@@ -58,10 +56,8 @@ std::string CopyEngine::try_copies(Communicator& comm) const {
 
 template <class Move>
 void CopyEngine::on_lanes(size_t turn, Move&& move) const {
-  for (int i = 1; i < num_ranks_; ++i) {
-    const auto lane = static_cast<int>((turn + static_cast<size_t>(i)) % static_cast<size_t>(lanes_->count()));
-    move((rank_ + i) % num_ranks_, (*lanes_)[num_ranks_ == 2 ? lane : i - 1]);
-  }
+  for (int i = 1; i < num_ranks_; ++i)
+    move((rank_ + i) % num_ranks_, (*lanes_)[static_cast<int>((turn + static_cast<size_t>(i)) % kLanes)]);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -81,6 +77,7 @@ void CopyEngine::send(const DispatchKernelArgs& args, const Budget& budget, Stre
     });
   }
   if (num_rows > 0) launch_copy_pack(args, stage_, Packed::own, {0, num_rows}, budget, stream);
+  launch_copy_report(args, stream);
 }
 
 void CopyEngine::receive(const DispatchKernelArgs& args, Stream stream) {
@@ -97,8 +94,7 @@ void CopyEngine::send(const CombineKernelArgs& args, const Budget& budget, Strea
     const int64_t at = ranges[i].begin * window.partial_stride, bytes = ranges[i].end * window.partial_stride - at;
     on_lanes(i, [&](int peer, Stream lane) {
       launch_copy_wait(args.exchange, stage_, peer, ranges[i], lane);
-      const std::byte* const from =
-          memory_->part(peer) + layout_.partials_at + rank_ * capacity_ * window.partial_stride;
+      const std::byte* const from = memory_->part(peer) + layout_.partials_at + rank_ * capacity_ * window.partial_stride;
       std::byte* const to = window.parts[rank_] + window.partials_at + peer * capacity_ * window.partial_stride;
       gpu::copy(to + at, from + at, bytes, lane);
       fetched(i, peer).record(lane);

@@ -7,7 +7,7 @@
 
 namespace mixlane::exchange_gpu {
 
-inline constexpr uint32_t kRouteThreads = 256;
+inline constexpr uint32_t kRouteThreads = 1024;
 inline constexpr uint32_t kRowThreads = 256;
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -15,7 +15,8 @@ inline constexpr uint32_t kRowThreads = 256;
 
 // A token per thread: its slots, for combine and as the list of each rank's tokens.
 __global__ void __launch_bounds__(kRouteThreads)
-    dispatch_copy_engine_route(const MIXLANE_GRID_CONSTANT DispatchKernelArgs args, const MIXLANE_GRID_CONSTANT CopyStage stage) {
+    dispatch_copy_engine_route(const MIXLANE_GRID_CONSTANT DispatchKernelArgs args,
+                               const MIXLANE_GRID_CONSTANT CopyStage stage) {
   constexpr uint32_t kWaves = kRouteThreads / kWave;
   __shared__ uint32_t before[kMaxRanks], in_wave[kWaves][kMaxRanks], shared_masked;
   const Window& window = args.exchange.window;
@@ -60,8 +61,9 @@ __global__ void __launch_bounds__(kRouteThreads)
 // The records of slots [begin, end) for the `num_targets` ranks from `first_target` on: put together in this rank's memory,
 // its own in the window. A block per record, in turn.
 __global__ void __launch_bounds__(kRowThreads)
-    dispatch_copy_engine_pack(const MIXLANE_GRID_CONSTANT DispatchKernelArgs args, const MIXLANE_GRID_CONSTANT CopyStage stage,
-                              uint32_t begin, uint32_t end, uint32_t first_target, uint32_t num_targets) {
+    dispatch_copy_engine_pack(const MIXLANE_GRID_CONSTANT DispatchKernelArgs args,
+                              const MIXLANE_GRID_CONSTANT CopyStage stage, uint32_t begin, uint32_t end,
+                              uint32_t first_target, uint32_t num_targets) {
   constexpr uint32_t kTogether = 4;
   const Window& window = args.exchange.window;
   const uint32_t num_words = args.num_scales + 2 * args.num_topk;
@@ -81,11 +83,31 @@ __global__ void __launch_bounds__(kRowThreads)
         if (packet + i * kRowThreads < args.num_packets) held[i] = from[packet + i * kRowThreads];
 #pragma unroll
       for (uint32_t i = 0; i < kTogether; ++i)
-        if (packet + i * kRowThreads < args.num_packets) reinterpret_cast<uint4*>(record)[packet + i * kRowThreads] = held[i];
+        if (packet + i * kRowThreads < args.num_packets)
+          reinterpret_cast<uint4*>(record)[packet + i * kRowThreads] = held[i];
     }
     for (uint32_t word = threadIdx.x; word < num_words; word += kRowThreads)
       reinterpret_cast<uint32_t*>(record + args.payload_bytes)[word] = tail_word(args, token, word);
   }
+}
+
+// One block, while copies are under way: what is wrong with the ids.
+__global__ void __launch_bounds__(kMaxThreads)
+    dispatch_copy_engine_report(const MIXLANE_GRID_CONSTANT DispatchKernelArgs args) {
+  __shared__ ReceiveShared shared;
+  const Call call = open_call<ExchangeStage::dispatch>(args.exchange);
+  const uint32_t num_tokens = num_tokens_of(args);
+  if (threadIdx.x < kMaxRanks) shared.needed[threadIdx.x] = 0;
+  if (threadIdx.x == 0) {
+    shared.num_bad = 0;
+    shared.first_bad = ~0u;
+    if (call.ended) report_end(args.exchange);
+  }
+  if (args.num_tokens) report_num_tokens(args);
+  __syncthreads();
+  count_rows(args, num_tokens, shared);
+  __syncthreads();
+  if (HardwareWave::index_in_block() == 0) report_tokens(args, num_tokens, shared);
 }
 
 // One block, when all copies have arrived: tells the peers, and waits for theirs like every other dispatch.
@@ -93,16 +115,30 @@ __global__ void __launch_bounds__(kMaxThreads)
     dispatch_copy_engine_receive(const MIXLANE_GRID_CONSTANT DispatchKernelArgs args,
                                  const MIXLANE_GRID_CONSTANT CopyStage stage) {
   __shared__ ReceiveShared shared;
-  const Window& window = args.exchange.window;
-  const Call call = open_call<ExchangeStage::dispatch>(args.exchange);
-  const int peer = static_cast<int>(threadIdx.x);
-  be_late(args.exchange, call.number);
-  if (peer < window.num_ranks && peer != window.rank && call.sends_to(peer)) {
+  const Exchange& exchange = args.exchange;
+  const Window& window = exchange.window;
+  const Call call = open_call<ExchangeStage::dispatch>(exchange);
+  const int rank = static_cast<int>(threadIdx.x);
+  if (rank < kMaxRanks) shared.received[rank] = 0;
+  if (rank == 0) shared.late = 0;
+  be_late(exchange, call.number);
+  const int32_t sent = rank < window.num_ranks ? stage.counts[rank] : 0;
+  if (rank < window.num_ranks && rank != window.rank && call.sends_to(rank)) {
     const uint64_t stamp = uint64_t{call.epoch} << 32;
-    gpu::store_relaxed_system(&source_line(window, peer, window.rank)->dispatch_header, stamp | 1u);
-    gpu::store_release_system(done_flags(window, peer, window.rank), stamp | static_cast<uint32_t>(stage.counts[peer]));
+    gpu::store_relaxed_system(&source_line(window, rank, window.rank)->dispatch_header, stamp | 1u);
+    gpu::store_release_system(done_flags(window, rank, window.rank), stamp | static_cast<uint32_t>(sent));
   }
-  receive_rows(args, call, num_tokens_of(args), shared);
+  __syncthreads();
+  wait_for_all(exchange, call, shared);
+  __syncthreads();
+  if (rank < window.num_ranks) {
+    const bool here = (shared.late >> rank & 1u) == 0;
+    exchange.routing.sent_count[rank] = here ? sent : 0;
+    exchange.routing.recv_count[rank] = !here ? 0 : rank == window.rank ? sent : static_cast<int32_t>(shared.received[rank]);
+  }
+  if (rank != 0) return;
+  *exchange.routing.num_tokens = static_cast<int32_t>(num_tokens_of(args));
+  close_call<ExchangeStage::dispatch>(exchange, call);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -130,8 +166,8 @@ __device__ inline void report_empty_groups(const CombineKernelArgs& args, const 
 
 // This rank's partial rows for all others, into its own memory; owners are told group by group.
 template <CombineWire kWire, PartialSource kSource>
-__global__ void __launch_bounds__(kRowThreads)
-    combine_copy_engine_make(const MIXLANE_GRID_CONSTANT CombineKernelArgs args, const MIXLANE_GRID_CONSTANT CopyStage stage) {
+__global__ void __launch_bounds__(kRowThreads) combine_copy_engine_make(const MIXLANE_GRID_CONSTANT CombineKernelArgs args,
+                                                                        const MIXLANE_GRID_CONSTANT CopyStage stage) {
   using Wire = WireOctet<kWire>;
   constexpr uint32_t kHeldOctets = kWire == CombineWire::bf16 ? 4 : 1;
   __shared__ PairList pairs;
@@ -184,8 +220,9 @@ __global__ void __launch_bounds__(kRowThreads)
 }
 
 // Until `source` has made its partial rows of groups [begin, end) for this rank; one wave.
-__global__ void combine_copy_engine_wait(const MIXLANE_GRID_CONSTANT Exchange exchange, const MIXLANE_GRID_CONSTANT CopyStage stage,
-                                         int source, uint32_t begin, uint32_t end) {
+__global__ void combine_copy_engine_wait(const MIXLANE_GRID_CONSTANT Exchange exchange,
+                                         const MIXLANE_GRID_CONSTANT CopyStage stage, int source, uint32_t begin,
+                                         uint32_t end) {
   const Call call = open_call<ExchangeStage::combine>(exchange);
   if (!call.sends_to(source)) return;
   for (uint32_t group = begin + threadIdx.x; group < end; group += blockDim.x) {

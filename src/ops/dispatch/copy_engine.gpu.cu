@@ -57,6 +57,7 @@ void load(Kernel* kernel) {
 void load_copy_kernels(CombineWire wire) {
   load(dispatch_copy_engine_route);
   load(dispatch_copy_engine_pack);
+  load(dispatch_copy_engine_report);
   load(dispatch_copy_engine_receive);
   load(combine_copy_engine_wait);
   load(combine_copy_engine_close);
@@ -86,6 +87,10 @@ void launch_copy_pack(const DispatchKernelArgs& args, const CopyStage& stage, Pa
                .num_threads = kRowThreads},
               stream, args, stage, static_cast<uint32_t>(slots.begin), static_cast<uint32_t>(slots.end),
               which == Packed::own ? rank : rank + 1, num_targets);
+}
+
+void launch_copy_report(const DispatchKernelArgs& args, Stream stream) {
+  gpu::launch(dispatch_copy_engine_report, {.variant = "dispatch.copy_engine", .num_threads = kMaxThreads}, stream, args);
 }
 
 void launch_copy_receive(const DispatchKernelArgs& args, const CopyStage& stage, Stream stream) {

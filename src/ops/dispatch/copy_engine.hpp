@@ -39,7 +39,9 @@ class CopyEngine {
   std::string try_copies(Communicator& comm) const;
   template <class Move>
   void on_lanes(size_t turn, Move&& move) const;
-  gpu::Event& fetched(size_t range, int peer) { return fetched_[range * static_cast<size_t>(num_ranks_) + static_cast<size_t>(peer)]; }
+  gpu::Event& fetched(size_t range, int peer) {
+    return fetched_[range * static_cast<size_t>(num_ranks_) + static_cast<size_t>(peer)];
+  }
 
   Device device_;
   int rank_;

@@ -14,6 +14,7 @@ void launch_copy_route(const DispatchKernelArgs& args, const CopyStage& stage, S
 enum class Packed : uint8_t { others, own };
 void launch_copy_pack(const DispatchKernelArgs& args, const CopyStage& stage, Packed which, RowRange slots,
                       const Budget& budget, Stream stream);
+void launch_copy_report(const DispatchKernelArgs& args, Stream stream);
 void launch_copy_receive(const DispatchKernelArgs& args, const CopyStage& stage, Stream stream);
 
 void launch_copy_make(const CombineKernelArgs& args, CombineWire wire, const CopyStage& stage, const Budget& budget,

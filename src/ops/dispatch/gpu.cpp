@@ -7,6 +7,7 @@
 #include "core/notices.hpp"
 #include "gpu/peer.hpp"
 #include "ops/dispatch/backend.hpp"
+#include "ops/dispatch/choose.hpp"
 #include "ops/dispatch/copy_engine.hpp"
 #include "ops/dispatch/fault.hpp"
 #include "ops/dispatch/gpu_layout.hpp"
@@ -46,7 +47,8 @@ struct GpuRouting final : RoutingState {
 class GpuBackend final : public ExchangeBackend {
  public:
   GpuBackend(Context& context, std::shared_ptr<Communicator> comm, const DispatcherConfig& config)
-      : device_(context.device()),
+      : context_(context),
+        device_(context.device()),
         comm_(std::move(comm)),
         config_(config),
         layout_(config, comm_->num_ranks()),
@@ -93,7 +95,11 @@ class GpuBackend final : public ExchangeBackend {
     combine_by_copies_ = args.variant == "combine.copy_engine" && has_copy_engines("combine.copy_engine");
   }
   ReceivedRows dispatch(const DispatchArgs& args, RoutingState& state, Status& status, Stream stream) override;
+  ReceivedRows dispatch_send(const DispatchArgs& args, RoutingState& state, Status& status, Stream stream) override;
+  void dispatch_receive(Stream stream) override;
   void combine(const CombineArgs& args, const RoutingState& state, Status& status, Stream stream) override;
+  void combine_send(const CombineArgs& args, const RoutingState& state, Status& status, Stream stream) override;
+  void combine_receive(Stream stream) override;
   std::vector<int> masked_ranks() const override;
   ConstTensorView expert_map() const override { return {own_.expert_map(), DType::i32, {config_.num_experts}, device_}; }
 
@@ -108,7 +114,9 @@ class GpuBackend final : public ExchangeBackend {
   bool takes_bulk_copies(const DispatchArgs& args) const;
   bool takes_copy_engines(const DispatchArgs& args) const;
   bool has_copy_engines(std::string_view variant) const;
+  DispatchArgs with_choice(const DispatchArgs& args) const;
 
+  Context& context_;
   Device device_;
   std::shared_ptr<Communicator> comm_;
   DispatcherConfig config_;
@@ -206,6 +214,21 @@ bool GpuBackend::has_copy_engines(std::string_view variant) const {
   return copies_->problem().empty();
 }
 
+// "auto" as what is tuned for this call, if that takes the arguments.
+DispatchArgs GpuBackend::with_choice(const DispatchArgs& args) const {
+  DispatchArgs chosen = args;
+  if (args.variant != "auto") return chosen;
+  const ExchangeKey key{comm_->num_ranks(), layout_.records.payload_bytes, config_.num_multiprocessors, copies_ != nullptr,
+                        args.hidden.shape[0]};
+  const std::string_view tuned = tuned_exchange(context_, ExchangeStage::dispatch, key);
+  const bool as_they_are = payload_of(args) == Payload::copy;
+  const bool takes = tuned == "dispatch.throughput"    ? budget_.has_bulk_copies && as_they_are && takes_bulk(dispatch_args_)
+                     : tuned == "dispatch.copy_engine" ? copies_ && copies_->problem().empty() && as_they_are
+                                                       : !tuned.empty();
+  if (takes) chosen.variant = tuned;
+  return chosen;
+}
+
 bool GpuBackend::takes_copy_engines(const DispatchArgs& args) const {
   if (args.variant != "dispatch.copy_engine") return false;
   if (payload_of(args) != Payload::copy)
@@ -245,8 +268,9 @@ DispatchKernelArgs GpuBackend::make_args(const DispatchArgs& args) const {
 
 std::shared_ptr<RoutingState> GpuBackend::prepare_dispatch(const DispatchArgs& args, const RoutingState* replay, Status&) {
   dispatch_args_ = make_args(args);
-  by_copies_ = takes_copy_engines(args);
-  by_bulk_copies_ = !by_copies_ && takes_bulk_copies(args);
+  const DispatchArgs chosen = with_choice(args);
+  by_copies_ = takes_copy_engines(chosen);
+  by_bulk_copies_ = !by_copies_ && takes_bulk_copies(chosen);
   // Replayed ids give the same slots again.
   std::shared_ptr<GpuRouting>& state = states_[states_[0].get() == replay || states_[0].use_count() > 1 ? 1 : 0];
   if (replay != nullptr)
@@ -263,22 +287,31 @@ std::shared_ptr<RoutingState> GpuBackend::prepare_dispatch(const DispatchArgs& a
   return state;
 }
 
-ReceivedRows GpuBackend::dispatch(const DispatchArgs& args, RoutingState& state, Status&, Stream stream) {
+ReceivedRows GpuBackend::dispatch(const DispatchArgs& args, RoutingState& state, Status& status, Stream stream) {
+  const ReceivedRows received = dispatch_send(args, state, status, stream);
+  dispatch_receive(stream);
+  return received;
+}
+
+ReceivedRows GpuBackend::dispatch_send(const DispatchArgs& args, RoutingState& state, Status&, Stream stream) {
   const gpu::DeviceGuard guard(device_);
   stream_ = stream;
   auto& routing = static_cast<GpuRouting&>(state);
   routing.stream = stream;
   routing.counts_on_device = args.num_tokens.given();
-  if (by_copies_) {
+  if (by_copies_)
     copies_->send(dispatch_args_, budget_, stream);
-    copies_->receive(dispatch_args_, stream);
-    return received_rows();
-  }
-  if (by_bulk_copies_)
+  else if (by_bulk_copies_)
     launch_dispatch_bulk(dispatch_args_, budget_, stream);
   else
     launch_dispatch(dispatch_args_, payload_of(args), budget_, stream);
   return received_rows();
+}
+
+void GpuBackend::dispatch_receive(Stream stream) {
+  if (!by_copies_) return;
+  const gpu::DeviceGuard guard(device_);
+  copies_->receive(dispatch_args_, stream);
 }
 
 ReceivedRows GpuBackend::received_rows() const {
@@ -329,12 +362,24 @@ CombineKernelArgs GpuBackend::make_args(const CombineArgs& args) const {
   return to;
 }
 
-void GpuBackend::combine(const CombineArgs&, const RoutingState& state, Status&, Stream stream) {
+void GpuBackend::combine(const CombineArgs& args, const RoutingState& state, Status& status, Stream stream) {
+  combine_send(args, state, status, stream);
+  combine_receive(stream);
+}
+
+void GpuBackend::combine_send(const CombineArgs&, const RoutingState& state, Status&, Stream stream) {
   const gpu::DeviceGuard guard(device_);
   stream_ = stream;
   combine_args_.counts_on_device = static_cast<const GpuRouting&>(state).counts_on_device;
-  if (!combine_by_copies_) return launch_combine(combine_args_, config_.combine_wire, budget_, stream);
-  copies_->send(combine_args_, budget_, stream);
+  if (combine_by_copies_)
+    copies_->send(combine_args_, budget_, stream);
+  else
+    launch_combine(combine_args_, config_.combine_wire, budget_, stream);
+}
+
+void GpuBackend::combine_receive(Stream stream) {
+  if (!combine_by_copies_) return;
+  const gpu::DeviceGuard guard(device_);
   copies_->receive(combine_args_, budget_, stream);
 }
 
