@@ -22,7 +22,8 @@ Examples:
   mixlane bench --model my_model.json --variant experts=experts.reference
   mixlane bench --model mixtral-8x7b --checkpoint ~/Mixtral-8x7B-v0.1 --layer 3
   torchrun --no-python --nproc-per-node 4 mixlane bench --tokens 64
-  mixlane bench --device cuda --stages align --variant align=all --mode eager,graph --cache hot,cold)";
+  mixlane bench --device cuda --stages align --variant align=all --mode eager,graph --cache hot,cold
+  mixlane bench --device cuda --stages dispatch,combine --tokens 1,128,4096 --dispatch latency,throughput,naive,nccl_a2a)";
 
 void declare_sweep(CLI::App& command, BenchArguments& a) {
   const char* group = "What";
@@ -74,7 +75,8 @@ void declare_layer(CLI::App& command, BenchArguments& a) {
   const char* group = "How";
   command
       .add_option("--ranks", a.ranks,
-                  "ranks, started here; under torchrun, mpirun or srun theirs count [4]. GPU: that share the experts [1]")
+                  "ranks, started here; under torchrun, mpirun or srun theirs count [4]. GPU: that share the experts [1; "
+                  "dispatch, combine: one per GPU]")
       ->check(CLI::Range(1, 64))
       ->group(group);
   command.add_option("--threads", a.threads, "threads per rank; 0 = cores / ranks")
@@ -107,7 +109,9 @@ void declare_layer(CLI::App& command, BenchArguments& a) {
 
 void declare_stages(CLI::App& command, BenchArguments& a) {
   const char* group = "Stages alone (GPU)";
-  command.add_option("--stages", a.stages, "routing, quant, align, chain (the three in a row) [all]")
+  command
+      .add_option("--stages,--stage", a.stages,
+                  "routing, quant, align, chain (the three in a row) [these]; dispatch, combine: ranks on all GPUs")
       ->delimiter(',')
       ->group(group);
   command.add_option("--mode", a.mode, "eager: the host enqueues each call; graph: calls are captured and replayed [graph]")
@@ -120,6 +124,27 @@ void declare_stages(CLI::App& command, BenchArguments& a) {
   command.add_option("--id-type", texts.id_type, "routing, align: i32, i64 [i32]")->delimiter(',')->group(group);
   command.add_option("--logits-type", texts.logits_type, "routing: f32, bf16, f16 [f32]")->delimiter(',')->group(group);
   command.add_option("--quant-group", texts.quant_group, "quant: 1x128, row, 128x128, 1x32 [what --quant takes; 1x128]")
+      ->delimiter(',')
+      ->group(group);
+}
+
+void declare_exchange(CLI::App& command, BenchArguments& a) {
+  const char* group = "Dispatch and combine (GPU)";
+  ExchangeOptionTexts& texts = a.exchange_text;
+  command
+      .add_option("--dispatch", texts.dispatch,
+                  "ways to exchange rows, side by side: auto, variants of the library without the stage in front, naive and "
+                  "nccl_a2a (NCCL) [auto]")
+      ->delimiter(',')
+      ->group(group);
+  command
+      .add_option("--combine-rows", texts.combine_rows,
+                  "what combine gets: reduced (a row per received row), pairs (a row per expert) [reduced]")
+      ->delimiter(',')
+      ->group(group);
+  command.add_flag("--overlap", texts.overlap, "time a round of both beside matrix products too: how much of it they hide")
+      ->group(group);
+  command.add_option("--multiprocessors", texts.multiprocessors, "how many a call may keep busy; 0 = all [0]")
       ->delimiter(',')
       ->group(group);
 }
@@ -166,6 +191,7 @@ void declare(CLI::App& command, BenchArguments& arguments) {
   declare_sweep(command, arguments);
   declare_layer(command, arguments);
   declare_stages(command, arguments);
+  declare_exchange(command, arguments);
   declare_measuring(command, arguments);
   declare_output(command, arguments);
 }

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "exchange/options.hpp"
 #include "measure/device_timer.hpp"
 #include "measure/sampler.hpp"
 #include "mixlane/layer.hpp"
@@ -45,6 +46,7 @@ struct BenchArguments {
   std::vector<std::string> cache{"hot"};
   std::vector<std::string> stages;  // GPU: all without
   StageOptionTexts stage_options_text;
+  ExchangeOptionTexts exchange_text;
   std::optional<int> experts, topk;  // instead of the model's
   std::filesystem::path checkpoint;
   int checkpoint_layer = 0;
@@ -72,6 +74,7 @@ struct BenchOptions : BenchArguments {
   std::vector<LaunchMode> modes;
   std::vector<CacheState> caches;
   StageOptions stage_options;
+  ExchangeOptions exchange;
   std::map<std::string, std::vector<std::string>> variant_lists;  // GPU: stage -> ids, "auto" among them
   int num_ranks = 0;
   int threads_per_rank = 1;

@@ -36,11 +36,10 @@ Device resolve_device(const std::string& text) {
   return device;
 }
 
-int resolve_ranks(const BenchArguments& arguments, bool on_gpu) {
+int resolve_ranks(const BenchArguments& arguments, bool on_gpu, bool exchanges) {
   const LaunchInfo launch = launch_info();
-  if (launch.source == "none") return arguments.ranks.value_or(on_gpu ? 1 : kDefaultRanks);
-  if (on_gpu)
-    fail(ErrorCode::invalid_argument, "stages alone run in one process on one GPU; start them without {}", launch.source);
+  if (launch.source == "none") return arguments.ranks.value_or(exchanges ? num_gpus() : on_gpu ? 1 : kDefaultRanks);
+  if (on_gpu) fail(ErrorCode::invalid_argument, "stages alone run in one process; start them without {}", launch.source);
   if (arguments.ranks && *arguments.ranks != launch.num_ranks)
     fail(ErrorCode::invalid_argument, "--ranks {} contradicts {}, which started {} ranks; leave --ranks out",
          *arguments.ranks, launch.source, launch.num_ranks);
@@ -116,10 +115,10 @@ namespace {
 
 // What only one of the two kinds of benchmark has.
 void check_layer_options(const BenchOptions& options) {
-  if (!options.stages.empty() || options.stage_options_text.any() || options.kernel_times)
+  if (!options.stages.empty() || options.stage_options_text.any() || options.exchange_text.any() || options.kernel_times)
     fail(ErrorCode::invalid_argument,
-         "--stages, --kernel-times, --align-block, --id-type, --logits-type and --quant-group are of stages alone, which "
-         "run on "
+         "--stages, --kernel-times, --align-block, --id-type, --logits-type, --quant-group, --dispatch, --combine-rows, "
+         "--multiprocessors and --overlap are of stages alone, which run on "
          "a GPU: add "
          "--device cuda or hip; on the cpu the layer's table has every stage");
   if (options.modes.size() != 1 || options.modes[0] != LaunchMode::eager || options.caches.size() != 1)
@@ -137,7 +136,8 @@ void check_gpu_options(const BenchOptions& options) {
   for (const Workload& workload : options.workloads)
     if (workload.skew == Skew::ragged)
       fail(ErrorCode::invalid_argument, "--workload ragged spreads tokens over ranks; stages alone have one rank's");
-  const std::vector<std::string> known = stage_names();
+  std::vector<std::string> known = stage_names();
+  known.insert(known.end(), {"dispatch", "combine"});
   for (const std::string& stage : options.stages)
     if (std::find(known.begin(), known.end(), stage) == known.end())
       fail(ErrorCode::invalid_argument, "--stages '{}' is unknown; valid ones: {}", stage, fmt::join(known, ", "));
@@ -149,6 +149,11 @@ void resolve_gpu(BenchOptions& options) {
   if (options.stages.empty()) options.stages = stage_names();
   if (!options.has_tokens) options.tokens = {1, 8, 64, 512, 4096, 16384};
   options.stage_options = parse_stage_options(options.stage_options_text);
+  options.exchange = parse_exchange_options(options.exchange_text);
+  if (options.exchange_text.any() && !has_exchange(options.stages))
+    fail(ErrorCode::invalid_argument,
+         "--dispatch, --combine-rows, --multiprocessors and --overlap are of dispatch and combine; add --stages "
+         "dispatch,combine");
   options.variant_lists = parse_variant_lists(options.variants, lone_stage_variants(), options.chosen_device.type);
 }
 
@@ -176,6 +181,9 @@ BenchOptions resolve(const BenchArguments& arguments, const std::vector<std::str
   require_distinct("--id-type", options.stage_options_text.id_type);
   require_distinct("--logits-type", options.stage_options_text.logits_type);
   require_distinct("--quant-group", options.stage_options_text.quant_group);
+  require_distinct("--dispatch", options.exchange_text.dispatch);
+  require_distinct("--combine-rows", options.exchange_text.combine_rows);
+  require_distinct("--multiprocessors", options.exchange_text.multiprocessors);
   if (options.mode.empty()) options.mode = {options.on_gpu() ? "graph" : "eager"};
   for (const std::string& mode : options.mode)
     options.modes.push_back(static_cast<LaunchMode>(index_of("--mode", mode, {"eager", "graph"})));
@@ -190,7 +198,7 @@ BenchOptions resolve(const BenchArguments& arguments, const std::vector<std::str
     check_layer_options(options);
     options.variant_of = parse_variants(options.variants);
   }
-  options.num_ranks = resolve_ranks(arguments, options.on_gpu());
+  options.num_ranks = resolve_ranks(arguments, options.on_gpu(), has_exchange(options.stages));
   options.threads_per_rank = options.threads > 0   ? options.threads
                              : env.num_threads > 0 ? env.num_threads
                              : options.on_gpu()    ? usable_cores()

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "core/error.hpp"
+#include "exchange/cell.hpp"
 #include "run/variants.hpp"
 #include "stats/stats.hpp"
 
@@ -27,6 +28,7 @@ class StageCellRun {
  private:
   void begin_records();
   void run_kind(const StageKind& kind);
+  void run_exchange();
   void run_stage(std::string_view stage_name, DeviceStage& stage);
   std::vector<std::string> variants_for(std::string_view stage_name, const DeviceStage& stage);
   Correctness check(std::string_view stage_name, DeviceStage& stage, const std::string& variant, const TimerOptions& how);
@@ -49,6 +51,7 @@ std::vector<Record> StageCellRun::run() {
   for (const StageKind& kind : stage_kinds())
     if (const auto& chosen = request_.options.stages; std::find(chosen.begin(), chosen.end(), kind.name) != chosen.end())
       run_kind(kind);
+  if (has_exchange(request_.options.stages)) run_exchange();
   return std::move(records_);
 }
 
@@ -77,6 +80,17 @@ void StageCellRun::run_kind(const StageKind& kind) {
         fmt::format("note: {} is left out at {} tokens: {}", kind.name, request_.inputs.cell().tokens, error.what()));
   }
   for (const auto& stage : stages) run_stage(kind.name, *stage);
+}
+
+void StageCellRun::run_exchange() {
+  const StageCell& cell = request_.inputs.cell();
+  try {
+    run_exchange_cell({request_.options, cell.format, cell.tokens, cell.workload, request_.inputs.cpu(), request_.peaks},
+                      conditions_, records_, console_);
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::unsupported && error.code() != ErrorCode::out_of_memory) throw;
+    console_.say(fmt::format("note: dispatch and combine are left out at {} tokens: {}", cell.tokens, error.what()));
+  }
 }
 
 // The chosen ids that take the stage's arguments, "auto" as what it stands for.

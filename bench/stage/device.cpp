@@ -23,6 +23,8 @@ void require_gpu(Device device) {
          device.index, count, count - 1);
 }
 
+int num_gpus() { return gpu::num_devices(); }
+
 void add_gpu_environment(Device device, std::map<std::string, std::string>& environment) {
   const gpu::DeviceProperties gpu = gpu::properties(device.index);
   environment["gpu"] = gpu.name;

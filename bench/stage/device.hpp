@@ -12,6 +12,9 @@ namespace mixlane::bench {
 // invalid_argument where there is no such index.
 void require_gpu(Device device);
 
+// That this process sees.
+int num_gpus();
+
 // gpu, gpu_index, gpu_architecture, gpu_multiprocessors, gpu_l2, gpu_memory, gpu_driver, gpu_runtime.
 void add_gpu_environment(Device device, std::map<std::string, std::string>& environment);
 

@@ -11,6 +11,8 @@ void require_gpu(Device device) {
        name(device.type));
 }
 
+int num_gpus() { return 0; }
+
 std::vector<std::string> stage_names() { return {}; }
 
 int run_stage_sweep(const BenchOptions& options) {

@@ -8,6 +8,7 @@
 #include "core/error.hpp"
 #include "doctor/environment.hpp"
 #include "doctor/gpu_peaks.hpp"
+#include "exchange/table.hpp"
 #include "report/report.hpp"
 #include "run/console.hpp"
 #include "run/session.hpp"
@@ -70,7 +71,12 @@ void StageSweep::begin_session() {
   const bool resumed = !stamp_.empty();
   if (!resumed) stamp_ = unused_stamp(options_);
   Peaks peaks;
-  if (options_.peak_time_s > 0) peaks = measure_gpu_peaks({options_.chosen_device}, {.seconds = options_.peak_time_s});
+  std::vector<Device> devices{options_.chosen_device};
+  if (has_exchange(options_.stages)) {
+    devices.clear();
+    for (int i = 0; i < std::min(options_.num_ranks, num_gpus()); ++i) devices.push_back({options_.chosen_device.type, i});
+  }
+  if (options_.peak_time_s > 0) peaks = measure_gpu_peaks(devices, {.seconds = options_.peak_time_s});
   for (const QuantFormat format : options_.formats) {
     files_.push_back(stored_or(options_, empty_result(options_, stamp_, format)));
     if (!files_.back().records.empty()) continue;
@@ -129,6 +135,7 @@ void StageSweep::run_one(QuantFormat format, ResultFile& file, int tokens, const
   std::vector<Record> records = run_stage_cell({options_, inputs, context_, timer_, file.peaks, profiler_.get()}, console_);
   console_.end_cell();
   console_.say(stages_alone_table(file, records));
+  console_.say(exchange_table(file, records));
   for (Record& record : records)
     if (!record.stages.empty()) file.records.push_back(std::move(record));
   write_result_file(file, result_path(options_.out, file));

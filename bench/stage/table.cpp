@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "exchange/table.hpp"
 #include "report/format.hpp"
 #include "results/cells.hpp"
 
@@ -66,7 +67,9 @@ std::string stages_alone_table(const ResultFile& file, const std::vector<Record>
   for (const Record& record : records) header.push_back(record.mode + " " + record.cache);
   header.insert(header.end(), {"p10 - p90", "n", "GB/s", "SOL us", "SOL %", "bound"});
   Table table(header);
-  for (const StageRecord& row : records.front().stages) table.add(row_cells(records, row));
+  for (const StageRecord& row : records.front().stages)
+    if (!is_exchange_row(row)) table.add(row_cells(records, row));
+  if (table.empty()) return "";
   return fmt::format("{} tokens={} {} quant={} {}   correct against the CPU\n{}", file.model, records.front().tokens,
                      records.front().workload, file.quant, file.device, table.plain());
 }

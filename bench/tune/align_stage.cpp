@@ -3,21 +3,19 @@
 
 #include <algorithm>
 #include <charconv>
-#include <ctime>
 #include <nlohmann/json.hpp>
 
 #include "command.hpp"
 #include "core/env.hpp"
 #include "core/error.hpp"
-#include "doctor/environment.hpp"
-#include "doctor/probes.hpp"
-#include "io/tuned.hpp"
 #include "measure/clock.hpp"
 #include "mixlane/model.hpp"
 #include "results/files.hpp"
 #include "tune/align_regret.hpp"
 #include "tune/align_sweep.hpp"
+#include "tune/exchange_sweep.hpp"
 #include "tune/options.hpp"
+#include "tune/outcome.hpp"
 
 namespace mixlane::bench {
 namespace {
@@ -61,48 +59,16 @@ std::vector<AlignShapeKey> key_shapes(const TuneOptions& options) {
     if (!wanted) continue;
     for (const ModelShape& shape : model_shapes(options)) {
       const auto ids = static_cast<AlignIds>(i);
-      if (ids == AlignIds::window && shape.experts % options.ranks != 0) continue;
-      const AlignShapeKey key{ids == AlignIds::window ? shape.experts / options.ranks : shape.experts, shape.topk, ids};
+      if (ids == AlignIds::window && shape.experts % options.ranks_of_window() != 0) continue;
+      const AlignShapeKey key{ids == AlignIds::window ? shape.experts / options.ranks_of_window() : shape.experts,
+                              shape.topk, ids};
       if (std::find(keys.begin(), keys.end(), key) == keys.end()) keys.push_back(key);
     }
   }
   if (keys.empty())
-    fail(ErrorCode::invalid_argument, "nothing to tune: no shape's experts divide by {} ranks; see --ranks", options.ranks);
+    fail(ErrorCode::invalid_argument, "nothing to tune: no shape's experts divide by {} ranks; see --ranks",
+         options.ranks_of_window());
   return keys;
-}
-
-// "580.159.04", from the kernel module; else the version of the API that the driver offers.
-std::string driver_version(const gpu::DeviceProperties& properties) {
-  const std::string module = probe_file("/sys/module/nvidia/version");
-  const std::string api = fmt::format("API {}.{}", properties.driver_version / 1000, properties.driver_version % 1000 / 10);
-  return module.empty() ? api : fmt::format("{} ({})", module.substr(0, module.find('\n')), api);
-}
-
-TuningRun describe_run(const TuneOptions& options) {
-  const gpu::DeviceProperties properties = gpu::properties(options.device);
-  const auto environment = capture_environment();
-  const std::time_t now = std::time(nullptr);
-  std::tm utc{};
-  ::gmtime_r(&now, &utc);
-  char date[32] = "";
-  std::strftime(date, sizeof date, "%Y-%m-%dT%H:%M:%SZ", &utc);
-  return {.date = date,
-          .gpu = properties.name,
-          .driver = driver_version(properties),
-          .commit = environment.at("commit"),
-          .command = options.command()};
-}
-
-void say(const std::string& line) { fmt::print(stderr, "{}\n", line); }
-
-void store(const TuneOptions& options, const TunedTable& fresh) {
-  std::filesystem::path file = options.out;
-  if (file.extension() != ".json") file /= tuned_file_name(fresh);
-  std::error_code error;
-  TunedTable table = fresh;
-  if (std::filesystem::exists(file, error)) table = merge_tuned(read_tuned(file), fresh, options.replace);
-  write_text_file(file, tuned_json(table));
-  fmt::print("wrote {}: {} keys, {} of them measured now\n", file.string(), table.entries.size(), fresh.entries.size());
 }
 
 nlohmann::ordered_json to_json(const RegretPoint& point) {
@@ -156,6 +122,7 @@ int tune_stage(const TuneOptions& options) {
   std::string why;
   if (gpu::num_devices(&why) == 0) fail(ErrorCode::unsupported, "tuning {} needs a GPU: {}", options.stage, why);
   Context context({.device = {gpu::kDeviceType, options.device}});
+  if (options.stage != "align") return tune_exchange_stage(context, options);
   if (options.regret) return measure(context, options);
   const int64_t begin = now_ns();
   AlignSweep sweep;

@@ -14,21 +14,29 @@ constexpr const char* kFooter = R"(Examples:
   mixlane tune --stage align                       every shape of the catalogue, into tuned/; under a minute
   mixlane tune --stage align --shapes 96x5         a shape of your own beside them
   mixlane tune --stage align --replace             again, after an update of the library or the driver
+  mixlane tune --stage dispatch,combine --hidden 7168   on all GPUs, a rank on each
   mixlane tune --stage align --regret              how far "auto" is from the best variant
   MIXLANE_TUNED=tuned mixlane bench ...            uses what was tuned; the installed tables need no variable
 
 docs/tuning.md tells the rest.)";
 
 void declare(CLI::App& command, TuneOptions& o) {
-  command.add_option("--stage", o.stage, "What to tune")->check(CLI::IsMember({"align"}))->capture_default_str();
+  command.add_option("--stage", o.stage, "What to tune: align, dispatch, combine, or dispatch,combine")
+      ->check(CLI::IsMember({"align", "dispatch", "combine", "dispatch,combine"}))
+      ->capture_default_str();
   command.add_option("--device", o.device, "Index of the GPU")->check(CLI::Range(0, 1023))->capture_default_str();
   command.add_option("--shapes", o.shapes, "experts x experts per token, as in 256x8; default: those of the catalogue")
       ->delimiter(',');
   command.add_option("--ids", o.ids, "i32, i64, window (rows as dispatch leaves them); default: all")
       ->delimiter(',')
       ->check(CLI::IsMember({"i32", "i64", "window"}));
-  command.add_option("--ranks", o.ranks, "Ranks that share the experts, for windows")
-      ->check(CLI::Range(1, 1024))
+  command.add_option("--ranks", o.ranks, "Ranks that share the experts [align: 8, for windows; else one per GPU]")
+      ->check(CLI::Range(1, 1024));
+  command.add_option("--hidden", o.hidden, "Values of a row of dispatch and combine; default: those of the catalogue")
+      ->delimiter(',')
+      ->check(CLI::Range(8, 1 << 20));
+  command.add_option("--multiprocessors", o.multiprocessors, "How many a dispatch or combine may keep busy; 0 = all")
+      ->check(CLI::Range(0, 1024))
       ->capture_default_str();
   command.add_option("--block", o.block, "Rows per block of the calls")->check(CLI::Range(1, 1024))->capture_default_str();
   command.add_option("--margin", o.margin, "How much faster a variant must be to displace a simpler one")
@@ -53,6 +61,8 @@ std::string TuneOptions::command() const {
   if (!shapes.empty()) text += fmt::format(" --shapes {}", fmt::join(shapes, ","));
   if (!ids.empty()) text += fmt::format(" --ids {}", fmt::join(ids, ","));
   add("--ranks", ranks, usual.ranks);
+  if (!hidden.empty()) text += fmt::format(" --hidden {}", fmt::join(hidden, ","));
+  add("--multiprocessors", multiprocessors, usual.multiprocessors);
   add("--block", block, usual.block);
   add("--margin", margin, usual.margin);
   if (regret) text += " --regret";

@@ -11,7 +11,9 @@ struct TuneOptions {
   int device = 0;
   std::vector<std::string> shapes;  // "256x8": experts x experts per token; none = the catalogue's
   std::vector<std::string> ids;     // of align: i32, i64, window
-  int ranks = 8;                    // of align: a window holds the rows for this part of the experts
+  int ranks = 0;                    // that share the experts; 0: 8 for align's windows, else one per GPU
+  std::vector<int> hidden;          // of dispatch and combine; none = the catalogue's
+  int multiprocessors = 0;          // of dispatch and combine: DispatcherConfig::num_multiprocessors
   int block = 64;                   // of align
   double margin = 0.01;
   std::string out = "tuned";  // a folder, or a .json file
@@ -20,6 +22,7 @@ struct TuneOptions {
   bool list = false;
   std::string json;  // of the regret's points
 
+  int ranks_of_window() const { return ranks > 0 ? ranks : 8; }
   // As somebody would type it to get the same.
   std::string command() const;
 };

@@ -39,6 +39,10 @@ struct DispatcherConfig {
   OnPeerTimeout on_peer_timeout = OnPeerTimeout::fail;
   // GPUs: the most multiprocessors that a call may keep busy, so that others stay free for work beside it; 0 = all.
   int num_multiprocessors = 0;
+  // GPUs: keep the memory of dispatch.copy_engine and combine.copy_engine, which keep no multiprocessor busy while bytes
+  // move. What a copy moves is fixed when it is enqueued: min(T, capacity) rows to and from each peer, however few the
+  // routing sends there. Dispatch may differ from the other ranks' variants, combine.copy_engine is for all ranks alike.
+  bool copy_engine = false;
   // Owner of each physical expert, num_experts entries, the same on every rank. Empty: contiguous, the first
   // num_experts % num_ranks ranks own one more. A rank may own none.
   std::vector<int> expert_rank;
@@ -107,6 +111,16 @@ class Dispatcher {
   ReceivedRows dispatch(const DispatchArgs& args, Stream stream = {});
   void combine(const CombineArgs& args, Stream stream = {});
 
+  // The same in two halves, with work of the caller's between: send enqueues what brings this rank's rows on their way,
+  // receive what waits for the others'. With the copy_engine variants no kernel runs between the halves' own ones, so two
+  // micro-batches with a dispatcher each hide one's exchange behind the other's work; the other variants do all of it in
+  // send. What dispatch_send returns may be read behind dispatch_receive. Every send is followed by its receive, on the same
+  // stream, before this dispatcher's next call.
+  ReceivedRows dispatch_send(const DispatchArgs& args, Stream stream = {});
+  void dispatch_receive(Stream stream = {});
+  void combine_send(const CombineArgs& args, Stream stream = {});
+  void combine_receive(Stream stream = {});
+
   const DispatcherConfig& config() const;  // capacity and expert_rank filled in
   int rank() const;
   int num_ranks() const;
@@ -118,7 +132,8 @@ class Dispatcher {
   // Symmetric bytes of one rank: 4096 + num_ranks * (3 * 64 + capacity * (row + partial row)), where row = payload +
   // scales (in whole words of 4) + 8 K rounded up to 64 and partial row = combine wire bytes of H values, scales included,
   // rounded up to 64.
-  // On GPUs: num_ranks * (64 + 4096 + capacity * (16 + row + partial row)), the part before the rows rounded up to 64.
+  // On GPUs: num_ranks * (64 + 4096 + capacity * (16 + row + partial row)), the part before the rows rounded up to 64;
+  // with copy_engine also num_ranks * (4 * ceil(capacity / 128), rounded up to 64 over all ranks, + capacity * partial row).
   static int64_t window_bytes(const DispatcherConfig& config, int num_ranks, DeviceType device = DeviceType::cpu);
 
  private:

@@ -165,6 +165,11 @@ void Event::record(Stream stream) {
 
 void Event::wait() const { MIXLANE_CHECKED(EventSynchronize, "waiting for an event", static_cast<ApiEvent>(handle_.get())); }
 
+void Event::hold(Stream stream) const {
+  MIXLANE_CHECKED(StreamWaitEvent, "letting a stream wait for an event", api(stream), static_cast<ApiEvent>(handle_.get()),
+                  0);
+}
+
 double Event::elapsed_us(const Event& from, const Event& to) {
   float milliseconds = 0;
   MIXLANE_CHECKED(EventElapsedTime, "reading the time between two events", &milliseconds,

@@ -86,6 +86,8 @@ class Event {
   Event();
   void record(Stream stream);
   void wait() const;
+  // What comes on `stream` waits for the event; the host does not.
+  void hold(Stream stream) const;
   // Between two recorded events, the later one waited for.
   static double elapsed_us(const Event& from, const Event& to);
 

@@ -27,6 +27,16 @@ class ExchangeBackend {
   virtual ReceivedRows dispatch(const DispatchArgs& args, RoutingState& state, Status& status, Stream stream) = 0;
   virtual void combine(const CombineArgs& args, const RoutingState& state, Status& status, Stream stream) = 0;
 
+  // In halves; a backend or variant that has none does all of it in the first.
+  virtual ReceivedRows dispatch_send(const DispatchArgs& args, RoutingState& state, Status& status, Stream stream) {
+    return dispatch(args, state, status, stream);
+  }
+  virtual void dispatch_receive(Stream) {}
+  virtual void combine_send(const CombineArgs& args, const RoutingState& state, Status& status, Stream stream) {
+    combine(args, state, status, stream);
+  }
+  virtual void combine_receive(Stream) {}
+
   virtual std::vector<int> masked_ranks() const = 0;
   // i32 [num_experts] on the backend's device.
   virtual ConstTensorView expert_map() const = 0;

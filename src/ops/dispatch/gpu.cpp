@@ -5,9 +5,12 @@
 
 #include "core/env.hpp"
 #include "core/math.hpp"
+#include "core/notices.hpp"
 #include "gpu/peer.hpp"
 #include "ops/dispatch/backend.hpp"
 #include "ops/dispatch/check.hpp"
+#include "ops/dispatch/choose.hpp"
+#include "ops/dispatch/copy_engine.hpp"
 #include "ops/dispatch/fault.hpp"
 #include "ops/dispatch/gpu_layout.hpp"
 #include "ops/dispatch/gpu_memory.hpp"
@@ -46,7 +49,8 @@ struct GpuRouting final : RoutingState {
 class GpuBackend final : public ExchangeBackend {
  public:
   GpuBackend(Context& context, std::shared_ptr<Communicator> comm, const DispatcherConfig& config)
-      : device_(context.device()),
+      : context_(context),
+        device_(context.device()),
         comm_(std::move(comm)),
         config_(config),
         layout_(config, comm_->num_ranks()),
@@ -70,6 +74,10 @@ class GpuBackend final : public ExchangeBackend {
     budget_.limited = config.num_multiprocessors > 0;
     if (budget_.limited) budget_.num_multiprocessors = std::min(budget_.num_multiprocessors, config.num_multiprocessors);
     owners_ = make_owners();
+    if (config.copy_engine) copies_ = std::make_unique<CopyEngine>(*comm_, config, *windows_, device_);
+    if (copies_ && !copies_->problem().empty())
+      notices_of(context).lines.push_back("copy_engine is replaced by other variants of dispatch and combine: " +
+                                          copies_->problem());
   }
   ~GpuBackend() override {
     try {
@@ -86,9 +94,16 @@ class GpuBackend final : public ExchangeBackend {
   void refuse(ExchangeStage, const Error&) override {}  // the peers' wait ends at the deadline
 
   std::shared_ptr<RoutingState> prepare_dispatch(const DispatchArgs& args, const RoutingState* replay, Status&) override;
-  void prepare_combine(const CombineArgs& args, const RoutingState&) override { combine_args_ = make_args(args); }
+  void prepare_combine(const CombineArgs& args, const RoutingState&) override {
+    combine_args_ = make_args(args);
+    combine_by_copies_ = args.variant == "combine.copy_engine" && has_copy_engines("combine.copy_engine");
+  }
   ReceivedRows dispatch(const DispatchArgs& args, RoutingState& state, Status& status, Stream stream) override;
+  ReceivedRows dispatch_send(const DispatchArgs& args, RoutingState& state, Status& status, Stream stream) override;
+  void dispatch_receive(Stream stream) override;
   void combine(const CombineArgs& args, const RoutingState& state, Status& status, Stream stream) override;
+  void combine_send(const CombineArgs& args, const RoutingState& state, Status& status, Stream stream) override;
+  void combine_receive(Stream stream) override;
   std::vector<int> masked_ranks() const override;
   ConstTensorView expert_map() const override { return {own_.expert_map(), DType::i32, {config_.num_experts}, device_}; }
 
@@ -105,7 +120,11 @@ class GpuBackend final : public ExchangeBackend {
   ReceivedRows received_rows() const;
   Payload payload_of(const DispatchArgs& args) const;
   bool takes_bulk_copies(const DispatchArgs& args) const;
+  bool takes_copy_engines(const DispatchArgs& args) const;
+  bool has_copy_engines(std::string_view variant) const;
+  DispatchArgs with_choice(const DispatchArgs& args) const;
 
+  Context& context_;
   Device device_;
   std::shared_ptr<Communicator> comm_;
   DispatcherConfig config_;
@@ -114,13 +133,17 @@ class GpuBackend final : public ExchangeBackend {
   std::shared_ptr<SymmetricMemory> windows_;
   GpuRankMemory own_;
   std::optional<ProtocolCheck> check_;
-  Stream stream_;  // of the last call
+  DispatchArgs sent_;  // for the check, between the halves of a dispatch
+  Stream stream_;      // of the last call
   Budget budget_;
   ExpertOwners owners_;
   DispatchKernelArgs dispatch_args_;  // of the call that is being prepared
   bool by_bulk_copies_ = false;
+  bool by_copies_ = false;  // by copy engines
   CombineKernelArgs combine_args_;
+  bool combine_by_copies_ = false;
   std::shared_ptr<GpuRouting> states_[2];
+  std::unique_ptr<CopyEngine> copies_;  // if the configuration asks for it
 };
 
 int GpuBackend::ranks_on_this_gpu() {
@@ -187,10 +210,41 @@ bool GpuBackend::takes_bulk_copies(const DispatchArgs& args) const {
   const bool can = budget_.has_bulk_copies && payload_of(args) == Payload::copy && takes_bulk(dispatch_args_);
   if (args.variant == "auto") return can && budget_.limited && args.hidden.shape[0] >= kManyTokens;
   if (args.variant == "dispatch.latency") return false;
+  if (!can && args.variant == "dispatch.copy_engine") return false;
   if (!can)
     fail(ErrorCode::unsupported,
          "dispatch.throughput takes rows that go as they are, of at most 64 KiB, on sm_90; use dispatch.latency");
   return true;
+}
+
+// False where the driver refuses copies between GPUs: another variant does it then.
+bool GpuBackend::has_copy_engines(std::string_view variant) const {
+  if (!copies_)
+    fail(ErrorCode::unsupported, "{} needs memory of its own; set DispatcherConfig::copy_engine on all ranks", variant);
+  return copies_->problem().empty();
+}
+
+// "auto" as what is tuned for this call, if that takes the arguments.
+DispatchArgs GpuBackend::with_choice(const DispatchArgs& args) const {
+  DispatchArgs chosen = args;
+  if (args.variant != "auto") return chosen;
+  const ExchangeKey key{comm_->num_ranks(), layout_.records.payload_bytes, config_.num_multiprocessors, copies_ != nullptr,
+                        args.hidden.shape[0]};
+  const std::string_view tuned = tuned_exchange(context_, ExchangeStage::dispatch, key);
+  const bool as_they_are = payload_of(args) == Payload::copy;
+  const bool takes = tuned == "dispatch.throughput"    ? budget_.has_bulk_copies && as_they_are && takes_bulk(dispatch_args_)
+                     : tuned == "dispatch.copy_engine" ? copies_ && copies_->problem().empty() && as_they_are
+                                                       : !tuned.empty();
+  if (takes) chosen.variant = tuned;
+  return chosen;
+}
+
+bool GpuBackend::takes_copy_engines(const DispatchArgs& args) const {
+  if (args.variant != "dispatch.copy_engine") return false;
+  if (payload_of(args) != Payload::copy)
+    fail(ErrorCode::unsupported,
+         "dispatch.copy_engine takes rows that go as they are: bf16, or fp8 quantised before; use dispatch.latency");
+  return has_copy_engines(args.variant);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -224,7 +278,9 @@ DispatchKernelArgs GpuBackend::make_args(const DispatchArgs& args) const {
 
 std::shared_ptr<RoutingState> GpuBackend::prepare_dispatch(const DispatchArgs& args, const RoutingState* replay, Status&) {
   dispatch_args_ = make_args(args);
-  by_bulk_copies_ = takes_bulk_copies(args);
+  const DispatchArgs chosen = with_choice(args);
+  by_copies_ = takes_copy_engines(chosen);
+  by_bulk_copies_ = !by_copies_ && takes_bulk_copies(chosen);
   // Replayed ids give the same slots again.
   std::shared_ptr<GpuRouting>& state = states_[states_[0].get() == replay || states_[0].use_count() > 1 ? 1 : 0];
   if (replay != nullptr)
@@ -241,19 +297,34 @@ std::shared_ptr<RoutingState> GpuBackend::prepare_dispatch(const DispatchArgs& a
   return state;
 }
 
-ReceivedRows GpuBackend::dispatch(const DispatchArgs& args, RoutingState& state, Status&, Stream stream) {
+ReceivedRows GpuBackend::dispatch(const DispatchArgs& args, RoutingState& state, Status& status, Stream stream) {
+  const ReceivedRows received = dispatch_send(args, state, status, stream);
+  dispatch_receive(stream);
+  return received;
+}
+
+ReceivedRows GpuBackend::dispatch_send(const DispatchArgs& args, RoutingState& state, Status&, Stream stream) {
   const gpu::DeviceGuard guard(device_);
   stream_ = stream;
   auto& routing = static_cast<GpuRouting&>(state);
   routing.stream = stream;
   routing.counts_on_device = args.num_tokens.given();
   if (check_) check_->before_dispatch(dispatch_args_, budget_, stream);
-  if (by_bulk_copies_)
+  if (by_copies_)
+    copies_->send(dispatch_args_, budget_, stream);
+  else if (by_bulk_copies_)
     launch_dispatch_bulk(dispatch_args_, budget_, stream);
   else
     launch_dispatch(dispatch_args_, payload_of(args), budget_, stream);
-  if (check_) check_->after_dispatch(args, dispatch_args_, payload_of(args), budget_, stream);
+  if (check_) sent_ = args;
   return received_rows();
+}
+
+void GpuBackend::dispatch_receive(Stream stream) {
+  if (!by_copies_ && !check_) return;
+  const gpu::DeviceGuard guard(device_);
+  if (by_copies_) copies_->receive(dispatch_args_, stream);
+  if (check_) check_->after_dispatch(sent_, dispatch_args_, payload_of(sent_), budget_, stream);
 }
 
 ReceivedRows GpuBackend::received_rows() const {
@@ -304,12 +375,26 @@ CombineKernelArgs GpuBackend::make_args(const CombineArgs& args) const {
   return to;
 }
 
-void GpuBackend::combine(const CombineArgs&, const RoutingState& state, Status&, Stream stream) {
+void GpuBackend::combine(const CombineArgs& args, const RoutingState& state, Status& status, Stream stream) {
+  combine_send(args, state, status, stream);
+  combine_receive(stream);
+}
+
+void GpuBackend::combine_send(const CombineArgs&, const RoutingState& state, Status&, Stream stream) {
   const gpu::DeviceGuard guard(device_);
   stream_ = stream;
   combine_args_.counts_on_device = static_cast<const GpuRouting&>(state).counts_on_device;
   if (check_) check_->before_combine(combine_args_, budget_, stream);
-  launch_combine(combine_args_, config_.combine_wire, budget_, stream);
+  if (combine_by_copies_)
+    copies_->send(combine_args_, budget_, stream);
+  else
+    launch_combine(combine_args_, config_.combine_wire, budget_, stream);
+}
+
+void GpuBackend::combine_receive(Stream stream) {
+  if (!combine_by_copies_ && !check_) return;
+  const gpu::DeviceGuard guard(device_);
+  if (combine_by_copies_) copies_->receive(combine_args_, budget_, stream);
   if (check_) check_->after_combine(combine_args_, budget_, stream);
 }
 
@@ -345,6 +430,8 @@ std::span<const VariantInfo> dispatch_gpu_variants() {
     {"dispatch.throughput", "the same by bulk copies of one thread per block: many tokens through few multiprocessors",
      gpu::kDeviceType},
 #endif
+    {"dispatch.copy_engine", "kernels put rows together, copy engines move them: no multiprocessor is busy meanwhile",
+     gpu::kDeviceType},
   };
   return kVariants;
 }
@@ -352,6 +439,8 @@ std::span<const VariantInfo> dispatch_gpu_variants() {
 std::span<const VariantInfo> combine_gpu_variants() {
   static constexpr VariantInfo kVariants[] = {
       {"combine.latency", "one launch: half of the blocks send partial sums, a flag per row; the others add them up",
+       gpu::kDeviceType},
+      {"combine.copy_engine", "copy engines fetch the partial sums from the ranks that made them; all ranks alike",
        gpu::kDeviceType},
   };
   return kVariants;

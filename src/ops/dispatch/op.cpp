@@ -5,6 +5,7 @@
 #include "core/check.hpp"
 #include "core/math.hpp"
 #include "ops/dispatch/backend.hpp"
+#include "ops/dispatch/copy_layout.hpp"
 #include "ops/dispatch/gpu_layout.hpp"
 
 namespace mixlane {
@@ -46,6 +47,7 @@ void require_equal_config(Communicator& comm, const DispatcherConfig& config) {
   comm.require_equal("the wire's scales", std::to_string(static_cast<int>(config.wire)));
   comm.require_equal("combine_wire", name(wire_dtype(config.combine_wire)));
   comm.require_equal("on_peer_timeout", config.on_peer_timeout == OnPeerTimeout::mask ? "mask" : "fail");
+  comm.require_equal("copy_engine", config.copy_engine ? "yes" : "no");
   comm.require_equal("expert_rank", text_of(config.expert_rank));
 }
 
@@ -120,13 +122,25 @@ struct Dispatcher::Impl {
   int num_local_experts = 0;
   std::unique_ptr<ExchangeBackend> backend;
   std::shared_ptr<RoutingState> current;  // of the last dispatch
+  const char* sent = nullptr;             // the stage whose second half is still to come
 
   // Elsewhere the device writes the caller's status.
   bool on_host() const { return context.device().type == DeviceType::cpu; }
 
+  void require_received() const {
+    if (sent)
+      fail(ErrorCode::invalid_argument, "a call of this dispatcher while its {0}_send has no {0}_receive; call that first", sent);
+  }
+  void receive(const char* stage) {
+    if (sent == nullptr || std::string_view(sent) != stage)
+      fail(ErrorCode::invalid_argument, "{0}_receive without a {0}_send before it", stage);
+    sent = nullptr;
+  }
+
   // Runs what may refuse a call; the peers learn of it.
   template <class Check>
   auto checked(ExchangeStage stage, Check&& check) {
+    require_received();
     backend->require_usable();
     try {
       return check();
@@ -151,6 +165,17 @@ Dispatcher::~Dispatcher() = default;
 Dispatcher::Dispatcher(Dispatcher&&) noexcept = default;
 
 ReceivedRows Dispatcher::dispatch(const DispatchArgs& args, Stream stream) {
+  const ReceivedRows received = dispatch_send(args, stream);
+  dispatch_receive(stream);
+  return received;
+}
+
+void Dispatcher::dispatch_receive(Stream stream) {
+  impl_->receive("dispatch");
+  impl_->backend->dispatch_receive(stream);
+}
+
+ReceivedRows Dispatcher::dispatch_send(const DispatchArgs& args, Stream stream) {
   Impl& impl = *impl_;
   Status status;
   const RoutingState* replay = args.replay.state_.get();
@@ -162,13 +187,24 @@ ReceivedRows Dispatcher::dispatch(const DispatchArgs& args, Stream stream) {
     return prepared;
   });
   impl.current = state;
-  ReceivedRows received = impl.backend->dispatch(args, *state, status, stream);
+  ReceivedRows received = impl.backend->dispatch_send(args, *state, status, stream);
   received.handle.state_ = std::move(state);
   if (impl.on_host()) deliver(status, args.status);
+  impl.sent = "dispatch";
   return received;
 }
 
 void Dispatcher::combine(const CombineArgs& args, Stream stream) {
+  combine_send(args, stream);
+  combine_receive(stream);
+}
+
+void Dispatcher::combine_receive(Stream stream) {
+  impl_->receive("combine");
+  impl_->backend->combine_receive(stream);
+}
+
+void Dispatcher::combine_send(const CombineArgs& args, Stream stream) {
   Impl& impl = *impl_;
   const RoutingState* routing = args.handle.state_.get();
   impl.checked(ExchangeStage::combine, [&] {
@@ -176,8 +212,9 @@ void Dispatcher::combine(const CombineArgs& args, Stream stream) {
     impl.backend->prepare_combine(args, *routing);
   });
   Status status;
-  impl.backend->combine(args, *routing, status, stream);
+  impl.backend->combine_send(args, *routing, status, stream);
   if (impl.on_host()) deliver(status, args.status);
+  impl.sent = "combine";
 }
 
 const DispatcherConfig& Dispatcher::config() const { return impl_->config; }
@@ -198,7 +235,8 @@ std::vector<int32_t> local_expert_map(const DispatcherConfig& config, int rank) 
 int64_t Dispatcher::window_bytes(const DispatcherConfig& config, int num_ranks, DeviceType device) {
   const DispatcherConfig full = completed(config, num_ranks);
   if (device == DeviceType::cpu) return WindowLayout(full, num_ranks).total_bytes;
-  return GpuWindowLayout(full, num_ranks).total_bytes;
+  return GpuWindowLayout(full, num_ranks).total_bytes +
+         (full.copy_engine ? CopyStageLayout(full, num_ranks).total_bytes : 0);
 }
 
 // ---------------------------------------------------------------------------------------------

@@ -181,5 +181,24 @@ TEST(Variants, OfTheCpuComeFirstAndGpusFollowWhereTheyAreBuilt) {
   cpu_first(combine_variants(), "combine.shm");
 }
 
+TEST(Dispatcher, HalvesComeInPairs) {
+  const auto group = make_thread_group(1);
+  Context context({.device = {}, .num_threads = 1});
+  Dispatcher dispatcher(context, group[0], good_config());
+  test::Rng rng(3);
+  const test::Inputs inputs = test::make_inputs(rng, good_config(), 4, false);
+  Status status;
+  const DispatchArgs args = inputs.dispatch_args(good_config(), &status);
+  expect_error(ErrorCode::invalid_argument, {"dispatch_receive without a dispatch_send"},
+               [&] { dispatcher.dispatch_receive(); });
+  const ReceivedRows received = dispatcher.dispatch_send(args);
+  expect_error(ErrorCode::invalid_argument, {"dispatch_send has no dispatch_receive"}, [&] { dispatcher.dispatch(args); });
+  expect_error(ErrorCode::invalid_argument, {"combine_receive without a combine_send"},
+               [&] { dispatcher.combine_receive(); });
+  dispatcher.dispatch_receive();
+  EXPECT_EQ(received.recv_count.as<int32_t>()[0], 4);
+  EXPECT_TRUE(received.handle.valid());
+}
+
 }  // namespace
 }  // namespace mixlane

@@ -1,0 +1,42 @@
+// What can be chosen of dispatch and combine on GPUs.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "mixlane/dispatch.hpp"
+
+namespace mixlane::bench {
+
+// What combine starts from.
+enum class CombineRows : uint8_t {
+  reduced,  // a row per received row: the local experts' sum, made before
+  pairs,    // a row per (received row, local expert), weighted and summed on the way
+};
+std::string_view name(CombineRows rows);
+
+// How a dispatch and its combine go together; a list makes one run per value.
+struct ExchangeOptions {
+  std::vector<std::string> ways{"auto"};  // see exchange_ways()
+  std::vector<CombineRows> rows{CombineRows::reduced};
+  std::vector<int> multiprocessors{0};  // DispatcherConfig::num_multiprocessors
+  bool overlap = false;                 // beside matrix products as well
+};
+
+// As typed, empty for the default -> options. Throws invalid_argument naming the option, the value and the valid ones.
+struct ExchangeOptionTexts {
+  std::vector<std::string> dispatch, combine_rows;
+  std::vector<int> multiprocessors;
+  bool overlap = false;
+  bool any() const { return !dispatch.empty() || !combine_rows.empty() || !multiprocessors.empty() || overlap; }
+};
+ExchangeOptions parse_exchange_options(const ExchangeOptionTexts& texts);
+
+// "auto", the library's variants without the stage in front ("latency"), and the baselines "naive" and "nccl_a2a".
+std::vector<std::string> exchange_ways();
+inline constexpr std::string_view kNaiveWay = "naive", kAllToAllWay = "nccl_a2a";
+
+// Whether "dispatch" or "combine" is among the stages.
+bool has_exchange(const std::vector<std::string>& stages);
+
+}  // namespace mixlane::bench

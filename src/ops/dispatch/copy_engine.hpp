@@ -1,0 +1,60 @@
+// dispatch.copy_engine and combine.copy_engine: kernels put rows together and add them up, copy engines move them. Both
+// have two halves; between them no kernel runs while bytes move but a waiting wave per lane.
+//
+//   dispatch  route -> pack 0 -> pack 1 -> ... -> own rows -> | all copies -> flags, wait for the peers' rows
+//                        |          |
+//             lanes    copy 0     copy 1 ...   to the peers' windows
+//
+//   combine   make (groups of rows are reported to their owners) | add 0 -> add 1 -> ... -> close
+//             lanes    wait 0 -> fetch 0 -> wait 1 -> fetch 1 ...   from the peers' memory
+//
+// A copy's size is fixed when it is enqueued, and counts are known on the device alone: both move as many rows per peer as
+// this rank could have there, min(T, capacity) of T tokens.
+#pragma once
+
+#include <memory>
+
+#include "gpu/copy_lanes.hpp"
+#include "ops/dispatch/backend.hpp"
+#include "ops/dispatch/copy_launchers.hpp"
+#include "ops/dispatch/copy_layout.hpp"
+#include "ops/dispatch/gpu_layout.hpp"
+
+namespace mixlane {
+
+class CopyEngine {
+ public:
+  // Collective.
+  CopyEngine(Communicator& comm, const DispatcherConfig& config, const SymmetricMemory& windows, Device device);
+
+  // Why this group does without; the same on all ranks. Empty if it does not.
+  const std::string& problem() const { return problem_; }
+
+  void send(const exchange_gpu::DispatchKernelArgs& args, const exchange_gpu::Budget& budget, Stream stream);
+  void receive(const exchange_gpu::DispatchKernelArgs& args, Stream stream);
+  void send(const exchange_gpu::CombineKernelArgs& args, const exchange_gpu::Budget& budget, Stream stream);
+  void receive(const exchange_gpu::CombineKernelArgs& args, const exchange_gpu::Budget& budget, Stream stream);
+
+ private:
+  std::string try_copies(Communicator& comm) const;
+  template <class Move>
+  void on_lanes(size_t turn, Move&& move) const;
+  gpu::Event& fetched(size_t range, int peer) {
+    return fetched_[range * static_cast<size_t>(num_ranks_) + static_cast<size_t>(peer)];
+  }
+
+  Device device_;
+  int rank_;
+  int num_ranks_;
+  CombineWire wire_;
+  int64_t capacity_;
+  CopyStageLayout layout_;
+  std::shared_ptr<SymmetricMemory> memory_;
+  gpu::Buffer records_, words_;
+  exchange_gpu::CopyStage stage_;
+  std::unique_ptr<gpu::CopyLanes> lanes_;
+  std::vector<gpu::Event> fetched_;  // per range of the largest call and peer
+  std::string problem_;
+};
+
+}  // namespace mixlane

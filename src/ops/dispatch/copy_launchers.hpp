@@ -1,0 +1,26 @@
+// The launchers of the copy_engine variants' kernels. No formatting library here: nvcc stumbles over it.
+#pragma once
+
+#include "ops/dispatch/copy_args.hpp"
+#include "ops/dispatch/launchers.hpp"
+
+namespace mixlane::exchange_gpu {
+
+void load_copy_kernels(CombineWire wire);
+
+// Which token has which slot; before all others.
+void launch_copy_route(const DispatchKernelArgs& args, const CopyStage& stage, Stream stream);
+// Records of a range of slots: those for all other ranks, or this rank's own.
+enum class Packed : uint8_t { others, own };
+void launch_copy_pack(const DispatchKernelArgs& args, const CopyStage& stage, Packed which, RowRange slots,
+                      const Budget& budget, Stream stream);
+void launch_copy_report(const DispatchKernelArgs& args, Stream stream);
+void launch_copy_receive(const DispatchKernelArgs& args, const CopyStage& stage, Stream stream);
+
+void launch_copy_make(const CombineKernelArgs& args, CombineWire wire, const CopyStage& stage, const Budget& budget,
+                      Stream stream);
+void launch_copy_wait(const Exchange& exchange, const CopyStage& stage, int source, RowRange slots, Stream stream);
+void launch_copy_add(const CombineKernelArgs& args, CombineWire wire, RowRange tokens, const Budget& budget, Stream stream);
+void launch_copy_close(const Exchange& exchange, Stream stream);
+
+}  // namespace mixlane::exchange_gpu
