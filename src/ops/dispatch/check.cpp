@@ -83,9 +83,9 @@ DispatchKernelArgs ProtocolCheck::quantized(const DispatchArgs& args, const Disp
                         : TensorView(scales_.data(), DType::f32, {rows, num_scales}, device_);
   quant.num_valid_rows = args.num_tokens;
   const quant_gpu::QuantKernelArgs kernel_args = quant_gpu::make_args(quant);
-  if (by_row)
+  if (by_row && rows > 0)
     quant_gpu::launch_tiles(kernel_args, DType::bf16, false, false, stream);
-  else
+  else if (rows > 0)
     quant_gpu::launch_groups(kernel_args, DType::bf16, false, budget.num_multiprocessors, false, stream);
   DispatchKernelArgs sent = given;
   sent.hidden = {codes_.as<std::byte>(), config_.hidden};
