@@ -1,5 +1,8 @@
-// The quantisation kernels. All of them touch global memory only after their predecessor in the stream.
+// The quantisation kernels. They touch global memory only after their predecessor in the stream, unless the caller has said
+// that they have nothing in common.
 #pragma once
+
+#include <type_traits>
 
 #include "gpu/device.hpp"
 #include "ops/quant/device_args.hpp"
@@ -11,6 +14,23 @@ inline constexpr int kGroupThreads = 256;
 inline constexpr int kMaxTileThreads = 512;
 inline constexpr uint32_t kTileRows = 128;      // of a 128x128 tile
 inline constexpr uint32_t kTileRowOctets = 16;  // of a 128x128 tile
+
+// Waits for the predecessor at the kernel's begin, or at its end if they are independent: who waits for this kernel relies
+// on all that came before it.
+class WaitForPrevious {
+ public:
+  __device__ explicit WaitForPrevious(bool at_end) : at_end_(at_end) {
+    if (!at_end_) gpu::wait_for_previous_kernel();
+  }
+  __device__ ~WaitForPrevious() {
+    if (at_end_) gpu::wait_for_previous_kernel();
+  }
+  WaitForPrevious(const WaitForPrevious&) = delete;
+  WaitForPrevious& operator=(const WaitForPrevious&) = delete;
+
+ private:
+  bool at_end_;
+};
 
 __device__ inline uint32_t valid_rows(const QuantKernelArgs& args) {
   if (!args.num_valid_rows) return args.num_rows;
@@ -31,37 +51,42 @@ __device__ void store(const QuantKernelArgs& args, const Scale& scale, const gpu
   store_codes(at, scale.encode(octet), static_cast<int64_t>(args.num_cols) - col, args.output.aligned, Scale::kBitsPerCode);
 }
 
-// quant.groups: kLanes lanes hold a group of 8 * kLanes values; a thread holds octets of up to kMaxHeld rows below each
-// other, so that enough loads are in flight and one address leads to all of them.
-inline constexpr uint32_t kMaxHeld = 4;
+// quant.groups: kLanes lanes hold a group of 8 * kLanes values; a thread holds up to kMaxHeld octets, so that enough loads
+// are in flight. The block's octets lie side by side, row after row.
+template <DType kType>
+inline constexpr uint32_t kMaxHeld = kType == DType::f32 ? 4 : 8;
 
 template <class Scale, DType kType, int kLanes>
-__global__ void __launch_bounds__(kGroupThreads, kType == DType::f32 ? 4 : 6)
-    quantize_groups(const QuantKernelArgs args, uint32_t held) {
-  gpu::wait_for_previous_kernel();
+__global__ void __launch_bounds__(kGroupThreads, 4) quantize_groups(const QuantKernelArgs args, uint32_t held) {
+  const WaitForPrevious wait(args.independent_of_previous);
   gpu::allow_next_kernel();
   const uint32_t num_rows = valid_rows(args);
-  const uint32_t at = (blockIdx.x * kGroupThreads + threadIdx.x) / kLanes;
   const uint32_t lane = threadIdx.x % kLanes;
-  const uint32_t band = gpu::divide(at, args.by_tile_cols);
-  const uint32_t tile_col = at - band * args.by_tile_cols.divisor;
-  const uint32_t row = band * held;
-  const uint32_t col = (tile_col * kLanes + lane) * gpu::kOctet;
-  const uint32_t count = row < num_rows ? min(num_rows - row, held) : 0;
+  struct Place {
+    uint32_t row, tile_col, col;
+  };
+  const auto place_of = [&](uint32_t i) {
+    const uint32_t group = (blockIdx.x * held + i) * (kGroupThreads / kLanes) + threadIdx.x / kLanes;
+    const uint32_t row = gpu::divide(group, args.by_tile_cols);
+    const uint32_t tile_col = group - row * args.by_tile_cols.divisor;
+    return Place{row, tile_col, (tile_col * kLanes + lane) * gpu::kOctet};
+  };
 
-  gpu::Octet<kType> octets[kMaxHeld];
+  gpu::Octet<kType> octets[kMaxHeld<kType>];
 #pragma unroll
-  for (uint32_t i = 0; i < kMaxHeld; ++i) {
+  for (uint32_t i = 0; i < kMaxHeld<kType>; ++i) {
     octets[i] = {};
-    if (i < count && col < args.num_cols) octets[i] = load<kType>(args, row + i, col);
+    const Place at = place_of(i);
+    if (i < held && at.row < num_rows && at.col < args.num_cols) octets[i] = load<kType>(args, at.row, at.col);
   }
 #pragma unroll
-  for (uint32_t i = 0; i < kMaxHeld; ++i) {
+  for (uint32_t i = 0; i < kMaxHeld<kType>; ++i) {
     if (i >= held) break;
     const Scale scale(gpu::wave_max<kLanes>(Scale::magnitude(octets[i])));
-    if (i >= count) continue;
-    if (col < args.num_cols) store(args, scale, octets[i], row + i, col);
-    if (lane == 0) scale.store(args.scales.data, (row + i) * args.scales.row_stride + tile_col * args.scales.col_stride);
+    const Place at = place_of(i);
+    if (at.row >= num_rows) continue;
+    if (at.col < args.num_cols) store(args, scale, octets[i], at.row, at.col);
+    if (lane == 0) scale.store(args.scales.data, at.row * args.scales.row_stride + at.tile_col * args.scales.col_stride);
   }
 }
 
@@ -111,7 +136,7 @@ inline constexpr uint32_t kTileHeld = 4;
 template <DType kType, int kWave>
 __global__ void __launch_bounds__(kMaxTileThreads, kType == DType::f32 ? 2 : 3)
     quantize_tiles(const QuantKernelArgs args, bool square) {
-  gpu::wait_for_previous_kernel();
+  const WaitForPrevious wait(args.independent_of_previous);
   gpu::allow_next_kernel();
   const TileOctets tile = tile_of_block(args, valid_rows(args), square);
   if (tile.num_octets == 0) return;
@@ -143,45 +168,62 @@ __global__ void __launch_bounds__(kMaxTileThreads, kType == DType::f32 ? 2 : 3)
     write(octet, read(octet));
 }
 
-// dequant.octets: kMaxHeld octets per thread, all loads first.
-template <bool kFp4>
-struct OctetCodes {
-  static constexpr int kWords = kFp4 ? 1 : 2;
-  uint32_t words[kWords];
+// dequant.octets: kDequantHeld runs per thread, all loads first. A run is what a thread writes in one piece: eight values,
+// or four of f32, so that neighbouring threads fill whole sectors.
+inline constexpr uint32_t kDequantHeld = 4;
+
+template <DType kType>
+inline constexpr int kRunValues = dequant_run(kType);
+
+template <bool kFp4, int kCount>
+struct Codes {
+  static constexpr int kBytes = kFp4 ? kCount / 2 : kCount;
+  using Word = std::conditional_t<kBytes == 8, uint64_t, std::conditional_t<kBytes == 4, uint32_t, uint16_t>>;
+  Word word;
 
   __device__ float value(int i) const {
     if constexpr (kFp4)
-      return gpu::e2m1_to_f32(words[0] >> (4 * i) & 15u);
+      return gpu::e2m1_to_f32(static_cast<uint32_t>(word >> (4 * i)) & 15u);
     else
-      return gpu::e4m3_to_f32(words[i / 4] >> (i % 4 * 8) & 255u);
+      return gpu::e4m3_to_f32(static_cast<uint32_t>(word >> (8 * i)) & 255u);
   }
 
-  __device__ static OctetCodes load(const std::byte* from, int64_t count, bool aligned) {
-    OctetCodes codes{};
-    if (count >= gpu::kOctet && aligned) {
-      if constexpr (kFp4) {
-        codes.words[0] = *reinterpret_cast<const uint32_t*>(from);
-      } else {
-        const uint2 both = *reinterpret_cast<const uint2*>(from);
-        codes.words[0] = both.x;
-        codes.words[1] = both.y;
-      }
-      return codes;
-    }
+  __device__ static Codes load(const std::byte* from, int64_t count, bool aligned) {
+    if (count >= kCount && aligned) return {*reinterpret_cast<const Word*>(from)};
+    Codes codes{};
 #pragma unroll
-    for (int b = 0; b < 4 * kWords; ++b)
-      if ((kFp4 ? 2 * b : b) < count) codes.words[b / 4] |= static_cast<uint32_t>(from[b]) << (b % 4 * 8);
+    for (int b = 0; b < kBytes; ++b)
+      if ((kFp4 ? 2 * b : b) < count) codes.word = static_cast<Word>(codes.word | static_cast<Word>(from[b]) << (8 * b));
     return codes;
   }
 };
+
+template <DType kType>
+__device__ void store_run(std::byte* to, const float (&values)[kRunValues<kType>], int64_t count, bool aligned) {
+  if constexpr (kType == DType::f32) {
+    if (count >= 4 && aligned) {
+      *reinterpret_cast<float4*>(to) = make_float4(values[0], values[1], values[2], values[3]);
+      return;
+    }
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+      if (i < count) reinterpret_cast<float*>(to)[i] = values[i];
+  } else {
+    gpu::Octet<kType> octet;
+#pragma unroll
+    for (int i = 0; i < gpu::kOctet; i += 2) octet.set_pair(i, values[i], values[i + 1]);
+    gpu::store_octet(to, octet, count, aligned);
+  }
+}
 
 template <DType kType, bool kFp4>
 __global__ void __launch_bounds__(kGroupThreads) dequantize_octets(const DequantKernelArgs args, uint32_t held) {
   gpu::wait_for_previous_kernel();
   gpu::allow_next_kernel();
+  constexpr int kRun = kRunValues<kType>;
   const uint32_t at = blockIdx.x * kGroupThreads + threadIdx.x;
-  const uint32_t band = gpu::divide(at, args.by_octets);
-  const uint32_t col = (at - band * args.by_octets.divisor) * gpu::kOctet;
+  const uint32_t band = gpu::divide(at, args.by_runs);
+  const uint32_t col = (at - band * args.by_runs.divisor) * kRun;
   const uint32_t row = band * held;
   if (row >= args.num_rows) return;
   const uint32_t count = min(args.num_rows - row, held);
@@ -189,25 +231,25 @@ __global__ void __launch_bounds__(kGroupThreads) dequantize_octets(const Dequant
   const std::byte* from = args.input.data + row * args.input.stride + (kFp4 ? col / 2 : col);
   const int64_t scale_col = (col >> args.col_shift) * args.scales.col_stride;
 
-  OctetCodes<kFp4> codes[kMaxHeld];
-  float scales[kMaxHeld];
+  Codes<kFp4, kRun> codes[kDequantHeld];
+  float scales[kDequantHeld];
 #pragma unroll
-  for (uint32_t i = 0; i < kMaxHeld; ++i) {
+  for (uint32_t i = 0; i < kDequantHeld; ++i) {
     if (i >= count) break;
-    codes[i] = OctetCodes<kFp4>::load(from + i * args.input.stride, num_values, args.input.aligned);
+    codes[i] = Codes<kFp4, kRun>::load(from + i * args.input.stride, num_values, args.input.aligned);
     const int64_t scale_at = ((row + i) >> args.row_shift) * args.scales.row_stride + scale_col;
     scales[i] = kFp4 ? gpu::e8m0_to_f32(static_cast<const uint8_t*>(args.scales.data)[scale_at])
                      : static_cast<const float*>(args.scales.data)[scale_at];
   }
-  std::byte* to = args.output.data + row * args.output.stride + col * (gpu::Octet<kType>::kWords / 2);
+  constexpr int64_t kValueBytes = kType == DType::f32 ? 4 : 2;
+  std::byte* to = args.output.data + row * args.output.stride + col * kValueBytes;
 #pragma unroll
-  for (uint32_t i = 0; i < kMaxHeld; ++i) {
+  for (uint32_t i = 0; i < kDequantHeld; ++i) {
     if (i >= count) break;
-    gpu::Octet<kType> octet;
+    float values[kRun];
 #pragma unroll
-    for (int v = 0; v < gpu::kOctet; v += 2)
-      octet.set_pair(v, codes[i].value(v) * scales[i], codes[i].value(v + 1) * scales[i]);
-    gpu::store_octet(to + i * args.output.stride, octet, num_values, args.output.aligned);
+    for (int v = 0; v < kRun; ++v) values[v] = codes[i].value(v) * scales[i];
+    store_run<kType>(to + i * args.output.stride, values, num_values, args.output.aligned);
   }
 }
 
