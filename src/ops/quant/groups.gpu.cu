@@ -21,14 +21,14 @@ Kernel kernel_for(DType input, bool fp4) {
 
 void launch_groups(const QuantKernelArgs& args, DType input, bool fp4, int num_multiprocessors, bool overlap,
                    Stream stream) {
-  const uint32_t num_octets = args.num_rows * args.by_tile_cols.divisor * (fp4 ? 4 : 16);
-  // Several octets per thread once that leaves every multiprocessor full.
-  const uint32_t most = input == DType::f32 ? kMaxHeld<DType::f32> : kMaxHeld<DType::bf16>;
-  const uint32_t held = num_octets >= static_cast<uint32_t>(num_multiprocessors) * 2048 * most ? most : 1;
-  const uint32_t per_block = kGroupThreads * held;
+  const uint32_t row_octets = args.by_tile_cols.divisor * (fp4 ? 4 : 16);
+  // Several rows per thread once that leaves every multiprocessor full.
+  const uint32_t full = static_cast<uint32_t>(num_multiprocessors) * 2048 * kMaxHeld;
+  const uint32_t held = args.num_rows >= full / row_octets ? kMaxHeld : 1;
+  const uint32_t num_threads = (args.num_rows + held - 1) / held * row_octets;
   gpu::launch(kernel_for(input, fp4),
               {.variant = "quant.groups",
-               .num_blocks = (num_octets + per_block - 1) / per_block,
+               .num_blocks = (num_threads + kGroupThreads - 1) / kGroupThreads,
                .num_threads = kGroupThreads,
                .overlaps_previous = overlap},
               stream, args, held);

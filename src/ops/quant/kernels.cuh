@@ -51,42 +51,37 @@ __device__ void store(const QuantKernelArgs& args, const Scale& scale, const gpu
   store_codes(at, scale.encode(octet), static_cast<int64_t>(args.num_cols) - col, args.output.aligned, Scale::kBitsPerCode);
 }
 
-// quant.groups: kLanes lanes hold a group of 8 * kLanes values; a thread holds up to kMaxHeld octets, so that enough loads
-// are in flight. The block's octets lie side by side, row after row.
-template <DType kType>
-inline constexpr uint32_t kMaxHeld = kType == DType::f32 ? 4 : 8;
+// quant.groups: kLanes lanes hold a group of 8 * kLanes values; a thread holds octets of up to kMaxHeld rows below each
+// other, so that enough loads are in flight and one address leads to all of them.
+inline constexpr uint32_t kMaxHeld = 4;
 
 template <class Scale, DType kType, int kLanes>
-__global__ void __launch_bounds__(kGroupThreads, 4) quantize_groups(const QuantKernelArgs args, uint32_t held) {
+__global__ void __launch_bounds__(kGroupThreads, kType == DType::f32 ? 4 : 6)
+    quantize_groups(const QuantKernelArgs args, uint32_t held) {
   const WaitForPrevious wait(args.independent_of_previous);
   gpu::allow_next_kernel();
   const uint32_t num_rows = valid_rows(args);
+  const uint32_t at = (blockIdx.x * kGroupThreads + threadIdx.x) / kLanes;
   const uint32_t lane = threadIdx.x % kLanes;
-  struct Place {
-    uint32_t row, tile_col, col;
-  };
-  const auto place_of = [&](uint32_t i) {
-    const uint32_t group = (blockIdx.x * held + i) * (kGroupThreads / kLanes) + threadIdx.x / kLanes;
-    const uint32_t row = gpu::divide(group, args.by_tile_cols);
-    const uint32_t tile_col = group - row * args.by_tile_cols.divisor;
-    return Place{row, tile_col, (tile_col * kLanes + lane) * gpu::kOctet};
-  };
+  const uint32_t band = gpu::divide(at, args.by_tile_cols);
+  const uint32_t tile_col = at - band * args.by_tile_cols.divisor;
+  const uint32_t row = band * held;
+  const uint32_t col = (tile_col * kLanes + lane) * gpu::kOctet;
+  const uint32_t count = row < num_rows ? min(num_rows - row, held) : 0;
 
-  gpu::Octet<kType> octets[kMaxHeld<kType>];
+  gpu::Octet<kType> octets[kMaxHeld];
 #pragma unroll
-  for (uint32_t i = 0; i < kMaxHeld<kType>; ++i) {
+  for (uint32_t i = 0; i < kMaxHeld; ++i) {
     octets[i] = {};
-    const Place at = place_of(i);
-    if (i < held && at.row < num_rows && at.col < args.num_cols) octets[i] = load<kType>(args, at.row, at.col);
+    if (i < count && col < args.num_cols) octets[i] = load<kType>(args, row + i, col);
   }
 #pragma unroll
-  for (uint32_t i = 0; i < kMaxHeld<kType>; ++i) {
+  for (uint32_t i = 0; i < kMaxHeld; ++i) {
     if (i >= held) break;
     const Scale scale(gpu::wave_max<kLanes>(Scale::magnitude(octets[i])));
-    const Place at = place_of(i);
-    if (at.row >= num_rows) continue;
-    if (at.col < args.num_cols) store(args, scale, octets[i], at.row, at.col);
-    if (lane == 0) scale.store(args.scales.data, at.row * args.scales.row_stride + at.tile_col * args.scales.col_stride);
+    if (i >= count) continue;
+    if (col < args.num_cols) store(args, scale, octets[i], row + i, col);
+    if (lane == 0) scale.store(args.scales.data, (row + i) * args.scales.row_stride + tile_col * args.scales.col_stride);
   }
 }
 
@@ -168,10 +163,8 @@ __global__ void __launch_bounds__(kMaxTileThreads, kType == DType::f32 ? 2 : 3)
     write(octet, read(octet));
 }
 
-// dequant.octets: kDequantHeld runs per thread, all loads first. A run is what a thread writes in one piece: eight values,
+// dequant.octets: kMaxHeld runs per thread, all loads first. A run is what a thread writes in one piece: eight values,
 // or four of f32, so that neighbouring threads fill whole sectors.
-inline constexpr uint32_t kDequantHeld = 4;
-
 template <DType kType>
 inline constexpr int kRunValues = dequant_run(kType);
 
@@ -231,10 +224,10 @@ __global__ void __launch_bounds__(kGroupThreads) dequantize_octets(const Dequant
   const std::byte* from = args.input.data + row * args.input.stride + (kFp4 ? col / 2 : col);
   const int64_t scale_col = (col >> args.col_shift) * args.scales.col_stride;
 
-  Codes<kFp4, kRun> codes[kDequantHeld];
-  float scales[kDequantHeld];
+  Codes<kFp4, kRun> codes[kMaxHeld];
+  float scales[kMaxHeld];
 #pragma unroll
-  for (uint32_t i = 0; i < kDequantHeld; ++i) {
+  for (uint32_t i = 0; i < kMaxHeld; ++i) {
     if (i >= count) break;
     codes[i] = Codes<kFp4, kRun>::load(from + i * args.input.stride, num_values, args.input.aligned);
     const int64_t scale_at = ((row + i) >> args.row_shift) * args.scales.row_stride + scale_col;
@@ -244,7 +237,7 @@ __global__ void __launch_bounds__(kGroupThreads) dequantize_octets(const Dequant
   constexpr int64_t kValueBytes = kType == DType::f32 ? 4 : 2;
   std::byte* to = args.output.data + row * args.output.stride + col * kValueBytes;
 #pragma unroll
-  for (uint32_t i = 0; i < kDequantHeld; ++i) {
+  for (uint32_t i = 0; i < kMaxHeld; ++i) {
     if (i >= count) break;
     float values[kRun];
 #pragma unroll
