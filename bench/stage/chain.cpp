@@ -13,7 +13,9 @@ class ChainStage final : public DeviceStage {
       : num_sets_(setup.num_sets(RoutingStage::set_bytes(setup.inputs, DType::f32) + QuantStage::set_bytes(setup.inputs))),
         routing_(setup, {}, num_sets_),
         quant_(setup, group, num_sets_),
-        align_(setup, block, routing_.ids(), num_sets_) {}
+        align_(setup, block, routing_.ids(), num_sets_) {
+    quant_.follow_independently();
+  }
 
   std::string options() const override { return quant_.options() + " " + align_.options(); }
   std::string automatic() const override {

@@ -32,6 +32,7 @@ QuantArgs QuantStage::args(int set) const {
   args.group = group_;
   args.output = values_.view(set);
   args.scales = scales_.view(set);
+  args.independent_of_previous = independent_;
   return args;
 }
 

@@ -20,6 +20,8 @@ class QuantStage final : public OpStage<QuantArgs> {
   StageWork work() const override;
 
   static int64_t set_bytes(const StageInputs& inputs);
+  // Other stages run between and are not waited for (QuantArgs::independent_of_previous).
+  void follow_independently() { independent_ = true; }
 
  private:
   void run_reference();
@@ -27,6 +29,7 @@ class QuantStage final : public OpStage<QuantArgs> {
   StageInputs& inputs_;
   ScaleGroup group_;
   int num_sets_;
+  bool independent_ = false;
   DeviceTensor hidden_, values_, scales_;
   std::vector<std::byte> expected_values_, expected_scales_;
 };

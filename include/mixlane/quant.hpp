@@ -31,6 +31,9 @@ struct QuantArgs {
   TensorView output{};               // fp8_e4m3 or (group_1x32) fp4_e2m1 [rows, cols], rows may be strided
   TensorView scales{};               // as ScaleGroup says; its innermost stride may be any
   ConstTensorView num_valid_rows{};  // optional i32 [1] in device memory; rows behind it are not touched
+  // A promise: right before it route() or align() was enqueued on the stream, and neither writes this call's inputs nor
+  // touches its outputs. The two may then run at the same time; later calls still find both done.
+  bool independent_of_previous = false;
   std::string_view variant = "auto";
 };
 

@@ -24,14 +24,30 @@ MIXLANE_ANYWHERE float product(float a, float b) {
 #endif
 }
 
-// 2^n for n in -126 .. 127.
-MIXLANE_ANYWHERE float power_of_two(int32_t n) { return std::bit_cast<float>((n + 127) << 23); }
+// The larger and the smaller of two numbers.
+MIXLANE_ANYWHERE float at_least(float x, float low) {
+#if defined(__CUDA_ARCH__)
+  return fmaxf(x, low);
+#else
+  return x < low ? low : x;
+#endif
+}
+MIXLANE_ANYWHERE float at_most(float x, float high) {
+#if defined(__CUDA_ARCH__)
+  return fminf(x, high);
+#else
+  return x > high ? high : x;
+#endif
+}
 
-// Within 0.7 ulp from -87 on, within 2^-149 below; infinite from 88.73 on. x is not NaN.
-MIXLANE_ANYWHERE float exp_f32(float x) {
-  x = x < -104.0f ? -104.0f : x;
-  x = x > 89.0f ? 89.0f : x;
-  constexpr float kToInteger = 0x1.8p23f;  // its ulp is 1
+// exp(x) = fraction * 2^n, the fraction within 0.7 .. 1.5; for |x| < 2^20.
+struct SplitExp {
+  float fraction;
+  uint32_t exponent;  // n << 23, modulo 2^32
+};
+
+MIXLANE_ANYWHERE SplitExp split_exp(float x) {
+  constexpr float kToInteger = 0x1.8p23f;  // its ulp is 1, so that n stands in the lowest bits of the sum
   const float shifted = fused(x, 0x1.715476p0f, kToInteger);
   const float whole = shifted - kToInteger;
   // ln 2 in two parts, the first one short, so that its product is exact.
@@ -45,9 +61,15 @@ MIXLANE_ANYWHERE float exp_f32(float x) {
   sum = fused(sum, rest, 0.5f);
   sum = fused(sum, rest, 1.0f);
   sum = fused(sum, rest, 1.0f);
-  const auto n = static_cast<int32_t>(whole);
-  const int32_t half = n >> 1;
-  return product(product(sum, power_of_two(half)), power_of_two(n - half));
+  return {sum, std::bit_cast<uint32_t>(shifted) << 23};
+}
+
+// exp(x) for x <= 0, within 0.7 ulp from -87 on, within 2^-149 below. x is not NaN.
+MIXLANE_ANYWHERE float exp_f32(float x) {
+  const SplitExp split = split_exp(at_least(x, -104.0f));
+  // 2^(n + 32), a normal number, and the rest in a second step, which may round to a subnormal one.
+  const float power = std::bit_cast<float>(split.exponent + ((127u + 32u) << 23));
+  return product(product(split.fraction, power), 0x1p-32f);
 }
 
 // exp(x - max) for x <= max: what the subtraction rounds off is made good, as it may be more than an ulp of the result.
@@ -59,8 +81,24 @@ MIXLANE_ANYWHERE float exp_below(float x, float max) {
   return difference > -200.0f ? fused(result, rounded_off, result) : result;
 }
 
-// 1 / (1 + exp(-x)), within 1.5 ulp; 0 below -88.73.
-MIXLANE_ANYWHERE float sigmoid_f32(float x) { return 1.0f / (1.0f + exp_f32(-x)); }
+// 1 / x for x in 1 .. 2^127, correctly rounded; 0 above 2^126, where it would be subnormal.
+MIXLANE_ANYWHERE float reciprocal_of_large(float x) {
+#if defined(__CUDA_ARCH__)
+  // What a division does without its checks: they are branches, which keep neighbouring values from overlapping. The
+  // first guess is within an ulp and 0 instead of subnormal; no sum of 1 and an exponential is that near to 2^126.
+  float guess;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(guess) : "f"(x));
+  return fused(guess, fused(-x, guess, 1.0f), guess);
+#else
+  return x > 0x1p126f ? 0.0f : 1.0f / x;
+#endif
+}
+
+// 1 / (1 + exp(-x)), within 1.5 ulp; 0 below -87.34.
+MIXLANE_ANYWHERE float sigmoid_f32(float x) {
+  const SplitExp split = split_exp(at_most(at_least(-x, -86.0f), 88.0f));
+  return reciprocal_of_large(1.0f + std::bit_cast<float>(std::bit_cast<uint32_t>(split.fraction) + split.exponent));
+}
 
 // log(1 + exp(x)), within 2 ulp: the logarithm by 2 atanh(y / (2 + y)), whose argument is at most 1/3.
 MIXLANE_ANYWHERE float softplus_f32(float x) {

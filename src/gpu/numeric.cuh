@@ -130,22 +130,22 @@ __device__ uint32_t largest_halves(const uint32_t* words) {
   return bits_of(largest);
 }
 
-// f32_to_e2m1 of two numbers, each in the lowest bits of its half. kBits: of the mantissa; kOne: the bits of 1.
+// f32_to_e2m1 of two numbers' magnitudes, in the lowest three bits of each half. Of `magnitude` times `unit`, a power
+// of two that leaves it below 8. kBits: of the mantissa; kOne: the bits of 1.
+//
+// A code is min(2v, v + 2, v/2 + 4) and at most 7, rounded to the nearest even integer. Rounding does not change which of
+// the three is the least, so that each is rounded as it is added to 2^(kBits - 1), whose ulp is half a code's.
 template <int kBits, uint32_t kOne, class Pair>
-__device__ uint32_t pair_to_e2m1(Pair pair) {
+__device__ uint32_t pair_to_e2m1(Pair magnitude, Pair unit) {
   constexpr uint32_t kBoth = 0x10001u;
-  constexpr uint32_t kExponentMask = 0x7fffu >> kBits << kBits;
-  constexpr uint32_t kSix = kOne + (2u << kBits) + (1u << (kBits - 1));
-  const Pair magnitude = __hmin2(__habs2(pair), pair_of<Pair>(kSix * kBoth));
-  // 2^(kBits - 1 + e), e = 0, 1, 2 for magnitudes in [0, 2), [2, 4), [4, 6]: its ulp is the distance between codes there.
-  const uint32_t unit = (bits_of(__hmax2(magnitude, pair_of<Pair>(kOne * kBoth))) & kExponentMask * kBoth) +
-                        (static_cast<uint32_t>(kBits - 1) << kBits) * kBoth;
-  const uint32_t rounded = bits_of(__hadd2(magnitude, pair_of<Pair>(unit)));
-  // The low bits are the multiple of the distance, m, and the code is m + 2e; from kBits - 1 on there are
-  // 2 (exponent of one + kBits - 1 + e).
-  constexpr uint32_t kOffset = 2u * ((kOne >> kBits) + kBits - 1) % 8u;
-  const uint32_t code = rounded + (rounded >> (kBits - 1) & 7u * kBoth) + (8u - kOffset) * kBoth;
-  return (code & 7u * kBoth) | (bits_of(pair) >> 12 & 8u * kBoth);
+  constexpr uint32_t kSum = kOne + (static_cast<uint32_t>(kBits - 1) << kBits);
+  const auto both = [](uint32_t bits) { return pair_of<Pair>(bits * kBoth); };
+  const Pair half = both(kOne - (1u << kBits));
+  const Pair half_unit = __hmul2(unit, half);
+  const Pair below_2 = __hfma2(magnitude, unit, both(kSum));
+  const Pair below_4 = __hfma2(magnitude, half_unit, both(kSum + 2));
+  const Pair above_4 = __hfma2(magnitude, __hmul2(half_unit, half), both(kSum + 4));
+  return bits_of(__hmin2(__hmin2(__hmin2(below_2, below_4), above_4), both(kSum + 7)));
 }
 #endif
 
@@ -210,30 +210,36 @@ struct Octet {
 // The e2m1 codes of the octet's numbers times `factor`, a power of two that leaves magnitudes below 8. No NaNs.
 #if !defined(MIXLANE_HIP)
 __device__ inline uint32_t pair_to_e2m1(const Octet<DType::bf16>& octet, int w, float factor) {
-  const auto pair = pair_of<__nv_bfloat162>(octet.words[w]);
-  return pair_to_e2m1<7, 0x3f80u>(__hmul2(pair, __float2bfloat162_rn(factor)));
+  return pair_to_e2m1<7, 0x3f80u>(__habs2(pair_of<__nv_bfloat162>(octet.words[w])), __float2bfloat162_rn(factor));
 }
-// By way of f32, in case the product leaves f16's range: what f16 then rounds off is far below any code.
+// By way of f32, in case the factor is beyond f16's range: what f16 then rounds off is far below any code.
 __device__ inline uint32_t pair_to_e2m1(const Octet<DType::f16>& octet, int w, float factor) {
-  return pair_to_e2m1<10, 0x3c00u>(
-      pair_of<__half2>(f32x2_to_f16x2(octet.value(2 * w) * factor, octet.value(2 * w + 1) * factor)));
+  const uint32_t scaled = f32x2_to_f16x2(octet.value(2 * w) * factor, octet.value(2 * w + 1) * factor);
+  return pair_to_e2m1<10, 0x3c00u>(__habs2(pair_of<__half2>(scaled)), pair_of<__half2>(0x3c003c00u));
 }
 #endif
 
 template <DType kType>
 __device__ uint32_t octet_to_e2m1(const Octet<kType>& octet, float factor) {
-  uint32_t codes = 0;
   if constexpr (kHasShortPairs && kType != DType::f32) {
+    // The second operand where the mask is 0.
+    const auto merge = [](uint32_t ones, uint32_t zeros, uint32_t mask) { return (ones & mask) | (zeros & ~mask); };
+    uint32_t fours[2];
 #pragma unroll
-    for (int w = 0; w < 4; w += 2) {
-      const uint32_t four = pair_to_e2m1(octet, w, factor) | pair_to_e2m1(octet, w + 1, factor) << 8;
-      codes |= ((four | four >> 12) & 0xffffu) << (8 * w);
+    for (int i = 0; i < 2; ++i) {
+      const uint32_t magnitudes =
+          __byte_perm(pair_to_e2m1(octet, 2 * i, factor), pair_to_e2m1(octet, 2 * i + 1, factor), 0x6420);
+      // Codes in the lower halves of bytes, then two in bytes 0 and 2; what else is there is of no meaning.
+      const uint32_t codes = merge(magnitudes, octet.signs(4 * i) >> 4, 0x07070707u);
+      fours[i] = merge(codes, codes >> 4, 0x0f0f0f0fu);
     }
+    return __byte_perm(fours[0], fours[1], 0x6420);
   } else {
+    uint32_t codes = 0;
 #pragma unroll
     for (int i = 0; i < kOctet; ++i) codes |= f32_to_e2m1(octet.value(i) * factor) << (4 * i);
+    return codes;
   }
-  return codes;
 }
 
 // The first `count` values at `from`, zeros behind them. `packets`: whole octets are aligned to 16 bytes.

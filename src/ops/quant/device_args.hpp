@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "gpu/divider.hpp"
+#include "mixlane/core.hpp"
 
 namespace mixlane::quant_gpu {
 
@@ -31,6 +32,7 @@ struct QuantKernelArgs {
   uint32_t num_rows = 0;
   uint32_t num_cols = 0;
   gpu::Divider by_tile_cols;  // tiles beside each other
+  bool independent_of_previous = false;
 };
 
 struct DequantKernelArgs {
@@ -41,7 +43,10 @@ struct DequantKernelArgs {
   uint32_t num_cols = 0;
   uint32_t row_shift = 0;  // log2 of a tile's rows and columns
   uint32_t col_shift = 0;
-  gpu::Divider by_octets;  // of a row
+  gpu::Divider by_runs;  // of a row
 };
+
+// Values that a thread of dequant.octets writes in one piece, 16 bytes.
+constexpr int dequant_run(DType output) { return output == DType::f32 ? 4 : 8; }
 
 }  // namespace mixlane::quant_gpu

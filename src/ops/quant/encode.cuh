@@ -102,8 +102,8 @@ class E2m1Scale {
 
   template <DType kType>
   __device__ Codes encode(const gpu::Octet<kType>& octet) const {
-    if (byte_ == 0xffu) return 0;
-    return gpu::octet_to_e2m1(octet, reciprocal_);
+    const Codes codes = gpu::octet_to_e2m1(octet, reciprocal_);
+    return byte_ == 0xffu ? 0 : codes;
   }
 
   __device__ void store(void* scales, int64_t at) const { static_cast<uint8_t*>(scales)[at] = static_cast<uint8_t>(byte_); }

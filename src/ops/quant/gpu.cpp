@@ -38,6 +38,7 @@ QuantKernelArgs make_args(const QuantArgs& args) {
   to.num_valid_rows = args.num_valid_rows.as<int32_t>();
   to.num_rows = static_cast<uint32_t>(args.input.shape[0]);
   to.num_cols = static_cast<uint32_t>(args.input.shape[1]);
+  to.independent_of_previous = args.independent_of_previous;
   to.by_tile_cols = gpu::Divider::by(static_cast<uint32_t>(std::max<int64_t>(tiles.cols, 1)));
   return to;
 }
@@ -56,7 +57,8 @@ DequantKernelArgs make_dequant_args(const DequantArgs& args) {
   to.num_cols = static_cast<uint32_t>(args.input.shape[1]);
   to.row_shift = log2_of(tiles.tile_rows);
   to.col_shift = args.group == ScaleGroup::row ? 31 : log2_of(tiles.tile_cols);
-  to.by_octets = gpu::Divider::by(static_cast<uint32_t>((args.input.shape[1] + 7) / 8));
+  const int run = dequant_run(args.output.dtype);
+  to.by_runs = gpu::Divider::by(static_cast<uint32_t>((args.input.shape[1] + run - 1) / run));
   return to;
 }
 
@@ -126,7 +128,7 @@ std::span<const Variant<QuantArgs>> quant_gpu_variants() {
 std::span<const Variant<DequantArgs>> dequant_gpu_variants() {
   using namespace quant_gpu;
   static constexpr Variant<DequantArgs> kVariants[] = {
-      {{"dequant.octets", "eight values at a time, four of these per thread in flight", gpu::kDeviceType},
+      {{"dequant.octets", "16 bytes of output at a time, four of these per thread in flight", gpu::kDeviceType},
        refuse_octets,
        run_octets},
   };

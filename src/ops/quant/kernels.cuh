@@ -1,5 +1,8 @@
-// The quantisation kernels. All of them touch global memory only after their predecessor in the stream.
+// The quantisation kernels. They touch global memory only after their predecessor in the stream, unless the caller has said
+// that they have nothing in common.
 #pragma once
+
+#include <type_traits>
 
 #include "gpu/device.hpp"
 #include "ops/quant/device_args.hpp"
@@ -11,6 +14,23 @@ inline constexpr int kGroupThreads = 256;
 inline constexpr int kMaxTileThreads = 512;
 inline constexpr uint32_t kTileRows = 128;      // of a 128x128 tile
 inline constexpr uint32_t kTileRowOctets = 16;  // of a 128x128 tile
+
+// Waits for the predecessor at the kernel's begin, or at its end if they are independent: who waits for this kernel relies
+// on all that came before it.
+class WaitForPrevious {
+ public:
+  __device__ explicit WaitForPrevious(bool at_end) : at_end_(at_end) {
+    if (!at_end_) gpu::wait_for_previous_kernel();
+  }
+  __device__ ~WaitForPrevious() {
+    if (at_end_) gpu::wait_for_previous_kernel();
+  }
+  WaitForPrevious(const WaitForPrevious&) = delete;
+  WaitForPrevious& operator=(const WaitForPrevious&) = delete;
+
+ private:
+  bool at_end_;
+};
 
 __device__ inline uint32_t valid_rows(const QuantKernelArgs& args) {
   if (!args.num_valid_rows) return args.num_rows;
@@ -38,7 +58,7 @@ inline constexpr uint32_t kMaxHeld = 4;
 template <class Scale, DType kType, int kLanes>
 __global__ void __launch_bounds__(kGroupThreads, kType == DType::f32 ? 4 : 6)
     quantize_groups(const QuantKernelArgs args, uint32_t held) {
-  gpu::wait_for_previous_kernel();
+  const WaitForPrevious wait(args.independent_of_previous);
   gpu::allow_next_kernel();
   const uint32_t num_rows = valid_rows(args);
   const uint32_t at = (blockIdx.x * kGroupThreads + threadIdx.x) / kLanes;
@@ -111,7 +131,7 @@ inline constexpr uint32_t kTileHeld = 4;
 template <DType kType, int kWave>
 __global__ void __launch_bounds__(kMaxTileThreads, kType == DType::f32 ? 2 : 3)
     quantize_tiles(const QuantKernelArgs args, bool square) {
-  gpu::wait_for_previous_kernel();
+  const WaitForPrevious wait(args.independent_of_previous);
   gpu::allow_next_kernel();
   const TileOctets tile = tile_of_block(args, valid_rows(args), square);
   if (tile.num_octets == 0) return;
@@ -143,45 +163,60 @@ __global__ void __launch_bounds__(kMaxTileThreads, kType == DType::f32 ? 2 : 3)
     write(octet, read(octet));
 }
 
-// dequant.octets: kMaxHeld octets per thread, all loads first.
-template <bool kFp4>
-struct OctetCodes {
-  static constexpr int kWords = kFp4 ? 1 : 2;
-  uint32_t words[kWords];
+// dequant.octets: kMaxHeld runs per thread, all loads first. A run is what a thread writes in one piece: eight values,
+// or four of f32, so that neighbouring threads fill whole sectors.
+template <DType kType>
+inline constexpr int kRunValues = dequant_run(kType);
+
+template <bool kFp4, int kCount>
+struct Codes {
+  static constexpr int kBytes = kFp4 ? kCount / 2 : kCount;
+  using Word = std::conditional_t<kBytes == 8, uint64_t, std::conditional_t<kBytes == 4, uint32_t, uint16_t>>;
+  Word word;
 
   __device__ float value(int i) const {
     if constexpr (kFp4)
-      return gpu::e2m1_to_f32(words[0] >> (4 * i) & 15u);
+      return gpu::e2m1_to_f32(static_cast<uint32_t>(word >> (4 * i)) & 15u);
     else
-      return gpu::e4m3_to_f32(words[i / 4] >> (i % 4 * 8) & 255u);
+      return gpu::e4m3_to_f32(static_cast<uint32_t>(word >> (8 * i)) & 255u);
   }
 
-  __device__ static OctetCodes load(const std::byte* from, int64_t count, bool aligned) {
-    OctetCodes codes{};
-    if (count >= gpu::kOctet && aligned) {
-      if constexpr (kFp4) {
-        codes.words[0] = *reinterpret_cast<const uint32_t*>(from);
-      } else {
-        const uint2 both = *reinterpret_cast<const uint2*>(from);
-        codes.words[0] = both.x;
-        codes.words[1] = both.y;
-      }
-      return codes;
-    }
+  __device__ static Codes load(const std::byte* from, int64_t count, bool aligned) {
+    if (count >= kCount && aligned) return {*reinterpret_cast<const Word*>(from)};
+    Codes codes{};
 #pragma unroll
-    for (int b = 0; b < 4 * kWords; ++b)
-      if ((kFp4 ? 2 * b : b) < count) codes.words[b / 4] |= static_cast<uint32_t>(from[b]) << (b % 4 * 8);
+    for (int b = 0; b < kBytes; ++b)
+      if ((kFp4 ? 2 * b : b) < count) codes.word = static_cast<Word>(codes.word | static_cast<Word>(from[b]) << (8 * b));
     return codes;
   }
 };
+
+template <DType kType>
+__device__ void store_run(std::byte* to, const float (&values)[kRunValues<kType>], int64_t count, bool aligned) {
+  if constexpr (kType == DType::f32) {
+    if (count >= 4 && aligned) {
+      *reinterpret_cast<float4*>(to) = make_float4(values[0], values[1], values[2], values[3]);
+      return;
+    }
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+      if (i < count) reinterpret_cast<float*>(to)[i] = values[i];
+  } else {
+    gpu::Octet<kType> octet;
+#pragma unroll
+    for (int i = 0; i < gpu::kOctet; i += 2) octet.set_pair(i, values[i], values[i + 1]);
+    gpu::store_octet(to, octet, count, aligned);
+  }
+}
 
 template <DType kType, bool kFp4>
 __global__ void __launch_bounds__(kGroupThreads) dequantize_octets(const DequantKernelArgs args, uint32_t held) {
   gpu::wait_for_previous_kernel();
   gpu::allow_next_kernel();
+  constexpr int kRun = kRunValues<kType>;
   const uint32_t at = blockIdx.x * kGroupThreads + threadIdx.x;
-  const uint32_t band = gpu::divide(at, args.by_octets);
-  const uint32_t col = (at - band * args.by_octets.divisor) * gpu::kOctet;
+  const uint32_t band = gpu::divide(at, args.by_runs);
+  const uint32_t col = (at - band * args.by_runs.divisor) * kRun;
   const uint32_t row = band * held;
   if (row >= args.num_rows) return;
   const uint32_t count = min(args.num_rows - row, held);
@@ -189,25 +224,25 @@ __global__ void __launch_bounds__(kGroupThreads) dequantize_octets(const Dequant
   const std::byte* from = args.input.data + row * args.input.stride + (kFp4 ? col / 2 : col);
   const int64_t scale_col = (col >> args.col_shift) * args.scales.col_stride;
 
-  OctetCodes<kFp4> codes[kMaxHeld];
+  Codes<kFp4, kRun> codes[kMaxHeld];
   float scales[kMaxHeld];
 #pragma unroll
   for (uint32_t i = 0; i < kMaxHeld; ++i) {
     if (i >= count) break;
-    codes[i] = OctetCodes<kFp4>::load(from + i * args.input.stride, num_values, args.input.aligned);
+    codes[i] = Codes<kFp4, kRun>::load(from + i * args.input.stride, num_values, args.input.aligned);
     const int64_t scale_at = ((row + i) >> args.row_shift) * args.scales.row_stride + scale_col;
     scales[i] = kFp4 ? gpu::e8m0_to_f32(static_cast<const uint8_t*>(args.scales.data)[scale_at])
                      : static_cast<const float*>(args.scales.data)[scale_at];
   }
-  std::byte* to = args.output.data + row * args.output.stride + col * (gpu::Octet<kType>::kWords / 2);
+  constexpr int64_t kValueBytes = kType == DType::f32 ? 4 : 2;
+  std::byte* to = args.output.data + row * args.output.stride + col * kValueBytes;
 #pragma unroll
   for (uint32_t i = 0; i < kMaxHeld; ++i) {
     if (i >= count) break;
-    gpu::Octet<kType> octet;
+    float values[kRun];
 #pragma unroll
-    for (int v = 0; v < gpu::kOctet; v += 2)
-      octet.set_pair(v, codes[i].value(v) * scales[i], codes[i].value(v + 1) * scales[i]);
-    gpu::store_octet(to + i * args.output.stride, octet, num_values, args.output.aligned);
+    for (int v = 0; v < kRun; ++v) values[v] = codes[i].value(v) * scales[i];
+    store_run<kType>(to + i * args.output.stride, values, num_values, args.output.aligned);
   }
 }
 

@@ -18,8 +18,8 @@ Kernel kernel_for(DType output) {
 void launch_octets(const DequantKernelArgs& args, DType output, bool fp4, int num_multiprocessors, bool overlap,
                    Stream stream) {
   const uint32_t full = static_cast<uint32_t>(num_multiprocessors) * 2048 * kMaxHeld;
-  const uint32_t held = args.num_rows >= full / args.by_octets.divisor ? kMaxHeld : 1;
-  const uint32_t num_threads = (args.num_rows + held - 1) / held * args.by_octets.divisor;
+  const uint32_t held = args.num_rows >= full / args.by_runs.divisor ? kMaxHeld : 1;
+  const uint32_t num_threads = (args.num_rows + held - 1) / held * args.by_runs.divisor;
   gpu::launch(fp4 ? kernel_for<true>(output) : kernel_for<false>(output),
               {.variant = "dequant.octets",
                .num_blocks = (num_threads + kGroupThreads - 1) / kGroupThreads,

@@ -16,7 +16,8 @@ struct KernelArgs {
   const std::byte* logits = nullptr;
   int64_t row_bytes = 0;  // between rows
   DType logits_type = DType::f32;
-  bool aligned = false;  // every run of four logits or biases that starts at a multiple of four, to its size
+  bool aligned = false;  // rows and biases are runs of four, aligned to their size
+  bool plain = false;    // aligned, and logits are taken as they are
   const float* bias = nullptr;
   const int32_t* num_valid_rows = nullptr;
   const int32_t* hash_table = nullptr;

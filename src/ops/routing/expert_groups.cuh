@@ -1,4 +1,4 @@
-// Group-limited choice: the keys of experts outside the best groups become 0. `scratch` is shared memory of the wave.
+// Group-limited choice: experts outside the best groups become kAbsent. `scratch` is shared memory of the wave.
 #pragma once
 
 #include "ops/routing/logits.cuh"
@@ -41,15 +41,24 @@ __device__ void score_groups(const KernelArgs& args, const float* choices, uint3
       top.add(second_of_other);
     }
     const float score = args.group_score == GroupScore::max ? top.first : top.first + top.second;
-    if (group < args.num_groups && share == 0) group_keys[group] = gpu::ordered_key(score);
+    if (group < args.num_groups && share == 0) group_keys[group] = gpu::ordered_key(score + 0.0f);
   }
 }
 
 // Keys of groups lie in memory in fours; behind the last one there are zeros, below every key.
 __host__ __device__ inline uint32_t padded_groups(const KernelArgs& args) { return (args.num_groups + 3) / 4 * 4; }
 
-// Of one wave: the choices of all experts, keys, and what is open.
-__host__ __device__ inline uint32_t group_scratch_bytes(const KernelArgs& args) {
+// Groups of 4, 8, 16 ... experts, each a whole number of runs, a lane for every group.
+template <int kSize>
+__host__ __device__ bool has_lane_groups(const KernelArgs& args) {
+  const uint32_t runs = args.by_group.divisor / 4;
+  return args.by_group.divisor % 4 == 0 && (runs & (runs - 1)) == 0 && args.num_groups <= kSize;
+}
+
+// Of one wave: the best two of every run, or the choices of all experts, keys, and what is open.
+template <int kSize>
+__host__ __device__ uint32_t group_scratch_bytes(const KernelArgs& args) {
+  if (has_lane_groups<kSize>(args)) return args.num_experts / 4 * sizeof(float2);
   return ((args.num_experts + 3) / 4 * 4 + 2 * padded_groups(args)) * 4;
 }
 
@@ -72,54 +81,55 @@ __device__ inline bool is_open(const KernelArgs& args, const uint32_t* group_key
   return better < args.topk_groups;
 }
 
-// Groups that are whole runs of lanes: 4, 8, 16 ... experts, as far as a wave holds side by side.
-template <int kSize>
-__device__ bool has_lane_groups(const KernelArgs& args) {
-  const uint32_t lanes = args.by_group.divisor / 4;
-  return args.by_group.divisor % 4 == 0 && (lanes & (lanes - 1)) == 0 && lanes >= 1 && lanes <= kSize;
-}
-
+// Every lane finds the best two of its runs, a group's lane the best two of those, and ranks the group.
 template <int kSize, int kValues>
-__device__ void close_lane_groups(const KernelArgs& args, const float (&choices)[kValues], uint32_t (&keys)[kValues],
-                                  uint32_t* group_keys) {
+__device__ void close_lane_groups(const KernelArgs& args, float (&choices)[kValues], float2* tops) {
   using W = gpu::Wave<kSize>;
-  TopTwo tops[kValues / 4];
 #pragma unroll
-  for (int slot = 0; slot < kValues; ++slot) tops[slot / 4].add(choices[slot]);
-  for (uint32_t distance = 1; distance * 4 < args.by_group.divisor; distance *= 2) {
-    const int other = static_cast<int>(W::lane() ^ distance);
-#pragma unroll
-    for (TopTwo& top : tops) {
-      const TopTwo theirs{W::shuffle(top.first, other), W::shuffle(top.second, other)};
-      top.add(theirs.first);
-      top.add(theirs.second);
+  for (int run = 0; run < kValues / 4; ++run) {
+    const float* const four = choices + 4 * run;
+    const float high[2] = {fmaxf(four[0], four[1]), fmaxf(four[2], four[3])};
+    const float low[2] = {fminf(four[0], four[1]), fminf(four[2], four[3])};
+    const uint32_t column = column_of<kSize>(4 * run);
+    if (column < args.num_experts)
+      tops[column / 4] = make_float2(fmaxf(high[0], high[1]), fmaxf(fminf(high[0], high[1]), fmaxf(low[0], low[1])));
+  }
+  W::sync();
+  const uint32_t group = W::lane();
+  const uint32_t runs = args.by_group.divisor / 4;
+  TopTwo best;
+  if (group < args.num_groups) {
+#pragma unroll 4
+    for (uint32_t i = 0; i < runs; ++i) {
+      const float2 top = tops[group * runs + ((group + i) & (runs - 1))];  // lanes read from different banks
+      best.add(top.x);
+      best.second = fmaxf(best.second, top.y);
     }
   }
-  uint32_t scores[kValues / 4];
-  clear_padding<kSize>(args, group_keys);
-#pragma unroll
-  for (int run = 0; run < kValues / 4; ++run) {
-    const uint32_t column = column_of<kSize>(4 * run);
-    const float score = args.group_score == GroupScore::max ? tops[run].first : tops[run].first + tops[run].second;
-    scores[run] = gpu::ordered_key(score);
-    if (column < args.num_experts) group_keys[gpu::divide(column, args.by_group)] = scores[run];
+  const float score = args.group_score == GroupScore::max ? best.first : best.first + best.second;
+  const uint32_t key = gpu::ordered_key(score + 0.0f);
+  // The best groups are those with fewer than topk_groups better ones; equal ones by ascending index.
+  uint32_t better = 0;
+#pragma unroll 4
+  for (uint32_t other = 0; other < args.num_groups; ++other) {
+    const uint32_t theirs = W::shuffle(key, static_cast<int>(other));
+    better += theirs > key || (theirs == key && other < group);
   }
-  W::sync();
+  const auto open = W::ballot(group < args.num_groups && better < args.topk_groups);
 #pragma unroll
   for (int run = 0; run < kValues / 4; ++run) {
-    const uint32_t column = column_of<kSize>(4 * run);
-    if (column >= args.num_experts || is_open(args, group_keys, gpu::divide(column, args.by_group), scores[run])) continue;
+    const uint32_t of_run = gpu::divide(column_of<kSize>(4 * run), args.by_group);
+    if (of_run >= args.num_groups || (open >> of_run & 1) != 0) continue;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) keys[4 * run + i] = 0;
+    for (int i = 0; i < 4; ++i) choices[4 * run + i] = kAbsent;
   }
   W::sync();
 }
 
 template <int kSize, int kValues>
-__device__ void close_groups(const KernelArgs& args, const float (&choices)[kValues], uint32_t (&keys)[kValues],
-                             void* scratch) {
+__device__ void close_groups(const KernelArgs& args, float (&choices)[kValues], void* scratch) {
   using W = gpu::Wave<kSize>;
-  if (has_lane_groups<kSize>(args)) return close_lane_groups<kSize>(args, choices, keys, static_cast<uint32_t*>(scratch));
+  if (has_lane_groups<kSize>(args)) return close_lane_groups<kSize>(args, choices, static_cast<float2*>(scratch));
   auto* all_choices = static_cast<float*>(scratch);
   auto* group_keys = reinterpret_cast<uint32_t*>(all_choices + (args.num_experts + 3) / 4 * 4);
   uint32_t* open = group_keys + padded_groups(args);
@@ -136,7 +146,7 @@ __device__ void close_groups(const KernelArgs& args, const float (&choices)[kVal
 #pragma unroll
   for (int slot = 0; slot < kValues; ++slot) {
     const uint32_t column = column_of<kSize>(slot);
-    if (column < args.num_experts && open[gpu::divide(column, args.by_group)] == 0) keys[slot] = 0;
+    if (column < args.num_experts && open[gpu::divide(column, args.by_group)] == 0) choices[slot] = kAbsent;
   }
   W::sync();
 }

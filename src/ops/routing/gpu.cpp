@@ -10,12 +10,12 @@ namespace {
 static_assert(routing_gpu::kMaxTopk == mixlane::kMaxTopk);
 constexpr int64_t kMaxTokens = int64_t{1} << 31;
 
-// Runs of four logits or biases can be loaded in one piece.
+// Rows and biases consist of runs of four, each of which can be loaded in one piece.
 bool has_aligned_runs(const RoutingArgs& args) {
   const auto starts_run = [](const ConstTensorView& view) {
     return reinterpret_cast<uintptr_t>(view.data) % static_cast<uintptr_t>(bits(view.dtype) / 2) == 0;
   };
-  return starts_run(args.logits) && args.logits.strides[0] % 4 == 0 &&
+  return args.logits.shape[1] % 4 == 0 && starts_run(args.logits) && args.logits.strides[0] % 4 == 0 &&
          (!args.correction_bias.given() || starts_run(args.correction_bias));
 }
 
@@ -24,6 +24,7 @@ void resolve_tensors(const RoutingArgs& args, KernelArgs& to) {
   to.row_bytes = args.logits.strides[0] * bits(args.logits.dtype) / 8;
   to.logits_type = args.logits.dtype;
   to.aligned = has_aligned_runs(args);
+  to.plain = to.aligned && args.config.softcap == 0.0f;
   to.bias = args.correction_bias.as<float>();
   to.num_valid_rows = args.num_valid_rows.as<int32_t>();
   if (args.hash_table.given()) {

@@ -15,16 +15,17 @@ void launch_tokens(const KernelArgs& args, const char* variant, int num_multipro
   using Kernel = void (*)(KernelArgs, uint32_t);
   Kernel kernel = nullptr;
   uint32_t wave_bytes = 0;
-  const auto choose = [&]<int kValues, bool kByScore>() {
-    kernel = route_tokens<kSize, kValues, kByScore>;
-    wave_bytes = WaveMemory<kSize, kValues, kByScore>::kScoreBytes;
-  };
   const auto choose_if_it_fits = [&]<int kMax>() {
+    constexpr int kValues = kMax / kSize;
     if (kernel || kMax < args.num_columns) return;
+    wave_bytes = WaveMemory<kSize, kValues>::kValueBytes;
     if (args.chooses_by_score)
-      choose.template operator()<kMax / kSize, true>();
+      kernel = route_tokens<kSize, kValues, Order::score>;
     else
-      choose.template operator()<kMax / kSize, false>();
+      kernel = route_tokens<kSize, kValues, Order::logit>;
+    if constexpr (kSize >= 16) {
+      if (args.hash_table) kernel = route_tokens<kSize, kValues, Order::table>;
+    }
   };
   (choose_if_it_fits.template operator()<kColumns>(), ...);
   // One token per multiprocessor is quickest while there are enough of those.
@@ -32,7 +33,7 @@ void launch_tokens(const KernelArgs& args, const char* variant, int num_multipro
   uint32_t per_block = gpu::kHardwareWave / kSize;
   while (args.num_tokens > 2 * multiprocessors * per_block && per_block * 2 * kSize <= kMaxThreads) per_block *= 2;
   uint32_t scratch_bytes = sizeof(Scratch);
-  if (args.num_groups > 1) scratch_bytes = std::max(scratch_bytes, group_scratch_bytes(args));
+  if (args.num_groups > 1) scratch_bytes = std::max(scratch_bytes, group_scratch_bytes<kSize>(args));
   wave_bytes += (scratch_bytes + 15) / 16 * 16;
   gpu::launch(kernel,
               {.variant = variant,

@@ -8,7 +8,10 @@
 
 namespace mixlane::routing_gpu {
 
-inline constexpr float kAbsent = -__builtin_huge_valf();  // behind the last column; real logits are finite
+// A column that can't be chosen: behind the last one, or of a closed group. No comparison is true for it, and a maximum
+// takes no notice of it. Logits are finite once they are loaded, choices are not NaN.
+inline constexpr float kAbsent = __builtin_nanf("");
+inline constexpr float kLowest = -__builtin_huge_valf();
 inline constexpr float kMaxLogit = 3.4028234663852886e38f;
 inline constexpr float kNanLogit = -1e30f;
 
@@ -18,8 +21,8 @@ __device__ uint32_t column_of(int slot) {
   return static_cast<uint32_t>(slot / 4 * 4 * kSize + slot % 4) + gpu::Wave<kSize>::lane() * 4;
 }
 
-// One logit, wherever it is; not inlined, as most rows are loaded by runs.
-__device__ __noinline__ inline float load_logit(const std::byte* row, DType type, uint32_t column) {
+// One logit, wherever it is.
+__device__ inline float load_logit(const std::byte* row, DType type, uint32_t column) {
   if (type == DType::f32) return reinterpret_cast<const float*>(row)[column];
   const uint32_t half = reinterpret_cast<const uint16_t*>(row)[column];
   return type == DType::bf16 ? gpu::bf16_to_f32(half) : gpu::f16_to_f32(half);
@@ -39,44 +42,66 @@ __device__ inline float finish_logit(const KernelArgs& args, float logit) {
   return x + 0.0f;  // -0 as +0
 }
 
-// All loads first, so that they are in flight together; then the conversions.
-template <int kSize, int kValues>
-__device__ void load_runs(const KernelArgs& args, const std::byte* row, float (&x)[kValues]) {
-  uint4 runs[kValues / 4];
-  const bool wide = args.logits_type == DType::f32;
+// Of runs as the row has them. All loads first, so that they are in flight together. Zeros behind the last column.
+template <int kSize, class Run, int kRuns>
+__device__ void load_raw_runs(const KernelArgs& args, const std::byte* row, Run (&runs)[kRuns]) {
+  const Run* const first = reinterpret_cast<const Run*>(row) + gpu::Wave<kSize>::lane();
+  if (args.num_columns == 4 * kRuns * kSize) {
 #pragma unroll
-  for (int run = 0; run < kValues / 4; ++run) {
-    const uint32_t column = column_of<kSize>(4 * run);
-    runs[run] = {};
-    if (column >= args.num_columns) continue;
-    if (wide) {
-      runs[run] = *reinterpret_cast<const uint4*>(row + column * 4);
-    } else {
-      const uint2 halves = *reinterpret_cast<const uint2*>(row + column * 2);
-      runs[run].x = halves.x;
-      runs[run].y = halves.y;
+    for (int run = 0; run < kRuns; ++run) runs[run] = first[run * kSize];
+  } else {
+#pragma unroll
+    for (int run = 0; run < kRuns; ++run) {
+      runs[run] = {};
+      if (column_of<kSize>(4 * run) < args.num_columns) runs[run] = first[run * kSize];
     }
   }
-  const bool is_bf16 = args.logits_type == DType::bf16;
-  const auto convert = [is_bf16](uint32_t half) { return is_bf16 ? gpu::bf16_to_f32(half) : gpu::f16_to_f32(half); };
+}
+
+template <int kSize, int kValues>
+__device__ void load_runs(const KernelArgs& args, const std::byte* row, float (&x)[kValues]) {
+  if (args.logits_type == DType::f32) {
+    float4 runs[kValues / 4];
+    load_raw_runs<kSize>(args, row, runs);
 #pragma unroll
-  for (int run = 0; run < kValues / 4; ++run) {
-    const bool present = column_of<kSize>(4 * run) < args.num_columns;
-    const uint4 raw = runs[run];
-    float* const to = x + 4 * run;
-    to[0] = wide ? __uint_as_float(raw.x) : convert(raw.x & 0xffffu);
-    to[1] = wide ? __uint_as_float(raw.y) : convert(raw.x >> 16);
-    to[2] = wide ? __uint_as_float(raw.z) : convert(raw.y & 0xffffu);
-    to[3] = wide ? __uint_as_float(raw.w) : convert(raw.y >> 16);
-#pragma unroll
-    for (int i = 0; i < 4; ++i) to[i] = present ? to[i] : kAbsent;
+    for (int run = 0; run < kValues / 4; ++run) {
+      x[4 * run] = runs[run].x;
+      x[4 * run + 1] = runs[run].y;
+      x[4 * run + 2] = runs[run].z;
+      x[4 * run + 3] = runs[run].w;
+    }
+    return;
   }
+  uint2 runs[kValues / 4];
+  load_raw_runs<kSize>(args, row, runs);
+  const auto convert = [&](auto to_f32) {
+#pragma unroll
+    for (int run = 0; run < kValues / 4; ++run) {
+      x[4 * run] = to_f32(runs[run].x & 0xffffu);
+      x[4 * run + 1] = to_f32(runs[run].x >> 16);
+      x[4 * run + 2] = to_f32(runs[run].y & 0xffffu);
+      x[4 * run + 3] = to_f32(runs[run].y >> 16);
+    }
+  };
+  if (args.logits_type == DType::bf16)
+    convert([](uint32_t half) { return gpu::bf16_to_f32(half); });
+  else
+    convert([](uint32_t half) { return gpu::f16_to_f32(half); });
+}
+
+// Puts kAbsent behind the last column.
+template <int kSize, int kValues>
+__device__ void mark_absent(const KernelArgs& args, float (&values)[kValues]) {
+  if (args.num_columns == kSize * kValues) return;
+#pragma unroll
+  for (int slot = 0; slot < kValues; ++slot)
+    if (column_of<kSize>(slot) >= args.num_columns) values[slot] = kAbsent;
 }
 
 // Loads what is per column, the bias.
 template <int kSize, int kValues>
 __device__ void load_bias(const KernelArgs& args, float (&bias)[kValues]) {
-  const bool runs = args.aligned && args.num_columns % 4 == 0;
+  const bool runs = args.aligned;
 #pragma unroll
   for (int run = 0; run < kValues / 4; ++run) {
     const uint32_t first = column_of<kSize>(4 * run);
@@ -87,40 +112,51 @@ __device__ void load_bias(const KernelArgs& args, float (&bias)[kValues]) {
     bias[4 * run + 2] = four.z;
     bias[4 * run + 3] = four.w;
   }
-  if (!args.bias || runs) return;
+  if (args.bias && !runs) {
 #pragma unroll
-  for (int slot = 0; slot < kValues; ++slot)
-    if (column_of<kSize>(slot) < args.num_columns) bias[slot] = args.bias[column_of<kSize>(slot)];
+    for (int slot = 0; slot < kValues; ++slot)
+      if (column_of<kSize>(slot) < args.num_columns) bias[slot] = args.bias[column_of<kSize>(slot)];
+  }
 }
 
-// Loads the row; false if it holds a NaN.
-template <int kSize, int kValues>
-__device__ bool load_row(const KernelArgs& args, const std::byte* row, float (&x)[kValues]) {
-  if (args.aligned && args.num_columns % 4 == 0) {
-    load_runs<kSize>(args, row, x);
-  } else {
-#pragma unroll
-    for (int slot = 0; slot < kValues; ++slot) {
-      const uint32_t column = column_of<kSize>(slot);
-      x[slot] = column < args.num_columns ? load_logit(row, args.logits_type, column) : kAbsent;
-    }
-  }
-  bool unusual = args.softcap > 0.0f;
-#pragma unroll
-  for (int slot = 0; slot < kValues; ++slot) {
-    unusual |= !(fabsf(x[slot]) <= kMaxLogit) && column_of<kSize>(slot) < args.num_columns;
-    x[slot] += 0.0f;
-  }
-  // Decided by the hardware's wave: its parts stay together.
-  if (gpu::Wave<gpu::kHardwareWave>::ballot(unusual) == 0) return true;
+// What a logit and its bias are worth: a NaN, which only a bias can bring, as -inf.
+__device__ inline float choice_of(float score, float bias) { return fmaxf(score + bias, kLowest); }
+
+// Any row, to shared memory of the wave; whether this lane met a NaN.
+template <int kSize>
+__device__ __noinline__ bool load_one_by_one(const KernelArgs& args, const std::byte* row, float* values) {
   bool has_nan = false;
-#pragma unroll
-  for (int slot = 0; slot < kValues; ++slot) {
-    if (column_of<kSize>(slot) >= args.num_columns) continue;
-    has_nan |= is_nan(x[slot]);
-    x[slot] = finish_logit(args, x[slot]);
+  for (uint32_t column = gpu::Wave<kSize>::lane(); column < args.num_columns; column += kSize) {
+    const float logit = load_logit(row, args.logits_type, column);
+    has_nan |= is_nan(logit);
+    values[column] = finish_logit(args, logit);
   }
-  return gpu::Wave<kSize>::ballot(has_nan) == 0;
+  gpu::Wave<kSize>::sync();
+  return has_nan;
+}
+
+// Loads the row; false if it holds a NaN. Zeros may still be negative: who compares their bits makes them positive.
+// `values`: shared memory of the wave for as many.
+template <int kSize, int kValues>
+__device__ bool load_row(const KernelArgs& args, const std::byte* row, float (&x)[kValues], float* values) {
+  bool has_nan = false;
+  bool is_usual = args.plain;
+  if (is_usual) {
+    load_runs<kSize>(args, row, x);
+    float zeros[2] = {};  // or NaN, if a logit is not finite
+#pragma unroll
+    for (int slot = 0; slot < kValues; ++slot) zeros[slot % 2] = fused(x[slot], 0.0f, zeros[slot % 2]);
+    // Decided by the hardware's wave: its parts stay together.
+    is_usual = gpu::Wave<gpu::kHardwareWave>::ballot(is_nan(zeros[0] + zeros[1])) == 0;
+  }
+  if (!is_usual) {
+    has_nan = gpu::Wave<kSize>::ballot(load_one_by_one<kSize>(args, row, values)) != 0;
+#pragma unroll
+    for (int slot = 0; slot < kValues; ++slot) x[slot] = values[column_of<kSize>(slot)];
+    gpu::Wave<kSize>::sync();
+  }
+  mark_absent<kSize>(args, x);
+  return !has_nan;
 }
 
 // The largest of the wave's values.
@@ -135,18 +171,22 @@ struct RowFacts {
   float inverse_sum = 1.0f;
 };
 
-template <int kSize, int kValues>
+// kExact: to the bit what the CPU finds, as the order of choices may hang on it; else within 5e-7.
+template <int kSize, bool kExact, int kValues>
 __device__ RowFacts softmax_facts(const float (&x)[kValues]) {
-  float max = x[0];
+  float max = kLowest;
 #pragma unroll
-  for (int slot = 1; slot < kValues; ++slot) max = fmaxf(max, x[slot]);
+  for (int slot = 0; slot < kValues; ++slot) max = fmaxf(max, x[slot]);
   RowFacts facts;
   facts.max = wave_max_f32<kSize>(max);
-  double sum = 0.0;  // in f64 the order of the sum does not matter, so the CPU's is the same
+  using Sum = std::conditional_t<kExact, double, float>;
+  Sum sums[2] = {};  // in f64 the order of the sum does not matter, so the CPU's is the same
 #pragma unroll
-  for (int slot = 0; slot < kValues; ++slot)
-    if (x[slot] != kAbsent) sum += exp_below(x[slot], facts.max);
-  facts.inverse_sum = 1.0f / static_cast<float>(gpu::wave_sum<kSize>(sum));
+  for (int slot = 0; slot < kValues; ++slot) {
+    const float power = kExact ? exp_below(x[slot], facts.max) : exp_f32(x[slot] - facts.max);
+    sums[slot % 2] += is_nan(x[slot]) ? 0.0f : power;
+  }
+  facts.inverse_sum = 1.0f / static_cast<float>(gpu::wave_sum<kSize>(sums[0] + sums[1]));
   return facts;
 }
 

@@ -1,49 +1,55 @@
-// The K largest of a wave's keys, equal ones by ascending column. A key is a number of the same order as the choice; 0
-// stands for a column that can't be chosen. At least K others are there.
+// The K best of a wave's choices, equal ones by ascending column. At least K columns are not kAbsent.
 #pragma once
 
 #include "ops/routing/logits.cuh"
 
 namespace mixlane::routing_gpu {
 
-inline constexpr int kMaxLeft = 64;  // keys that are worth ranking one by one
+inline constexpr uint32_t kMaxLeft = 64;  // candidates that are worth ranking one by one
 
-// Chosen columns with their places in the descending order; a place from K on means none.
+// The chosen columns in descending order of their choices: a lane has the places lane, lane + kSize ...
 template <int kSize>
 struct Chosen {
-  static constexpr int kPerLane = kMaxLeft / kSize;
-  uint32_t columns[kPerLane];
-  uint32_t keys[kPerLane];
-  uint32_t places[kPerLane];
-  int used = kPerLane;  // entries that any lane of the hardware's wave uses
+  static constexpr int kPerLane = kSize < 16 ? 1 : (kMaxTopk + kSize - 1) / kSize;  // small waves take few only
+  uint32_t columns[kPerLane] = {};
 
-  __device__ Chosen() {
-#pragma unroll
-    for (int i = 0; i < kPerLane; ++i) {
-      columns[i] = keys[i] = 0;
-      places[i] = static_cast<uint32_t>(i * kSize) + gpu::Wave<kSize>::lane();
-    }
-  }
+  __device__ static uint32_t place(int i) { return static_cast<uint32_t>(i * kSize) + gpu::Wave<kSize>::lane(); }
 };
 
-// A wave's shared memory.
-struct Scratch {
-  uint64_t left[kMaxLeft + 2];  // key, then the complement of the column
-  uint32_t maxima[kMaxLeft];
+// A wave's shared memory. Waves beside each other read the same member at once; the size keeps them in different banks.
+struct alignas(16) Scratch {
+  union {
+    float maxima[kMaxLeft];
+    uint32_t best[kMaxTopk + 1];  // columns by place; the last one shows who is first among those not chosen
+  };
+  // Candidates.
+  float choices[kMaxLeft + 4];
+  uint32_t columns[kMaxLeft + 4];
 };
+static_assert(sizeof(Scratch) % 128 == 32);
 
 // Whether any wave of the hardware's wave says so: what they do together they must decide together.
 __device__ inline bool any_beside(bool predicate) { return gpu::Wave<gpu::kHardwareWave>::ballot(predicate) != 0; }
 
+// A number of the same order as the choice; a zero has no sign. 0 for a column that can't be chosen.
+__device__ inline uint32_t key_of(float choice) { return is_nan(choice) ? 0u : gpu::ordered_key(choice + 0.0f); }
+
+// A choice that has come from 16 bits, and its column where it has nothing but zeros: of two equal ones that of the lower
+// column is the larger.
+__device__ inline float tag(float choice, uint32_t column) {
+  constexpr uint32_t kFree = 0x1fffu;
+  return gpu::value_of_key((key_of(choice) & ~kFree) | (~column & kFree));
+}
+
 template <int kValues>
-struct Keys {
-  uint32_t of[kValues];
+struct Choices {
+  float of[kValues];
 };
 
-// K rounds of "the best one below the last", whatever the keys are. Rarely called: by value, so that the caller's keys
-// stay in registers.
+// K rounds of "the best one below the last", whatever the choices are. Rarely called: by value, so that the caller's stay
+// in registers.
 template <int kSize, int kValues>
-__device__ __noinline__ Chosen<kSize> select_by_rounds(const Keys<kValues> keys, uint32_t num_topk) {
+__device__ __noinline__ Chosen<kSize> select_by_rounds(const Choices<kValues> choices, uint32_t num_topk) {
   Chosen<kSize> chosen;
   uint32_t last_key = ~0u;
   uint32_t last_column = 0;
@@ -53,111 +59,202 @@ __device__ __noinline__ Chosen<kSize> select_by_rounds(const Keys<kValues> keys,
 #pragma unroll
     for (int slot = 0; slot < kValues; ++slot) {
       const uint32_t mine = column_of<kSize>(slot);
-      const bool below = keys.of[slot] < last_key || (keys.of[slot] == last_key && mine > last_column);
-      if (below && keys.of[slot] > best) {
-        best = keys.of[slot];
+      const uint32_t key = key_of(choices.of[slot]);
+      const bool below = key < last_key || (key == last_key && mine > last_column);
+      if (below && key > best) {
+        best = key;
         column = mine;
       }
     }
     last_key = gpu::wave_max<kSize>(best);
     last_column = ~gpu::wave_max<kSize>(best == last_key ? ~column : 0u);
 #pragma unroll
-    for (int i = 0; i < Chosen<kSize>::kPerLane; ++i) {
-      if (chosen.places[i] != k) continue;
-      chosen.columns[i] = last_column;
-      chosen.keys[i] = last_key;
-    }
+    for (int i = 0; i < Chosen<kSize>::kPerLane; ++i)
+      if (Chosen<kSize>::place(i) == k) chosen.columns[i] = last_column;
   }
   return chosen;
 }
 
-__device__ inline uint32_t count_above(const uint4& four, uint32_t key) {
-  return (four.x > key) + (four.y > key) + (four.z > key) + (four.w > key);
+// How many of the four are larger; as a number of f32, whose sums don't wait for predicates.
+__device__ inline float count_above(const float4& four, float value) {
+  const float x = four.x > value ? 1.0f : 0.0f;
+  const float y = four.y > value ? 1.0f : 0.0f;
+  const float z = four.z > value ? 1.0f : 0.0f;
+  const float w = four.w > value ? 1.0f : 0.0f;
+  return (x + y) + (z + w);
 }
 
-// A key that at least K keys reach: the K-th largest of the maxima of disjoint parts. 2K parts or more leave few others
-// above it; the fewer parts the quicker.
-template <int kSize, int kValues>
-__device__ uint32_t find_bound(const uint32_t (&keys)[kValues], uint32_t num_topk, Scratch& scratch) {
-  using W = gpu::Wave<kSize>;
-  uint32_t first = 0;
-  uint32_t second = 0;
+// The largest of every second value, from the first or from the second one on; at least -inf.
+template <int kFirst, int kValues>
+__device__ float max_of_every_second(const float (&values)[kValues]) {
+  float max[2] = {values[kFirst], values[kFirst + 2]};
 #pragma unroll
-  for (int slot = 0; slot < kValues / 2; ++slot) {
-    first = max(first, keys[slot]);
-    second = max(second, keys[slot + kValues / 2]);
-  }
+  for (int i = 2; i < kValues / 2; ++i) max[i % 2] = fmaxf(max[i % 2], values[kFirst + 2 * i]);
+  return fmaxf(fmaxf(max[0], max[1]), kLowest);
+}
+
+// What at least K choices reach: the K-th largest of the maxima of disjoint parts, -inf if there are fewer. 2K parts or
+// more leave few others above it; the fewer parts the quicker. `many_absent`: some parts may have no choice.
+template <int kSize, int kValues>
+__device__ float find_bound(const float (&choices)[kValues], uint32_t num_topk, bool many_absent, Scratch& scratch) {
+  using W = gpu::Wave<kSize>;
+  float first = max_of_every_second<0>(choices);
+  const float second = max_of_every_second<1>(choices);
   const bool two_parts = num_topk > kSize / 2;
-  if (!two_parts) first = max(first, second);
-  if (num_topk <= kSize / 4) first = max(first, W::shuffle(first, static_cast<int>(W::lane() ^ (kSize / 2))));
-  const uint32_t num_parts = num_topk <= kSize / 4 ? kSize / 2 : two_parts ? 2 * kSize : kSize;
+  const bool half_parts = num_topk <= kSize / 4 && !many_absent;
+  if (!two_parts) first = fmaxf(first, second);
+  if (half_parts) first = fmaxf(first, W::shuffle(first, static_cast<int>(W::lane() ^ (kSize / 2))));
+  const uint32_t num_parts = half_parts ? kSize / 2 : two_parts ? 2 * kSize : kSize;
   scratch.maxima[W::lane()] = first;
   if (two_parts) scratch.maxima[kSize + W::lane()] = second;
   W::sync();
-  uint32_t above_first = 0;
-  uint32_t above_second = 0;
-  const auto* fours = reinterpret_cast<const uint4*>(scratch.maxima);
+  float above_first = 0.0f;
+  float above_second = 0.0f;
+  const auto* fours = reinterpret_cast<const float4*>(scratch.maxima);
 #pragma unroll 4
   for (uint32_t i = 0; i < num_parts / 4; ++i) {
-    const uint4 four = fours[i];
+    const float4 four = fours[i];
     above_first += count_above(four, first);
     if (two_parts) above_second += count_above(four, second);
   }
-  uint32_t reached = above_first < num_topk ? first : ~0u;
-  if (two_parts && above_second < num_topk) reached = min(reached, second);
-  return max(~gpu::wave_max<kSize>(~reached), 1u);
+  const auto limit = static_cast<float>(num_topk);
+  float reached = above_first < limit ? first : -kLowest;
+  if (two_parts && above_second < limit) reached = fminf(reached, second);
+  return gpu::value_of_key(~gpu::wave_max<kSize>(~gpu::ordered_key(reached)));
 }
 
-// Writes the keys that reach the bound, as far as there is room, and returns their number.
-template <int kSize, int kValues>
-__device__ uint32_t gather(const uint32_t (&keys)[kValues], uint32_t bound, uint64_t* left) {
+struct Places {
+  uint32_t first;  // of this lane's
+  uint32_t total;  // of the wave
+};
+
+// Places behind each other for `count` things of every lane, at most kMax.
+template <int kSize, int kMax>
+__device__ Places places_for(uint32_t count) {
   using W = gpu::Wave<kSize>;
-  uint32_t count = 0;
+  if constexpr (kSize < 32) {
+    const uint32_t up_to_mine = W::inclusive_sum(count);
+    return {up_to_mine - count, W::shuffle(up_to_mine, kSize - 1)};
+  } else {
+    // Bit by bit: ballots don't wait for each other.
+    Places places{0, 0};
 #pragma unroll
-  for (int slot = 0; slot < kValues; ++slot) {
-    const bool stays = keys[slot] >= bound;
-    const auto staying = W::ballot(stays);
-    const uint32_t place = count + static_cast<uint32_t>(W::count(staying & W::lanes_below()));
-    if (stays && place < kMaxLeft)
-      left[place] = static_cast<uint64_t>(keys[slot]) << 32 | static_cast<uint32_t>(~column_of<kSize>(slot));
-    count += static_cast<uint32_t>(W::count(staying));
+    for (int bit = 0; kMax >> bit != 0; ++bit) {
+      const auto having = W::ballot((count >> bit & 1u) != 0);
+      places.first += static_cast<uint32_t>(W::count(having & W::lanes_below())) << bit;
+      places.total += static_cast<uint32_t>(W::count(having)) << bit;
+    }
+    return places;
   }
-  if (count < kMaxLeft && W::lane() == 0) left[count] = 0;  // they are read two at a time
-  W::sync();
-  return count;
 }
 
-// Finds a bound that few keys reach and ranks those: a key's place is the number of larger ones. The cost hardly depends
-// on K. Where too many reach it (equal logits, say) rounds do the work.
-template <int kSize, int kValues>
-__device__ Chosen<kSize> select(const uint32_t (&keys)[kValues], uint32_t num_topk, Scratch& scratch) {
-  const uint32_t bound = find_bound<kSize>(keys, num_topk, scratch);
-  const uint32_t num_left = gather<kSize>(keys, bound, scratch.left);
-  if (any_beside(num_left > kMaxLeft || num_topk > 2 * kSize)) {
-    Keys<kValues> copy;
+inline constexpr uint32_t kNobody = ~0u;
+
+// Writes the candidates, the columns whose choices reach the bound, as far as there is room, and returns their number; no
+// place has a column yet. `candidate_at` gives what a column is ranked by: registers can't be indexed.
+template <int kSize, int kValues, class CandidateAt>
+__device__ uint32_t gather(const float (&choices)[kValues], float bound, uint32_t num_topk, const CandidateAt& candidate_at,
+                           Scratch& scratch) {
+  using W = gpu::Wave<kSize>;
+  using Slots = std::conditional_t<(kValues > 32), uint64_t, uint32_t>;
+  Slots slots = 0;
 #pragma unroll
-    for (int slot = 0; slot < kValues; ++slot) copy.of[slot] = keys[slot];
+  for (int slot = 0; slot < kValues; ++slot)
+    if (choices[slot] >= bound) slots |= Slots{1} << slot;
+  const bool wide = sizeof(Slots) == 8;
+  const Places places =
+      places_for<kSize, kValues>(static_cast<uint32_t>(wide ? __popcll(slots) : __popc(static_cast<uint32_t>(slots))));
+#pragma unroll 2
+  for (uint32_t at = places.first; slots != 0 && at < kMaxLeft; ++at) {
+    const auto slot =
+        static_cast<uint32_t>(wide ? __ffsll(static_cast<long long>(slots)) : __ffs(static_cast<int>(slots))) - 1;
+    const uint32_t column = slot / 4 * 4 * kSize + slot % 4 + W::lane() * 4;
+    scratch.choices[at] = candidate_at(column);
+    scratch.columns[at] = column;
+    slots &= slots - 1;
+  }
+  for (uint32_t place = W::lane(); place <= num_topk; place += kSize) scratch.best[place] = kNobody;
+  // Candidates are read four at a time.
+  if (places.total <= kMaxLeft && W::lane() < 4) scratch.choices[places.total + W::lane()] = kAbsent;
+  W::sync();
+  return places.total;
+}
+
+// Ranks the candidates: the place of each is the number of larger ones. Equal ones get one place, and the next one stays
+// empty, unless ties are settled: then that of the lower column is the larger one.
+template <int kSize>
+__device__ void rank(uint32_t num_left, uint32_t num_topk, bool settle_ties, Scratch& scratch) {
+  using W = gpu::Wave<kSize>;
+  constexpr uint32_t kOwn = kSize < 32 ? 2 : 1;  // of a lane at once
+  const auto* fours = reinterpret_cast<const float4*>(scratch.choices);
+  for (uint32_t first = 0; any_beside(first < num_left); first += kOwn * kSize) {
+    float mine[kOwn];
+    float above[kOwn];
+    uint32_t columns[kOwn];
+#pragma unroll
+    for (uint32_t own = 0; own < kOwn; ++own) {
+      const uint32_t at = first + own * kSize + W::lane();
+      const bool exists = at < num_left;
+      mine[own] = exists ? scratch.choices[at] : kAbsent;
+      columns[own] = exists ? scratch.columns[at] : kNobody;
+      above[own] = exists ? 0.0f : static_cast<float>(kMaxTopk + 1);
+    }
+    for (uint32_t i = 0; i < num_left; i += 4) {
+      const float4 four = fours[i / 4];
+#pragma unroll
+      for (uint32_t own = 0; own < kOwn; ++own) above[own] += count_above(four, mine[own]);
+    }
+    if (settle_ties) {
+#pragma unroll 1
+      for (uint32_t i = 0; i < num_left; ++i) {
+        const float other = scratch.choices[i];
+        const uint32_t column = scratch.columns[i];
+#pragma unroll
+        for (uint32_t own = 0; own < kOwn; ++own)
+          if (other == mine[own] && column < columns[own]) above[own] += 1.0f;
+      }
+    }
+#pragma unroll
+    for (uint32_t own = 0; own < kOwn; ++own) {
+      const auto place = static_cast<uint32_t>(above[own]);
+      if (place <= num_topk) scratch.best[place] = columns[own];
+    }
+  }
+  W::sync();
+}
+
+// Finds a bound that few choices reach and ranks those. The cost hardly depends on K. Where too many reach it (equal
+// logits, say) rounds do the work. `choice_at(column)` is a column's choice; `from_short`: it comes from 16 bits.
+template <int kSize, int kValues, class ChoiceAt>
+__device__ Chosen<kSize> select(const float (&choices)[kValues], uint32_t num_topk, bool from_short, bool many_absent,
+                                const ChoiceAt& choice_at, Scratch& scratch) {
+  using W = gpu::Wave<kSize>;
+  const float bound = find_bound<kSize>(choices, num_topk, many_absent, scratch);
+  const auto candidate_at = [&](uint32_t column) {
+    const float choice = choice_at(column);
+    return from_short ? tag(choice, column) : choice;
+  };
+  W::sync();
+  const uint32_t num_left = gather<kSize>(choices, bound, num_topk, candidate_at, scratch);
+  if (any_beside(num_left > kMaxLeft || num_topk > 2 * kSize)) {
+    Choices<kValues> copy;
+#pragma unroll
+    for (int slot = 0; slot < kValues; ++slot) copy.of[slot] = choices[slot];
     return select_by_rounds<kSize>(copy, num_topk);
   }
   Chosen<kSize> chosen;
-  if (!any_beside(num_left > kSize)) chosen.used = 1;
-  const auto* pairs = reinterpret_cast<const ulonglong2*>(scratch.left);
+  for (bool settle_ties = false;; settle_ties = true) {
+    rank<kSize>(num_left, num_topk, settle_ties, scratch);
+    bool is_tied = num_left > num_topk && scratch.best[num_topk] == kNobody;
 #pragma unroll
-  for (int i = 0; i < Chosen<kSize>::kPerLane; ++i) {
-    if (i >= chosen.used) break;
-    const uint32_t at = chosen.places[i];
-    const uint64_t mine = at < num_left ? scratch.left[at] : 0;
-    uint32_t above = at < num_left ? 0 : kMaxLeft;
-#pragma unroll 4
-    for (uint32_t pair = 0; pair < (num_left + 1) / 2; ++pair) {
-      const ulonglong2 two = pairs[pair];
-      above += (two.x > mine) + (two.y > mine);
+    for (int i = 0; i < Chosen<kSize>::kPerLane; ++i) {
+      if (chosen.place(i) >= num_topk) continue;
+      chosen.columns[i] = scratch.best[chosen.place(i)];
+      is_tied |= chosen.columns[i] == kNobody;
     }
-    chosen.columns[i] = ~static_cast<uint32_t>(mine);
-    chosen.keys[i] = static_cast<uint32_t>(mine >> 32);
-    chosen.places[i] = above;
+    if (settle_ties || !any_beside(is_tied)) return chosen;
+    W::sync();
   }
-  return chosen;
 }
 
 }  // namespace mixlane::routing_gpu

@@ -188,7 +188,7 @@ struct Batch {
 
 class LayerChain : public Chain {
  protected:
-  enum class Order { quant_between, quant_last };
+  enum class Order { quant_between, quant_between_independently, quant_last };
 
   void SetUp() override {
     Chain::SetUp();
@@ -208,7 +208,8 @@ class LayerChain : public Chain {
     sort.status = gpu_->status.as<Status>();
     launch_slow_copy(aligned_->input(), source_of_count.input(), 4, kDelayNs, stream);
     route(gpu_->context, routing, stream);
-    if (order == Order::quant_between) quantize(gpu_->context, quant, stream);
+    quant.independent_of_previous = order == Order::quant_between_independently;
+    if (order != Order::quant_last) quantize(gpu_->context, quant, stream);
     align(gpu_->context, sort, stream);
     if (order == Order::quant_last) quantize(gpu_->context, quant, stream);
   }
@@ -250,11 +251,44 @@ class LayerChain : public Chain {
   std::optional<StageMemory> routed_, quantized_, aligned_;
 };
 
+// Quantisation that does not wait for its neighbour ends with it nevertheless: align waits for quantisation and must find
+// the neighbour's ids.
+TEST_F(LayerChain, WhoWaitsForIndependentQuantisationWaitsForItsNeighbour) {
+  Rng rng(4);
+  const std::vector<char> ids = bytes_of(random_ids(rng, shape_.tokens, shape_.topk, shape_.experts));
+  const auto id_bytes = static_cast<int64_t>(ids.size());
+  const StageMemory source(id_bytes, align_bytes(shape_));
+  gpu::copy(source.input(), ids.data(), id_bytes, stream());
+  std::vector<char> expected(static_cast<size_t>(align_bytes(shape_)), kPoison);
+  Context cpu({.num_threads = 1});
+  align(cpu, align_args(shape_, const_cast<char*>(ids.data()), expected.data(), {}));
+  for (const ScaleGroup group : {ScaleGroup::group_1x128, ScaleGroup::row}) {
+    SCOPED_TRACE(name(group));
+    run_in_all_ways(
+        [&](Stream stream) {
+          QuantArgs quant = quant_args(shape_, group, quantized_->input(), quantized_->output(), gpu_device());
+          quant.independent_of_previous = true;
+          AlignArgs sort = align_args(shape_, routed_->output(), source.output(), gpu_device());
+          sort.status = gpu_->status.as<Status>();
+          launch_slow_copy(routed_->output(), source.input(), id_bytes, kDelayNs, stream);
+          quantize(gpu_->context, quant, stream);
+          align(gpu_->context, sort, stream);
+        },
+        [&] {
+          poison(routed_->output(), routed_->output_bytes);
+          poison(source.output(), source.output_bytes);
+        },
+        [&] { EXPECT_EQ(fetch(source.output(), source.output_bytes), expected); });
+  }
+}
+
 TEST_F(LayerChain, ReplaysWithChangingRowCounts) {
   Rng rng(3);
   const StageMemory source_of_count(4, 0);
-  for (const Order order : {Order::quant_between, Order::quant_last}) {
-    SCOPED_TRACE(order == Order::quant_between ? "routing, quant, align" : "routing, align, quant");
+  for (const Order order : {Order::quant_between, Order::quant_between_independently, Order::quant_last}) {
+    SCOPED_TRACE(order == Order::quant_last      ? "routing, align, quant"
+                 : order == Order::quant_between ? "routing, quant, align"
+                                                 : "routing beside quant, align");
     const auto work = [&](Stream stream) { launch_all(order, source_of_count, stream); };
     const gpu::Graph graph = gpu::Graph::capture(gpu_device(), work);
     for (const int32_t rows : {64, 1, 0, 17, 63, 64}) {

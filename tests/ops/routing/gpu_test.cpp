@@ -247,10 +247,16 @@ class RoutingGpu : public GpuTest {
           FAIL() << variant.refuse(context, args);
       });
     }
-    if (p.num_columns() > kMaxWave16Columns || p.num_tokens == 0) return;
-    SCOPED_TRACE("warp of 16");
+    if (p.num_columns() > kMaxSmallWaveColumns || p.num_tokens == 0) return;
+    {
+      SCOPED_TRACE("warp of 16");
+      compare(p, expected, offset,
+              [](const RoutingArgs& args, Stream stream) { launch_warp_of_16(routing_gpu::make_args(args), stream); });
+    }
+    if (p.config.num_topk > kMaxWave8Topk || !p.hash_table.empty()) return;
+    SCOPED_TRACE("warp of 8");
     compare(p, expected, offset,
-            [](const RoutingArgs& args, Stream stream) { launch_warp_of_16(routing_gpu::make_args(args), stream); });
+            [](const RoutingArgs& args, Stream stream) { launch_warp_of_8(routing_gpu::make_args(args), stream); });
   }
 };
 
@@ -322,6 +328,28 @@ TEST_F(RoutingGpu, ManyTokens) {
   Rng rng(7);
   check(simple(rng, 20000, 128, 8));
   check(simple(rng, 3001, 256, 8, Scoring::softmax, DType::bf16));
+  check(simple(rng, 20001, 512, 10));
+  for (const int experts : {96, 256, 384, 500}) {
+    Problem p = simple(rng, 20003, experts, 8, Scoring::sigmoid, experts == 384 ? DType::f16 : DType::f32);
+    p.bias = normal_f32(rng, experts, 0.05f);
+    p.config.renormalize = true;
+    p.logits[7] = kNan;
+    p.logits[experts * 5] = -kInf;
+    check(p);
+  }
+}
+
+// Equal choices at every place, the last one too, and more of them than are worth ranking.
+TEST_F(RoutingGpu, FewDistinctLogits) {
+  Rng rng(11);
+  for (const int64_t tokens : {50, 20000})
+    for (const uint64_t distinct : {2, 5, 20, 200})
+      for (const bool biased : {false, true}) {
+        Problem p = simple(rng, tokens, 256, 8, biased ? Scoring::sigmoid : Scoring::softmax);
+        for (float& x : p.logits) x = static_cast<float>(rng() % distinct) * 0.01f;
+        if (biased) p.bias.assign(256, 0.0f);
+        check(p);
+      }
 }
 
 // Scores of which some are equal or neighbours in f32, with nothing else to decide: any difference in their last bit from
