@@ -86,8 +86,7 @@ struct Chunk {
   uint32_t begin;
   uint32_t end;
 
-  __device__ explicit Chunk(uint32_t num_counted) {
-    const uint32_t share = even_share(num_counted, gridDim.x);
+  __device__ Chunk(uint32_t num_counted, uint32_t share) {
     begin = static_cast<uint32_t>(min(uint64_t{share} * blockIdx.x, uint64_t{num_counted}));
     end = static_cast<uint32_t>(min(uint64_t{begin} + share, uint64_t{num_counted}));
   }
@@ -198,6 +197,21 @@ __device__ void report_all_faults(const KernelArgs& args, const Matrix& matrix) 
   if (Wave::lane() == 0) report_faults(args, count, first);
 }
 
+// Everything but the pairs, shared by the blocks; the places are planned.
+template <class Tile>
+__device__ void write_places(const KernelArgs& args, const Tile& tile, const Matrix& matrix) {
+  const uint32_t first = blockIdx.x * Tile::kThreads + threadIdx.x;
+  const uint32_t step = gridDim.x * Tile::kThreads;
+  // Neighbouring codes go to different blocks.
+  write_code_places(args, tile, Tile::Wave::index_in_block() * gridDim.x + blockIdx.x, step / Tile::kWave);
+  write_other_block_experts(args, tile, first, step);
+  if (blockIdx.x == gridDim.x - 1) {
+    write_summary(args, tile);
+    if (Tile::Wave::index_in_block() == 0) report_all_faults<Tile>(args, matrix);
+  }
+  fill_zeros(args, first, step);
+}
+
 // The codes of a tile whose chunk is kept.
 template <class Tile>
 __device__ void load_cached(const CodeCache<Tile>& cache, uint32_t index, bool byte_none, uint32_t first, uint32_t end,
@@ -250,7 +264,8 @@ __global__ void __launch_bounds__(Tile::kThreads, 1024 / Tile::kThreads)
     align_multi_phase(const MIXLANE_GRID_CONSTANT KernelArgs args, uint32_t cache_bytes) {
   extern __shared__ __align__(16) std::byte shared[];
   const Tile tile(shared, args.num_codes);
-  const Chunk chunk(count_pairs(args.source));
+  const uint32_t num_counted = count_pairs(args.source);
+  const Chunk chunk(num_counted, even_share(num_counted, gridDim.x));
   const CodeCache<Tile> cache(tile.rest + Staged<Tile>::kBytes, cache_bytes, args.num_codes);
   const Matrix matrix(args.workspace, args.num_codes, gridDim.x);
 
@@ -262,16 +277,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1024 / Tile::kThreads)
   const Quad slots = plan_block(args, tile, matrix);
   __syncthreads();
 
-  const uint32_t first = blockIdx.x * Tile::kThreads + threadIdx.x;
-  const uint32_t step = gridDim.x * Tile::kThreads;
-  // Neighbouring codes go to different blocks.
-  write_code_places(args, tile, Tile::Wave::index_in_block() * gridDim.x + blockIdx.x, step / Tile::kWave);
-  write_other_block_experts(args, tile, first, step);
-  if (blockIdx.x == gridDim.x - 1) {
-    write_summary(args, tile);
-    if (Tile::Wave::index_in_block() == 0) report_all_faults<Tile>(args, matrix);
-  }
-  fill_zeros(args, first, step);
+  write_places(args, tile, matrix);
   sort_chunk<Tile, kPlain>(args, tile, chunk, cache, slots);
 }
 
