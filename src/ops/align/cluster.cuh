@@ -39,12 +39,22 @@ struct ClusterCounts {
     gpu::ptx::mbarrier_arrive_expect(barrier, (kClusterBlocks - 1) * bytes_per_block);
   }
 
+  // The waves that hold codes have to sort them meanwhile; where they are the fewer, the others send.
+  template <class Tile>
+  __device__ static uint32_t first_sender(const Tile& tile) {
+    const uint32_t num_holders = (tile.stride / 4 + Tile::kWave - 1) / Tile::kWave;
+    return num_holders <= Tile::kWaves / 2 ? num_holders : 0;
+  }
+
   // This block's row to all others, a wave per block, and its faults to the last one.
   template <class Tile>
   __device__ void send(const Tile& tile) const {
+    const uint32_t first = first_sender(tile);
+    const uint32_t wave = Tile::Wave::index_in_block();
+    if (wave < first) return;
     const auto* packets = reinterpret_cast<const uint4*>(row(blockIdx.x));
 #pragma unroll 1
-    for (uint32_t rank = Tile::Wave::index_in_block(); rank < kClusterBlocks; rank += Tile::kWaves) {
+    for (uint32_t rank = wave - first; rank < kClusterBlocks; rank += Tile::kWaves - first) {
       if (rank == blockIdx.x) continue;
       const uint32_t to = gpu::ptx::map_shared(packets, rank);
       const uint32_t to_barrier = gpu::ptx::map_shared(barrier, rank);
@@ -52,7 +62,7 @@ struct ClusterCounts {
       for (uint32_t i = Tile::Wave::lane(); i < row_pairs / 2; i += Tile::kWave)
         gpu::ptx::store_async(to + i * 16, packets[i], to_barrier);
     }
-    if (threadIdx.x != 0) return;
+    if (wave != first || Tile::Wave::lane() != 0) return;
     constexpr uint32_t kLast = kClusterBlocks - 1;
     const uint2 own_faults = make_uint2(tile.facts->fault_count, tile.facts->fault_first);
     if (blockIdx.x == kLast)
@@ -60,6 +70,18 @@ struct ClusterCounts {
     else
       gpu::ptx::store_async(gpu::ptx::map_shared(faults + blockIdx.x, kLast), own_faults,
                             gpu::ptx::map_shared(barrier, kLast));
+  }
+
+  // Pairs of this block below this thread's codes, once the block's row is there; a wave finds out by itself.
+  template <class Tile>
+  __device__ uint32_t sum_below(const Tile& tile, const Quad& own) const {
+    uint32_t values[2] = {own.sum(), 0};
+    uint32_t sums[2];
+#pragma unroll 1
+    for (uint32_t i = Tile::Wave::lane(); i < Tile::Wave::index_in_block() * Tile::kWave; i += Tile::kWave)
+      values[1] += unpack_quad(row(blockIdx.x)[i]).sum();
+    Tile::Wave::inclusive_sums(values, sums);
+    return sums[0] - values[0] + Tile::Wave::shuffle(sums[1], Tile::kWave - 1);
   }
 
   // Sums of this thread's codes: over all blocks, and over those before this one. Waits for the rows.
@@ -119,11 +141,12 @@ __global__ void __launch_bounds__(Tile::kThreads) align_cluster(const MIXLANE_GR
   tile.add_faults(faults);
   const Quad in_tile = tile.sum_rows();
   if (threadIdx.x < tile.stride / 4) counts.row(blockIdx.x)[threadIdx.x] = pack_quad(in_tile);
-  const Quad starts = starts_of(tile.sum_below(in_tile.sum()), in_tile);
-  Tile::Wave::sync();
+  __syncthreads();
   gpu::ptx::cluster_wait();  // all blocks are there to be written to
   counts.send(tile);
   // While the counts travel the tile is sorted.
+  Quad starts;
+  if (tile.wave_holds_codes()) starts = starts_of(counts.sum_below(tile, in_tile), in_tile);
   tile.spread_rows(starts);
   if (threadIdx.x == tile.stride / 4 - 1) tile.facts->num_staged = starts.of[3] + in_tile.of[3];
   __syncthreads();
@@ -140,7 +163,9 @@ __global__ void __launch_bounds__(Tile::kThreads) align_cluster(const MIXLANE_GR
 
   const uint32_t first = blockIdx.x * Tile::kThreads + threadIdx.x;
   const uint32_t step = kClusterBlocks * Tile::kThreads;
-  write_code_places(args, tile, first / Tile::kWave, step / Tile::kWave);
+  using Roles = WaveRoles<Tile>;
+  if (Roles::writes_codes())
+    write_code_places(args, tile, Roles::index_in_block() * kClusterBlocks + blockIdx.x, Roles::kCount * kClusterBlocks);
   write_other_block_experts(args, tile, first, step);
   if (blockIdx.x == kClusterBlocks - 1) {
     write_summary(args, tile);
@@ -148,8 +173,11 @@ __global__ void __launch_bounds__(Tile::kThreads) align_cluster(const MIXLANE_GR
   }
   const bool pair_slots = args.out.pair_slots != nullptr;
   if (pair_slots) write_pair_slots(args, tile, codes, first_pair, end);
-  write_tile<Tile, kPlain>(args, tile, {first_pair, end, tile.facts->num_staged, threadIdx.x, Tile::kThreads, pair_slots},
-                           starts);
+  const uint32_t num_staged = tile.facts->num_staged;
+  const uint32_t first_position =
+      Roles::writes_pairs() ? Roles::index_in_block() * Tile::kWave + Tile::Wave::lane() : num_staged;
+  write_tile<Tile, kPlain>(
+      args, tile, {first_pair, end, num_staged, first_position, Roles::kCount * Tile::kWave, pair_slots, true}, starts);
   fill_zeros(args, first, step);
 }
 

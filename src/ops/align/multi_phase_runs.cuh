@@ -52,15 +52,16 @@ struct RunSpace {
   }
 };
 
-// Reads a chunk's ids, four runs per wave and step: a lane has four consecutive pairs of each.
+// Reads a chunk's ids, kStep runs per wave and step: a lane has four consecutive pairs of each.
 template <class Runs, bool kPlain>
 class Encoder {
  public:
   using Wave = typename Runs::Wave;
-  static constexpr uint32_t kStep = 8;  // runs, so many loads in flight
+  static constexpr uint32_t kStep = 8;  // so many loads in flight
 
-  __device__ Encoder(const KernelArgs& args, const Chunk& chunk, const RunSpace<Runs>& space)
+  __device__ Encoder(const KernelArgs& args, BlockFacts* facts, const Chunk& chunk, const RunSpace<Runs>& space)
       : args_(args),
+        facts_(facts),
         chunk_(chunk),
         space_(space),
         num_runs_((chunk.end - chunk.begin + Runs::kRun - 1) / Runs::kRun),
@@ -80,27 +81,27 @@ class Encoder {
   }
 
   // Every wave takes as many steps: the hardware's may be several.
-  __device__ void run() {
+  __device__ void run() const {
     Ids ids;
     uint32_t first = Runs::group() * kStep;
     load(first, ids);
 #pragma unroll 1
-    for (uint32_t base = 0; base < num_runs_; base += Runs::kGroups * kStep) {
+    for (uint32_t base = 0; base < num_runs_; base += Runs::kWaves * kStep) {
       const Ids loaded = ids;
       const uint32_t current = first;
-      first += Runs::kGroups * kStep;
+      first += Runs::kWaves * kStep;
       load(first, ids);
-#pragma unroll
-      for (uint32_t quad = 0; quad < kStep; quad += 4) encode_quad(current + quad, loaded, quad);
+      encode(current, loaded);
     }
   }
-
-  Faults faults;
-  bool has_gap = false;
 
  private:
   struct Ids {
     int4 of[kStep];
+  };
+  struct Codes {
+    uint32_t words[kStep];  // of each run four
+    uint32_t gaps = 0;      // bit 4 * i + j: pair j of run i has none
   };
 
   __device__ uint32_t pair_of(uint32_t run) const { return chunk_.begin + run * Runs::kRun + 4 * Runs::lane(); }
@@ -120,68 +121,96 @@ class Encoder {
     return {load_one(pair), load_one(pair + 1), load_one(pair + 2), load_one(pair + 3)};
   }
 
-  __device__ static void count(uint32_t code) { atomicAdd(counters() + (code * Runs::kWave + Runs::lane()), 1u); }
+  __device__ static uint32_t* own_counters() { return counters() + Runs::lane(); }  // by code * kWave
 
-  // Four codes in a word; bit j of `gaps`: the pair j has none.
-  __device__ uint32_t encode(int4 ids, uint32_t pair, uint32_t& gaps) {
-    const uint32_t id[4] = {static_cast<uint32_t>(ids.x), static_cast<uint32_t>(ids.y), static_cast<uint32_t>(ids.z),
-                            static_cast<uint32_t>(ids.w)};
-    const uint32_t first_code = args_.source.bucket ? 1 : 0;
-    // What nearly every pair is: an expert of this call.
-    if (kPlain && max(max(id[0], id[1]), max(id[2], id[3])) < args_.source.num_experts) {
-#pragma unroll
-      for (int j = 0; j < 4; ++j) count(id[j] + first_code);
-      const uint32_t word = __byte_perm(__byte_perm(id[0], id[1], 0x0040), __byte_perm(id[2], id[3], 0x0040), 0x5410);
-      return word + first_code * 0x01010101u;
-    }
-    uint32_t word = 0;
+  // Four codes in a word, and their gaps.
+  __device__ __noinline__ static uint2 encode_any(const KernelArgs& args, BlockFacts* facts, uint32_t end, int4 ids,
+                                                  uint32_t pair) {
+    uint2 word_and_gaps = make_uint2(0, 0);
 #pragma unroll 1
-    for (int j = 0; j < 4; ++j) {
-      uint32_t code = encode_any(ids.x, pair + j);
+    for (uint32_t j = 0; j < 4; ++j) {
+      const bool absent = pair + j >= end || (!kPlain && ids.x == kAbsent);
+      Faults faults;
+      const uint32_t code = absent ? kNoCode : code_of<kPlain>(args.source, ids.x, pair + j, faults);
       if (code != kNoCode) {
-        count(code);
+        atomicAdd(own_counters() + code * Runs::kWave, 1u);
+        word_and_gaps.x |= code << (8 * j);
       } else {
-        code = kGapByte;
-        gaps |= 1u << j;
+        word_and_gaps.x |= kGapByte << (8 * j);
+        word_and_gaps.y |= 1u << j;
+        if (!absent && args.out.pair_slots) args.out.pair_slots[pair + j] = -1;
       }
-      word |= code << (8 * j);
+      add_faults(facts, faults);
       ids = {ids.y, ids.z, ids.w, 0};
     }
-    return word;
-  }
-  __device__ uint32_t encode_any(int32_t id, uint32_t pair) {
-    if (pair >= chunk_.end || (!kPlain && id == kAbsent)) return kNoCode;
-    const uint32_t code = code_of<kPlain>(args_.source, id, pair, faults);
-    if (code == kNoCode && args_.out.pair_slots) args_.out.pair_slots[pair] = -1;
-    return code;
+    return word_and_gaps;
   }
 
-  __device__ void encode_quad(uint32_t first_run, const Ids& ids, uint32_t quad) {
-    uint32_t words[4];
+  __device__ void encode(uint32_t first_run, const Ids& ids) const {
+    Codes codes;
+    // What nearly every pair is: an expert of this call.
+    uint32_t largest = 0;
 #pragma unroll
-    for (uint32_t i = 0; i < 4; ++i) {
-      uint32_t gaps = 0;
-      words[i] = encode(ids.of[quad + i], pair_of(first_run + i), gaps);
-      has_gap |= gaps != 0 && first_run + i < num_runs_;
-      if (marks_gaps_) mark_gaps(first_run + i, gaps);
+    for (const int4& four : ids.of)
+      largest = max(max(max(largest, static_cast<uint32_t>(four.x)), max(static_cast<uint32_t>(four.y), four.z)),
+                    static_cast<uint32_t>(four.w));
+    if (kPlain && largest < args_.source.num_experts)
+      encode_usual(ids, codes);
+    else
+#pragma unroll
+      for (uint32_t i = 0; i < kStep; ++i) {
+        const uint2 word_and_gaps = encode_any(args_, facts_, chunk_.end, ids.of[i], pair_of(first_run + i));
+        codes.words[i] = word_and_gaps.x;
+        codes.gaps |= word_and_gaps.y << (4 * i);
+      }
+    store(first_run, codes.words);
+    // Behind the chunk nothing is missing.
+    if (first_run + kStep > num_runs_) codes.gaps &= first_run < num_runs_ ? (1u << 4 * (num_runs_ - first_run)) - 1 : 0;
+    const auto has_gaps = gpu::Wave<gpu::kHardwareWave>::ballot(codes.gaps != 0);
+    if (has_gaps != 0) facts_->has_none = 1;
+    if (marks_gaps_) mark_gaps(first_run, codes.gaps, has_gaps != 0);
+  }
+
+  __device__ void encode_usual(const Ids& ids, Codes& codes) const {
+    const uint32_t first_code = args_.source.bucket ? 1 : 0;
+    uint32_t* const of_ids = own_counters() + first_code * Runs::kWave;
+#pragma unroll
+    for (uint32_t i = 0; i < kStep; ++i) {
+      const int4& four = ids.of[i];
+      codes.words[i] = __byte_perm(__byte_perm(four.x, four.y, 0x0040), __byte_perm(four.z, four.w, 0x0040), 0x5410) +
+                       first_code * 0x01010101u;
+      atomicAdd(of_ids + four.x * Runs::kWave, 1u);
+      atomicAdd(of_ids + four.y * Runs::kWave, 1u);
+      atomicAdd(of_ids + four.z * Runs::kWave, 1u);
+      atomicAdd(of_ids + four.w * Runs::kWave, 1u);
     }
-    transpose(words);
-    const uint32_t run = first_run + Runs::lane() % 4;
-    if (run >= num_runs_) return;
-    space_.packed[run / Runs::kWave * (Runs::kGroupPairs / 16) + Runs::packed_at(run % Runs::kWave, Runs::lane() / 4)] =
-        make_uint4(words[0], words[1], words[2], words[3]);
   }
 
-  __device__ void mark_gaps(uint32_t run, uint32_t gaps) const {
-    uint32_t marks[4] = {};
-    if (Wave::ballot(gaps != 0) != 0)
+  __device__ void store(uint32_t first_run, uint32_t (&words)[kStep]) const {
 #pragma unroll
-      for (int j = 0; j < 4; ++j) marks[j] = Wave::ballot((gaps >> j & 1) != 0);
-    if (Runs::lane() == 0 && run < num_runs_) space_.gaps[run] = make_uint4(marks[0], marks[1], marks[2], marks[3]);
+    for (uint32_t quad = 0; quad < kStep; quad += 4) {
+      transpose(words + quad);
+      const uint32_t run = first_run + quad + Runs::lane() % 4;
+      if (run < num_runs_)
+        space_.packed[run / Runs::kWave * (Runs::kGroupPairs / 16) + Runs::packed_at(run % Runs::kWave, Runs::lane() / 4)] =
+            make_uint4(words[quad], words[quad + 1], words[quad + 2], words[quad + 3]);
+    }
+  }
+
+  // `any`: in a lane of the hardware's wave.
+  __device__ void mark_gaps(uint32_t first_run, uint32_t gaps, bool any) const {
+    uint4 marks = make_uint4(0, 0, 0, 0);
+#pragma unroll 1
+    for (uint32_t i = 0; any && i < kStep; ++i, gaps >>= 4) {
+      const uint4 of_run = make_uint4(Wave::ballot((gaps & 1) != 0), Wave::ballot((gaps & 2) != 0),
+                                      Wave::ballot((gaps & 4) != 0), Wave::ballot((gaps & 8) != 0));
+      if (i == Runs::lane()) marks = of_run;
+    }
+    if (Runs::lane() < kStep && first_run + Runs::lane() < num_runs_) space_.gaps[first_run + Runs::lane()] = marks;
   }
 
   // Of four neighbouring lanes: lane i's word j becomes lane j's word i.
-  __device__ static void transpose(uint32_t (&words)[4]) {
+  __device__ static void transpose(uint32_t* words) {
 #pragma unroll
     for (uint32_t bit = 1; bit <= 2; bit *= 2) {
       const bool upper = (Runs::lane() & bit) != 0;
@@ -189,12 +218,14 @@ class Encoder {
       for (uint32_t i = 0; i < 4; ++i) {
         if ((i & bit) != 0) continue;
         const uint32_t received = Wave::shuffle(upper ? words[i] : words[i | bit], static_cast<int>(Runs::lane() ^ bit));
-        (upper ? words[i] : words[i | bit]) = received;
+        words[i] = upper ? received : words[i];
+        words[i | bit] = upper ? words[i | bit] : received;
       }
     }
   }
 
   const KernelArgs& args_;
+  BlockFacts* facts_;
   const Chunk& chunk_;
   const RunSpace<Runs>& space_;
   uint32_t num_runs_;
@@ -206,13 +237,11 @@ class Encoder {
 template <class Runs, bool kPlain>
 __device__ void encode_chunk(const KernelArgs& args, const PlanTile<Runs>& tile, const Chunk& chunk,
                              const RunSpace<Runs>& space) {
-  Encoder<Runs, kPlain> encoder(args, chunk, space);
+  const Encoder<Runs, kPlain> encoder(args, tile.facts, chunk, space);
   encoder.clear();
   tile.clear_facts();
   __syncthreads();
   encoder.run();
-  if (encoder.has_gap) tile.facts->has_none = 1;
-  tile.add_faults(encoder.faults);
   __syncthreads();
   for (uint32_t code = threadIdx.x; code < tile.stride; code += Runs::kThreads)
     tile.totals[code] = code < args.num_codes ? encoder.total(code) : 0;
@@ -246,27 +275,32 @@ struct RunCodes {
 template <class Runs, bool kGaps>
 __device__ void sort_runs(const KernelArgs& args, const Chunk& chunk, const RunSpace<Runs>& space) {
   const uint32_t num_runs = (chunk.end - chunk.begin + Runs::kRun - 1) / Runs::kRun;
+  const bool groups = Runs::group() < Runs::kGroups;
   RunCodes<Runs> own;
-  own.template load<kGaps>(space, 0, num_runs);
+  uint32_t ranks[Runs::kWords];
+  typename Runs::Rows rows;
+  if (groups) own.template load<kGaps>(space, 0, num_runs);
 #pragma unroll 1
-  for (uint32_t index = 0; index * Runs::kThreads < num_runs; ++index) {
-    uint32_t ranks[Runs::kWords];
-    Runs::clear();
-    if (own.given) Runs::template count<kGaps>(own.codes, own.gaps, ranks);
-    Runs::Wave::sync();
-    typename Runs::Rows rows;
-    Runs::sum(rows);
+  for (uint32_t index = 0;; ++index) {
+    const bool has_tile = index * Runs::kGroups * Runs::kWave < num_runs;
+    if (Runs::is_writer() && index > 0) Runs::write(args, chunk.begin + (index - 1) * Runs::kPairs);
+    if (groups && has_tile) {
+      Runs::clear();
+      if (own.given) Runs::template count<kGaps>(own.codes, own.gaps, ranks);
+      Runs::Wave::sync();
+      Runs::sum(rows);
+    }
     __syncthreads();
-
-    uint32_t starts[Runs::kLanePairs];
-    Runs::plan(starts);
-    Runs::spread(rows, starts);
-    if (own.given) Runs::template place<kGaps>(own.codes, own.gaps, ranks);
-    Runs::Wave::sync();
-    own.template load<kGaps>(space, index + 1, num_runs);
+    if (!has_tile) return;
+    if (groups) {
+      uint32_t starts[Runs::kLanePairs];
+      Runs::plan(starts);
+      Runs::spread(rows, starts);
+      if (own.given) Runs::template place<kGaps>(own.codes, own.gaps, ranks);
+      Runs::Wave::sync();
+      own.template load<kGaps>(space, index + 1, num_runs);
+    }
     __syncthreads();
-
-    Runs::write(args, chunk.begin + index * Runs::kPairs);
   }
 }
 

@@ -7,8 +7,8 @@
 namespace mixlane::align_gpu {
 namespace {
 
-using LargeRuns = RunTile<4, 32>;
-constexpr uint32_t kBlocksPerMultiprocessor = 2;
+using LargeRuns = RunTile<8, 4, 32>;
+constexpr uint32_t kBlocksPerMultiprocessor = 1;
 // Fewer pairs per multiprocessor leave lanes without a run.
 constexpr uint32_t kMinPairsPerMultiprocessor = 16384;
 

@@ -61,27 +61,35 @@ __device__ void write_code_places(const KernelArgs& args, const Tile& tile, uint
   }
 }
 
-// The last code that starts at or below `slot` is the one that holds it: empty codes start where the next one does.
-__device__ inline uint32_t find_code(const uint32_t* offsets, uint32_t num_codes, uint32_t slot) {
-  uint32_t low = 0;
-  uint32_t high = num_codes;
-  while (high - low > 1) {
-    const uint32_t middle = (low + high) / 2;
-    if (offsets[middle] <= slot)
-      low = middle;
-    else
-      high = middle;
-  }
-  return low;
+// The last codes that start at or below the slots are those that hold them: empty codes start where the next one does.
+template <int kCount>
+__device__ void find_codes(const uint32_t* offsets, uint32_t num_codes, const uint32_t (&slots)[kCount],
+                           uint32_t (&codes)[kCount]) {
+#pragma unroll
+  for (uint32_t& code : codes) code = 0;
+#pragma unroll 1
+  for (uint32_t size = num_codes; size > 1; size -= size / 2)
+#pragma unroll
+    for (int i = 0; i < kCount; ++i)
+      if (offsets[codes[i] + size / 2] <= slots[i]) codes[i] += size / 2;
 }
 
 __device__ __noinline__ inline void find_block_experts(const KernelArgs& args, const uint32_t* offsets, uint32_t num_used,
                                                        uint32_t first, uint32_t step) {
+  constexpr uint32_t kBatch = 4;  // searches that hide each other's latency
   const int32_t first_code = args.source.bucket ? 1 : 0;
 #pragma unroll 1
-  for (uint32_t block = first; block < num_used; block += step)
-    args.out.block_experts[block] =
-        static_cast<int32_t>(find_code(offsets, args.num_codes, block * args.by_block.divisor)) - first_code;
+  for (uint32_t block = first; block < num_used; block += kBatch * step) {
+    uint32_t slots[kBatch];
+    uint32_t codes[kBatch];
+#pragma unroll
+    for (uint32_t i = 0; i < kBatch; ++i) slots[i] = (block + i * step) * args.by_block.divisor;
+    find_codes(offsets, args.num_codes, slots, codes);
+#pragma unroll
+    for (uint32_t i = 0; i < kBatch; ++i)
+      if (block + i * step < num_used)
+        args.out.block_experts[block + i * step] = static_cast<int32_t>(codes[i]) - first_code;
+  }
 }
 
 // The entries of block_experts that no code's wave writes: those behind the last block, or all of them.
@@ -217,6 +225,18 @@ __device__ void write_pair_slots(const KernelArgs& args, const Tile& tile, const
   }
 }
 
+// Of many waves the first half writes what belongs to codes, the other half pairs: each takes its time, mostly to begin
+// with. Few waves do the one and then the other. Waves of a kind are counted over all blocks, neighbours in different ones.
+template <class Tile>
+struct WaveRoles {
+  static constexpr bool kSplit = Tile::kWaves >= 16;
+  static constexpr uint32_t kCount = kSplit ? Tile::kWaves / 2 : Tile::kWaves;  // of a kind in a block
+
+  __device__ static bool writes_codes() { return !kSplit || Tile::Wave::index_in_block() < kCount; }
+  __device__ static bool writes_pairs() { return !kSplit || Tile::Wave::index_in_block() >= kCount; }
+  __device__ static uint32_t index_in_block() { return Tile::Wave::index_in_block() % kCount; }
+};
+
 // What one block writes of a sorted tile.
 struct TileShare {
   uint32_t first_pair;  // of the tile
@@ -225,6 +245,7 @@ struct TileShare {
   uint32_t first;  // positions
   uint32_t step;
   bool pair_slots;
+  bool whole;  // no other block writes any of it
 };
 
 // Sorts a tile again, without atomics, and writes it again: for the block that found pairs in the wrong order. `starts`:
@@ -254,7 +275,7 @@ __device__ void write_tile(const KernelArgs& args, const Tile& tile, const TileS
   bool in_order = staged.write(args, tile, share.first_pair, share.num_staged, share.first, share.step);
   if constexpr (gpu::kAtomicsInLaneOrder) {
     // Another block may have the positions of this one's pair_slots.
-    if (share.pair_slots && share.step != Tile::kThreads) in_order &= staged.in_order(share.num_staged);
+    if (share.pair_slots && !share.whole) in_order &= staged.in_order(share.num_staged);
     if (__syncthreads_or(!in_order)) rewrite_tile<Tile, kPlain>(args, tile, share, starts);
   }
 }

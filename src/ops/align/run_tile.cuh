@@ -25,12 +25,15 @@ struct CodeRun {
   uint32_t shift;   // slot minus position
 };
 
-template <int kGroups_, int kWave_>
+// kWriters: waves that write a tile while the groups count the next one; 0: the groups write themselves.
+template <int kGroups_, int kWriters_, int kWave_>
 struct RunTile {
   using Wave = gpu::Wave<kWave_>;
   static constexpr uint32_t kGroups = kGroups_;
+  static constexpr uint32_t kWriters = kWriters_;
   static constexpr uint32_t kWave = kWave_;
-  static constexpr uint32_t kThreads = kGroups * kWave;
+  static constexpr uint32_t kWaves = kGroups + kWriters;
+  static constexpr uint32_t kThreads = kWaves * kWave;
   static constexpr uint32_t kCodes = 256;
   // Pairs of a thread, so that a wave's packed load of four pairs per lane is one run.
   static constexpr uint32_t kRun = 4 * kWave;
@@ -62,6 +65,11 @@ struct RunTile {
   }
   __device__ static uint32_t* next_slots() { return reinterpret_cast<uint32_t*>(shared() + kNextAt); }  // [kCodes]
   __device__ static CodeRun* runs() { return reinterpret_cast<CodeRun*>(shared() + kRunsAt); }          // [kCodes]
+  // Where the entry of a doubled position lies. Lanes that hold one code place their pairs a run apart: in other banks, this
+  // way.
+  __device__ static uint16_t* staged(uint32_t doubled) {
+    return reinterpret_cast<uint16_t*>(shared() + static_cast<uint32_t>(kStagedAt + (doubled ^ (doubled >> 6 & 0x7cu))));
+  }
   __device__ static uint32_t group() { return Wave::index_in_block(); }
   __device__ static uint32_t lane() { return Wave::lane(); }
 
@@ -271,65 +279,106 @@ struct RunTile {
         to[j] = *reinterpret_cast<const uint16_t*>(shared() + at[j]) + __byte_perm(ranks[w], 0, 0x4440 + j) * 2;
 #pragma unroll
       for (int j = 0; j < 4; ++j)
-        if (!kGaps || (gaps[j] >> w & 1) == 0)
-          *reinterpret_cast<uint16_t*>(shared() + kStagedAt + to[j]) = static_cast<uint16_t>(first + 4 * w + j);
+        if (!kGaps || (gaps[j] >> w & 1) == 0) *staged(to[j]) = static_cast<uint16_t>(first + 4 * w + j);
     }
   }
 
-  // The sorted tile to its slots, after a __syncthreads() that followed place(). Every wave takes an equal share of the
-  // positions, so that no code is too long for one.
+  // The sorted tile to its slots, after a __syncthreads() that followed place(); by the waves that write. Each takes an
+  // equal share of the positions, so that no code is too long for one.
+  __device__ static bool is_writer() { return kWriters == 0 || group() >= kGroups; }
   __device__ static void write(const KernelArgs& args, uint32_t first_pair) {
-    const CodeRun* const code_runs = runs();
-    const uint32_t num_staged = code_runs[args.num_codes - 1].bounds >> 16;
-    const uint32_t share = (num_staged + kGroups - 1) / kGroups;
-    const uint32_t begin = group() * share;
+    constexpr uint32_t kSharing = kWriters == 0 ? kGroups : kWriters;
+    const uint32_t num_staged = runs()[args.num_codes - 1].bounds >> 16;
+    const uint32_t share = (num_staged + kSharing - 1) / kSharing;
+    const uint32_t begin = group() % kSharing * share;
     const uint32_t end = min(begin + share, num_staged);
     const bool plain = !args.out.has_extras && !args.out.pair_slots;
 #pragma unroll 1
     for (uint32_t base = 0; base < args.num_codes; base += kWave) {
       const uint32_t own = base + lane();
-      const uint32_t bounds = own < args.num_codes ? code_runs[own].bounds : 0;
-      auto codes = Wave::ballot(max(bounds & 0xffffu, begin) < min(bounds >> 16, end));
+      const uint32_t bounds = own < args.num_codes ? runs()[own].bounds : 0;
+      auto codes = static_cast<uint32_t>(Wave::ballot(max(bounds & 0xffffu, begin) < min(bounds >> 16, end)));
 #pragma unroll 1
-      for (; codes != 0; codes &= codes - 1) {
-        const CodeRun run = code_runs[base + __ffs(static_cast<int>(codes)) - 1];
-        const uint32_t first = max(run.bounds & 0xffffu, begin) + lane();
-        const uint32_t last = min(run.bounds >> 16, end);
+      while (codes != 0) {
+        Stretch stretches[kStretches];
+#pragma unroll
+        for (Stretch& stretch : stretches) {
+          stretch = take(base, codes, begin, end);
+          codes &= codes - 1;
+        }
         if (plain)
-          write_pairs(args.out.sorted_pairs, first_pair, run.shift, first, last);
+          write_pairs(args.out.sorted_pairs, first_pair, stretches);
         else
-          write_all(args, first_pair, run.shift, first, last);
+          write_all(args, first_pair, stretches);
       }
     }
   }
 
  private:
-  __device__ static const uint16_t* staged() { return reinterpret_cast<const uint16_t*>(shared() + kStagedAt); }
+  // What a wave writes of a code: positions begin to end - 1.
+  struct Stretch {
+    int begin;
+    int end;
+    uint32_t shift;
+  };
+  // Codes at a time: a wave has few others beside it to hide its latencies.
+  static constexpr uint32_t kStretches = 4;
 
-  __device__ static void write_pairs(int32_t* sorted_pairs, uint32_t first_pair, uint32_t shift, uint32_t first,
-                                     uint32_t end) {
-    constexpr uint32_t kBatch = 5;  // of an even tile most codes take one
-#pragma unroll 1
-    for (uint32_t position = first; position < end; position += kBatch * kWave) {
-      uint32_t pairs[kBatch];
-      // What is read behind the end is thrown away; there is memory.
-#pragma unroll
-      for (uint32_t i = 0; i < kBatch; ++i) pairs[i] = staged()[position + i * kWave];
-      int32_t* const to = sorted_pairs + (shift + position);
-#pragma unroll
-      for (uint32_t i = 0; i < kBatch; ++i)
-        if (position + i * kWave < end) to[i * kWave] = static_cast<int32_t>(first_pair + pairs[i]);
-    }
+  // Of the lowest code in the mask; an empty one without any.
+  __device__ static Stretch take(uint32_t base, uint32_t codes, uint32_t begin, uint32_t end) {
+    const uint32_t code = base + static_cast<uint32_t>(__ffs(static_cast<int>(codes)) - 1) % kWave;
+    const CodeRun run = runs()[code];
+    return {static_cast<int>(max(run.bounds & 0xffffu, begin)),
+            codes == 0 ? 0 : static_cast<int>(min(run.bounds >> 16, end)), run.shift};
   }
 
-  __device__ __noinline__ static void write_all(const KernelArgs& args, uint32_t first_pair, uint32_t shift, uint32_t first,
-                                                uint32_t end) {
-#pragma unroll 1
-    for (uint32_t position = first; position < end; position += kWave) {
-      const uint32_t pair = first_pair + staged()[position];
-      write_slot(args, shift + position, pair);
-      if (args.out.pair_slots) args.out.pair_slots[pair] = static_cast<int32_t>(shift + position);
+  // A wave's stores are whole lines of memory, but at both ends: to write parts of a sector takes as long as all of it.
+  __device__ static void write_pairs(int32_t* sorted_pairs, uint32_t first_pair, const Stretch (&stretches)[kStretches]) {
+    constexpr int kBatch = 6;  // of an even tile most codes take one
+    constexpr int kStep = kBatch * kWave;
+    const auto misaligned = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(sorted_pairs) / 4);
+    int first[kStretches];  // position
+    int longest = 0;
+#pragma unroll
+    for (uint32_t s = 0; s < kStretches; ++s) {
+      const Stretch& stretch = stretches[s];
+      const int aligned =
+          stretch.begin - static_cast<int>((static_cast<uint32_t>(stretch.begin) + stretch.shift + misaligned) % kWave);
+      longest = max(longest, stretch.end - aligned);
+      first[s] = aligned + static_cast<int>(lane());
     }
+#pragma unroll 1
+    for (; longest > 0; longest -= kStep) {
+      uint32_t pairs[kStretches][kBatch];
+      // What is read beside the stretch is thrown away; there is memory.
+#pragma unroll
+      for (uint32_t s = 0; s < kStretches; ++s)
+#pragma unroll
+        for (int i = 0; i < kBatch; ++i) pairs[s][i] = *staged(static_cast<uint32_t>(first[s] + i * kLanes) * 2);
+#pragma unroll
+      for (uint32_t s = 0; s < kStretches; ++s) {
+        const Stretch& stretch = stretches[s];
+        int32_t* const to = sorted_pairs + static_cast<int64_t>(stretch.shift + static_cast<uint32_t>(first[s]));
+#pragma unroll
+        for (int i = 0; i < kBatch; ++i)
+          if (first[s] + i * kLanes < stretch.end && (i != 0 || first[s] >= stretch.begin))
+            to[i * kLanes] = static_cast<int32_t>(first_pair + pairs[s][i]);
+        first[s] = min(first[s] + kStep, static_cast<int>(kPairs));
+      }
+    }
+  }
+  static constexpr int kLanes = kWave;
+
+  __device__ __noinline__ static void write_all(const KernelArgs& args, uint32_t first_pair,
+                                                const Stretch (&stretches)[kStretches]) {
+#pragma unroll 1
+    for (const Stretch& stretch : stretches)
+#pragma unroll 1
+      for (uint32_t position = stretch.begin + lane(); position < static_cast<uint32_t>(stretch.end); position += kWave) {
+        const uint32_t pair = first_pair + *staged(position * 2);
+        write_slot(args, stretch.shift + position, pair);
+        if (args.out.pair_slots) args.out.pair_slots[pair] = static_cast<int32_t>(stretch.shift + position);
+      }
   }
 };
 

@@ -51,6 +51,12 @@ struct alignas(16) BlockFacts {
   uint32_t has_none;       // a pair without a code
 };
 
+__device__ inline void add_faults(BlockFacts* facts, const Faults& faults) {
+  if (faults.count == 0) return;
+  atomicAdd(&facts->fault_count, faults.count);
+  atomicMin(&facts->fault_first, faults.first);
+}
+
 template <int kThreads_, int kItems_, int kWave_>
 struct Tile {
   using Wave = gpu::Wave<kWave_>;
@@ -242,11 +248,7 @@ struct Tile {
     return static_cast<uint32_t>(below);
   }
 
-  __device__ void add_faults(const Faults& faults) const {
-    if (faults.count == 0) return;
-    atomicAdd(&facts->fault_count, faults.count);
-    atomicMin(&facts->fault_first, faults.first);
-  }
+  __device__ void add_faults(const Faults& faults) const { align_gpu::add_faults(facts, faults); }
 };
 
 // The codes of this thread's pairs of the tile that starts at `first_pair`; pairs from `end` on have none.
