@@ -20,6 +20,8 @@ int64_t runs_shared_bytes(uint32_t num_codes) {
   return Runs::kSharedBytes + PlanTile<Runs>::shared_bytes(num_codes);
 }
 
+inline constexpr uint32_t kStepRuns = 8;  // that a wave encodes at once: so many loads in flight
+
 // The launch's global memory: per block a byte for each pair of its chunk, four words of gap bits for each run, and the
 // matrix of counts behind them.
 template <class Runs>
@@ -29,7 +31,8 @@ struct RunSpace {
   uint32_t* rest;  // the matrix
 
   __host__ __device__ static uint32_t share(uint32_t num_pairs, uint32_t num_blocks) {
-    return (num_pairs / num_blocks / Runs::kRun + 1) * Runs::kRun;
+    constexpr uint32_t kUnit = kStepRuns * Runs::kRun;
+    return (num_pairs / num_blocks / kUnit + 1) * kUnit;
   }
   __host__ __device__ static uint32_t block_groups(uint32_t num_pairs, uint32_t num_blocks) {
     return (share(num_pairs, num_blocks) + Runs::kGroupPairs - 1) / Runs::kGroupPairs;
@@ -57,7 +60,7 @@ template <class Runs, bool kPlain>
 class Encoder {
  public:
   using Wave = typename Runs::Wave;
-  static constexpr uint32_t kStep = 8;  // so many loads in flight
+  static constexpr uint32_t kStep = kStepRuns;
 
   __device__ Encoder(const KernelArgs& args, BlockFacts* facts, const Chunk& chunk, const RunSpace<Runs>& space)
       : args_(args),
@@ -82,7 +85,7 @@ class Encoder {
 
   // Every wave takes as many steps: the hardware's may be several.
   __device__ void run() const {
-    Ids ids;
+    Ids ids{};
     uint32_t first = Runs::group() * kStep;
     load(first, ids);
 #pragma unroll 1
@@ -91,7 +94,7 @@ class Encoder {
       const uint32_t current = first;
       first += Runs::kWaves * kStep;
       load(first, ids);
-      encode(current, loaded);
+      if (hardware_first(current) < num_runs_) encode(current, loaded);
     }
   }
 
@@ -106,7 +109,14 @@ class Encoder {
 
   __device__ uint32_t pair_of(uint32_t run) const { return chunk_.begin + run * Runs::kRun + 4 * Runs::lane(); }
 
+  // Of the waves that are part of one of the hardware's: they go together.
+  __device__ static uint32_t hardware_first(uint32_t first_run) {
+    constexpr uint32_t kParts = gpu::kHardwareWave / Runs::kWave;
+    return first_run - Runs::group() % kParts * kStep;
+  }
+
   __device__ void load(uint32_t first_run, Ids& ids) const {
+    if (first_run >= num_runs_) return;
     if (aligned_ && chunk_.begin + (first_run + kStep) * Runs::kRun <= chunk_.end) {
       const auto* from = reinterpret_cast<const int4*>(static_cast<const int32_t*>(args_.source.ids) + pair_of(first_run));
 #pragma unroll
@@ -276,6 +286,7 @@ template <class Runs, bool kGaps>
 __device__ void sort_runs(const KernelArgs& args, const Chunk& chunk, const RunSpace<Runs>& space) {
   const uint32_t num_runs = (chunk.end - chunk.begin + Runs::kRun - 1) / Runs::kRun;
   const bool groups = Runs::group() < Runs::kGroups;
+  const auto misaligned = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(args.out.sorted_pairs) / 4 % 4);
   RunCodes<Runs> own;
   uint32_t ranks[Runs::kWords];
   typename Runs::Rows rows;
@@ -294,7 +305,7 @@ __device__ void sort_runs(const KernelArgs& args, const Chunk& chunk, const RunS
     if (!has_tile) return;
     if (groups) {
       uint32_t starts[Runs::kLanePairs];
-      Runs::plan(starts);
+      Runs::plan(index, misaligned, starts);
       Runs::spread(rows, starts);
       if (own.given) Runs::template place<kGaps>(own.codes, own.gaps, ranks);
       Runs::Wave::sync();
@@ -325,7 +336,7 @@ __global__ void __launch_bounds__(Runs::kThreads)
   gpu::grid_barrier(args.barrier);
   const Quad slots = plan_block(args, tile, matrix);
   if (threadIdx.x < Runs::kCodes / 4)
-    *reinterpret_cast<uint4*>(Runs::next_slots() + threadIdx.x * 4) =
+    *reinterpret_cast<uint4*>(Runs::next_slots(0) + threadIdx.x * 4) =
         make_uint4(slots.of[0], slots.of[1], slots.of[2], slots.of[3]);
   __syncthreads();
 

@@ -9,7 +9,7 @@
 //             earlier groups + pairs of earlier lanes
 //   place     pair -> its position, in shared memory
 //   write     the sorted tile as runs of consecutive slots, an equal share per wave
-// Positions in shared memory are kept doubled: as offsets of the 16-bit entries.
+// Positions leave room between codes, so that a code's pairs are aligned in shared memory as they are in the output.
 #pragma once
 
 #include "ops/align/outputs.cuh"
@@ -39,7 +39,7 @@ struct RunTile {
   static constexpr uint32_t kRun = 4 * kWave;
   static constexpr uint32_t kGroupPairs = kWave * kRun;
   static constexpr uint32_t kPairs = kGroups * kGroupPairs;
-  static_assert(kWave <= 32 && kRun < 256 && kPairs <= 32768, "ranks in a run take 8 bits, doubled positions 16");
+  static_assert(kWave <= 32 && kRun < 256 && kPairs + kCodes * 6 < 65536, "ranks in a run take 8 bits, positions 16");
 
   static constexpr uint32_t kWords = kRun / 4;               // of a run, four codes each
   static constexpr uint32_t kChunks = kWave / 4;             // 16-byte parts of a row, and of a run
@@ -52,10 +52,11 @@ struct RunTile {
 
   // The block's shared memory.
   static constexpr uint32_t kStagedAt = kGroups * kGroupBytes;
-  static constexpr uint32_t kTotalsAt = kStagedAt + kPairs * 2;
+  // Behind each code's pairs lies what aligns the next one's as its slots are.
+  static constexpr uint32_t kTotalsAt = kStagedAt + (kPairs + kCodes * 6) * 2;
   static constexpr uint32_t kRunsAt = kTotalsAt + kGroups * kCodes * 2;
   static constexpr uint32_t kNextAt = kRunsAt + kCodes * sizeof(CodeRun);
-  static constexpr uint32_t kSharedBytes = kNextAt + kCodes * 4;
+  static constexpr uint32_t kSharedBytes = kNextAt + 2 * kCodes * 4;
 
   // All of it begins with the block's dynamic shared memory: named here, so that the compiler knows every access for what it
   // is.
@@ -63,12 +64,16 @@ struct RunTile {
     extern __shared__ __align__(16) std::byte run_tile_memory[];
     return run_tile_memory;
   }
-  __device__ static uint32_t* next_slots() { return reinterpret_cast<uint32_t*>(shared() + kNextAt); }  // [kCodes]
-  __device__ static CodeRun* runs() { return reinterpret_cast<CodeRun*>(shared() + kRunsAt); }          // [kCodes]
-  // Where the entry of a doubled position lies. Lanes that hold one code place their pairs a run apart: in other banks, this
-  // way.
-  __device__ static uint16_t* staged(uint32_t doubled) {
-    return reinterpret_cast<uint16_t*>(shared() + static_cast<uint32_t>(kStagedAt + (doubled ^ (doubled >> 6 & 0x7cu))));
+  // [kCodes]: where the next pair of each code goes, for the tile `index`.
+  __device__ static uint32_t* next_slots(uint32_t index) {
+    return reinterpret_cast<uint32_t*>(shared() + kNextAt) + index % 2 * kCodes;
+  }
+  __device__ static CodeRun* runs() { return reinterpret_cast<CodeRun*>(shared() + kRunsAt); }  // [kCodes]
+  // The entry of a position. Lanes that hold one code place their pairs a run apart: in other banks, this way; four that
+  // begin at a multiple of four stay together.
+  __device__ static uint16_t* staged(uint32_t position) {
+    return reinterpret_cast<uint16_t*>(shared() +
+                                       static_cast<uint32_t>(kStagedAt + (position * 2 ^ (position >> 4 & 0x78u))));
   }
   __device__ static uint32_t group() { return Wave::index_in_block(); }
   __device__ static uint32_t lane() { return Wave::lane(); }
@@ -198,8 +203,10 @@ struct RunTile {
   }
 
   // After a __syncthreads() that followed sum(): the position of the group's first pair of each of the lane's codes. The
-  // first group notes each code's run as well.
-  __device__ static void plan(uint32_t (&starts)[kLanePairs]) {
+  // first group notes each code's run, and where the next tile's goes, as well. `misaligned`: words of the output before its
+  // first slot, as far as alignment goes.
+  __device__ static void plan(uint32_t index, uint32_t misaligned, uint32_t (&starts)[kLanePairs]) {
+    constexpr uint32_t kLaneCodes = 2 * kLanePairs;
     uint32_t totals[kLanePairs] = {};
     uint32_t before[kLanePairs] = {};
 #pragma unroll
@@ -216,45 +223,48 @@ struct RunTile {
         }
       }
     }
+    const uint32_t* const slots = next_slots(index) + lane() * kLaneCodes;
     uint32_t own = 0;
+    uint32_t first[kLaneCodes];  // relative to the lane's first
 #pragma unroll
-    for (uint32_t pair = 0; pair < kLanePairs; ++pair) own += (totals[pair] & 0xffffu) + (totals[pair] >> 16);
-    uint32_t start = Wave::inclusive_sum(own) - own;
-    uint32_t* const next = next_slots() + lane() * 2 * kLanePairs;
-    CodeRun* const run = runs() + lane() * 2 * kLanePairs;
+    for (uint32_t c = 0; c < kLaneCodes; ++c) {
+      const uint32_t count = c % 2 == 0 ? totals[c / 2] & 0xffffu : totals[c / 2] >> 16;
+      first[c] = own + (slots[c] + misaligned) % 4;
+      own = (first[c] + count + 3) / 4 * 4;
+    }
+    const uint32_t base = Wave::inclusive_sum(own) - own;
 #pragma unroll
-    for (uint32_t pair = 0; pair < kLanePairs; ++pair) {
-      const uint32_t middle = start + (totals[pair] & 0xffffu);
-      const uint32_t end = middle + (totals[pair] >> 16);
-      starts[pair] = (start | middle << 16) + before[pair];
-      if (group() == 0) {
-        const uint32_t slots[2] = {next[2 * pair], next[2 * pair + 1]};
-        run[2 * pair] = {start | middle << 16, slots[0] - start};
-        run[2 * pair + 1] = {middle | end << 16, slots[1] - middle};
-        next[2 * pair] = slots[0] + middle - start;
-        next[2 * pair + 1] = slots[1] + end - middle;
-      }
-      start = end;
+    for (uint32_t pair = 0; pair < kLanePairs; ++pair)
+      starts[pair] = (base + first[2 * pair] | (base + first[2 * pair + 1]) << 16) + before[pair];
+    if (group() != 0) return;
+    uint32_t* const next = next_slots(index + 1) + lane() * kLaneCodes;
+    CodeRun* const run = runs() + lane() * kLaneCodes;
+#pragma unroll
+    for (uint32_t c = 0; c < kLaneCodes; ++c) {
+      const uint32_t count = c % 2 == 0 ? totals[c / 2] & 0xffffu : totals[c / 2] >> 16;
+      const uint32_t start = base + first[c];
+      run[c] = {start | (start + count) << 16, slots[c] - start};
+      next[c] = slots[c] + count;
     }
   }
 
-  // The rows as positions, doubled. What overflows a half belongs to codes without pairs behind the last one.
+  // The rows as positions.
   __device__ static void spread(const Rows& rows, const uint32_t (&starts)[kLanePairs]) {
     auto* const packets = reinterpret_cast<uint4*>(shared() + group() * kGroupBytes);
 #pragma unroll
     for (uint32_t pair = 0; pair < kLanePairs; ++pair) {
-      uint32_t position = (starts[pair] + rows.low[pair]) * 2;
+      uint32_t position = starts[pair] + rows.low[pair];
 #pragma unroll
       for (uint32_t turn = 0; turn < kChunks; ++turn) {
-        if (turn != 0 && lane() % kChunks + turn == kChunks) position = starts[pair] * 2;
+        if (turn != 0 && lane() % kChunks + turn == kChunks) position = starts[pair];
         const uint4& chunk = rows.chunks[pair / 2][turn];
         const auto codes = [&](uint32_t word) { return pair % 2 == 0 ? lower_codes(word) : upper_codes(word); };
         uint4 positions;
         positions.x = position;
-        positions.y = positions.x + codes(chunk.x) * 2;
-        positions.z = positions.y + codes(chunk.y) * 2;
-        positions.w = positions.z + codes(chunk.z) * 2;
-        position = positions.w + codes(chunk.w) * 2;
+        positions.y = positions.x + codes(chunk.x);
+        positions.z = positions.y + codes(chunk.y);
+        positions.w = positions.z + codes(chunk.z);
+        position = positions.w + codes(chunk.w);
         packets[(lane() * kLanePairs + pair) * kChunks + chunk_of(turn)] = positions;
       }
     }
@@ -276,7 +286,7 @@ struct RunTile {
       places.words(upper_codes(codes[w]), at[2], at[3]);
 #pragma unroll
       for (int j = 0; j < 4; ++j)
-        to[j] = *reinterpret_cast<const uint16_t*>(shared() + at[j]) + __byte_perm(ranks[w], 0, 0x4440 + j) * 2;
+        to[j] = *reinterpret_cast<const uint16_t*>(shared() + at[j]) + __byte_perm(ranks[w], 0, 0x4440 + j);
 #pragma unroll
       for (int j = 0; j < 4; ++j)
         if (!kGaps || (gaps[j] >> w & 1) == 0) *staged(to[j]) = static_cast<uint16_t>(first + 4 * w + j);
@@ -289,10 +299,9 @@ struct RunTile {
   __device__ static void write(const KernelArgs& args, uint32_t first_pair) {
     constexpr uint32_t kSharing = kWriters == 0 ? kGroups : kWriters;
     const uint32_t num_staged = runs()[args.num_codes - 1].bounds >> 16;
-    const uint32_t share = (num_staged + kSharing - 1) / kSharing;
+    const uint32_t share = (num_staged / kSharing + 4) / 4 * 4;
     const uint32_t begin = group() % kSharing * share;
     const uint32_t end = min(begin + share, num_staged);
-    const bool plain = !args.out.has_extras && !args.out.pair_slots;
 #pragma unroll 1
     for (uint32_t base = 0; base < args.num_codes; base += kWave) {
       const uint32_t own = base + lane();
@@ -300,85 +309,74 @@ struct RunTile {
       auto codes = static_cast<uint32_t>(Wave::ballot(max(bounds & 0xffffu, begin) < min(bounds >> 16, end)));
 #pragma unroll 1
       while (codes != 0) {
-        Stretch stretches[kStretches];
-#pragma unroll
-        for (Stretch& stretch : stretches) {
-          stretch = take(base, codes, begin, end);
-          codes &= codes - 1;
-        }
-        if (plain)
-          write_pairs(args.out.sorted_pairs, first_pair, stretches);
-        else
-          write_all(args, first_pair, stretches);
+        const uint32_t first = (__ffs(static_cast<int>(codes)) - 1) / 4 * 4;
+        write_four(args, first_pair, base + first, codes >> first & 0xfu, begin, end);
+        codes &= ~(0xfu << first);
       }
     }
   }
 
  private:
-  // What a wave writes of a code: positions begin to end - 1.
+  // A lane's part of the positions first to end - 1 of a code.
   struct Stretch {
-    int begin;
-    int end;
-    uint32_t shift;
+    uint32_t first;
+    uint32_t end;
+    uint32_t shift;  // slot minus position
+    uint32_t lane;
+    uint32_t num_lanes;
   };
-  // Codes at a time: a wave has few others beside it to hide its latencies.
-  static constexpr uint32_t kStretches = 4;
 
-  // Of the lowest code in the mask; an empty one without any.
-  __device__ static Stretch take(uint32_t base, uint32_t codes, uint32_t begin, uint32_t end) {
-    const uint32_t code = base + static_cast<uint32_t>(__ffs(static_cast<int>(codes)) - 1) % kWave;
-    const CodeRun run = runs()[code];
-    return {static_cast<int>(max(run.bounds & 0xffffu, begin)),
-            codes == 0 ? 0 : static_cast<int>(min(run.bounds >> 16, end)), run.shift};
+  // The codes of the mask among four, a quarter of the wave for each, or all of it for one alone.
+  __device__ static void write_four(const KernelArgs& args, uint32_t first_pair, uint32_t first_code, uint32_t codes,
+                                    uint32_t begin, uint32_t end) {
+    constexpr uint32_t kPart = kWave / 4;
+    const bool alone = (codes & (codes - 1)) == 0;
+    const uint32_t code = alone ? __ffs(static_cast<int>(codes)) - 1 : lane() / kPart;
+    if ((codes >> code & 1) == 0) return;
+    const CodeRun run = runs()[first_code + code];
+    const Stretch stretch{max(run.bounds & 0xffffu, begin), min(run.bounds >> 16, end), run.shift,
+                          alone ? lane() : lane() % kPart, alone ? kWave : kPart};
+    if (args.out.has_extras || args.out.pair_slots)
+      write_all(args, first_pair, stretch);
+    else
+      write_pairs(args.out.sorted_pairs, first_pair, stretch);
   }
 
-  // A wave's stores are whole lines of memory, but at both ends: to write parts of a sector takes as long as all of it.
-  __device__ static void write_pairs(int32_t* sorted_pairs, uint32_t first_pair, const Stretch (&stretches)[kStretches]) {
-    constexpr int kBatch = 6;  // of an even tile most codes take one
-    constexpr int kStep = kBatch * kWave;
-    const auto misaligned = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(sorted_pairs) / 4);
-    int first[kStretches];  // position
-    int longest = 0;
-#pragma unroll
-    for (uint32_t s = 0; s < kStretches; ++s) {
-      const Stretch& stretch = stretches[s];
-      const int aligned =
-          stretch.begin - static_cast<int>((static_cast<uint32_t>(stretch.begin) + stretch.shift + misaligned) % kWave);
-      longest = max(longest, stretch.end - aligned);
-      first[s] = aligned + static_cast<int>(lane());
+  // Packets of four slots, and one by one what does not fill one at either end.
+  __device__ static void write_pairs(int32_t* sorted_pairs, uint32_t first_pair, const Stretch& stretch) {
+    constexpr uint32_t kBatch = 5;  // of an even tile most codes take one
+    const uint32_t first = (stretch.first + 3) / 4 * 4;
+    const uint32_t end = max(stretch.end / 4 * 4, first);
+    const auto write_one = [&](uint32_t position, uint32_t before) {
+      if (position < before) sorted_pairs[stretch.shift + position] = static_cast<int32_t>(first_pair + *staged(position));
+    };
+    if (stretch.lane < 3) {
+      write_one(stretch.first + stretch.lane, min(first, stretch.end));
+      write_one(end + stretch.lane, stretch.end);
     }
+    const uint32_t step = stretch.num_lanes * 4;
 #pragma unroll 1
-    for (; longest > 0; longest -= kStep) {
-      uint32_t pairs[kStretches][kBatch];
-      // What is read beside the stretch is thrown away; there is memory.
+    for (uint32_t position = first + stretch.lane * 4; position < end; position += kBatch * step) {
+      uint2 entries[kBatch];
+      // What is read behind the end is thrown away; there is memory.
 #pragma unroll
-      for (uint32_t s = 0; s < kStretches; ++s)
+      for (uint32_t i = 0; i < kBatch; ++i) entries[i] = *reinterpret_cast<const uint2*>(staged(position + i * step));
 #pragma unroll
-        for (int i = 0; i < kBatch; ++i) pairs[s][i] = *staged(static_cast<uint32_t>(first[s] + i * kLanes) * 2);
-#pragma unroll
-      for (uint32_t s = 0; s < kStretches; ++s) {
-        const Stretch& stretch = stretches[s];
-        int32_t* const to = sorted_pairs + static_cast<int64_t>(stretch.shift + static_cast<uint32_t>(first[s]));
-#pragma unroll
-        for (int i = 0; i < kBatch; ++i)
-          if (first[s] + i * kLanes < stretch.end && (i != 0 || first[s] >= stretch.begin))
-            to[i * kLanes] = static_cast<int32_t>(first_pair + pairs[s][i]);
-        first[s] = min(first[s] + kStep, static_cast<int>(kPairs));
-      }
+      for (uint32_t i = 0; i < kBatch; ++i)
+        if (position + i * step < end)
+          *reinterpret_cast<uint4*>(sorted_pairs + (stretch.shift + position + i * step)) =
+              make_uint4(first_pair + (entries[i].x & 0xffffu), first_pair + (entries[i].x >> 16),
+                         first_pair + (entries[i].y & 0xffffu), first_pair + (entries[i].y >> 16));
     }
   }
-  static constexpr int kLanes = kWave;
 
-  __device__ __noinline__ static void write_all(const KernelArgs& args, uint32_t first_pair,
-                                                const Stretch (&stretches)[kStretches]) {
+  __device__ __noinline__ static void write_all(const KernelArgs& args, uint32_t first_pair, const Stretch& stretch) {
 #pragma unroll 1
-    for (const Stretch& stretch : stretches)
-#pragma unroll 1
-      for (uint32_t position = stretch.begin + lane(); position < static_cast<uint32_t>(stretch.end); position += kWave) {
-        const uint32_t pair = first_pair + *staged(position * 2);
-        write_slot(args, stretch.shift + position, pair);
-        if (args.out.pair_slots) args.out.pair_slots[pair] = static_cast<int32_t>(stretch.shift + position);
-      }
+    for (uint32_t position = stretch.first + stretch.lane; position < stretch.end; position += stretch.num_lanes) {
+      const uint32_t pair = first_pair + *staged(position);
+      write_slot(args, stretch.shift + position, pair);
+      if (args.out.pair_slots) args.out.pair_slots[pair] = static_cast<int32_t>(stretch.shift + position);
+    }
   }
 };
 
