@@ -172,16 +172,12 @@ __global__ void __launch_bounds__(Tile::kThreads) align_cluster(const MIXLANE_GR
     write_summary(args, tile);
     if (threadIdx.x == 0) counts.report(args);
   }
-  // The pairs of a tile are shared by the blocks of the same rank.
-  const uint32_t num_clusters = gridDim.x / kBlocks;
-  const bool pair_slots = args.out.pair_slots != nullptr && blockIdx.x < kBlocks;
-  if (pair_slots) write_pair_slots(args, tile, codes, first_pair, end);
-  const uint32_t num_staged = tile.facts->num_staged;
-  const uint32_t first_position = (wave * num_clusters + blockIdx.x / kBlocks) * Tile::kWave + Tile::Wave::lane();
-  write_tile<Tile, kPlain>(args, tile,
-                           {first_pair, end, num_staged, Roles::writes_pairs() ? first_position : num_staged,
-                            Roles::kCount * num_clusters * Tile::kWave, pair_slots, num_clusters == 1},
-                           starts);
+  // A tile's pairs are shared by the blocks of the same rank.
+  TileShare tile_share =
+      TileShare::of_block<Tile>(first_pair, end, tile.facts->num_staged, blockIdx.x / kBlocks, gridDim.x / kBlocks);
+  tile_share.pair_slots = args.out.pair_slots != nullptr && blockIdx.x < kBlocks;
+  if (tile_share.pair_slots) write_pair_slots(args, tile, codes, first_pair, end);
+  write_tile<Tile, kPlain>(args, tile, tile_share, starts);
   fill_zeros(args, first, step);
 }
 

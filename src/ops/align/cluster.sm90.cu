@@ -21,12 +21,12 @@ void launch_tile(const KernelArgs& args, uint32_t num_clusters, Stream stream) {
               stream, args);
 }
 
-// As many clusters as make up for few blocks in each, up to kMostBlocks in all; false if the tiles don't hold the pairs.
+// False if the tiles of one cluster don't hold the pairs.
 template <class Tile, uint32_t kBlocks>
 bool try_tile(const KernelArgs& args, Stream stream) {
   if (!Tile::fits(even_share(args.source.num_pairs, kBlocks), args.num_codes)) return false;
-  constexpr uint32_t kMostBlocks = 32;
-  launch_tile<Tile, kBlocks, true>(args, kBlocks == kLargestCluster ? 1 : kMostBlocks / kBlocks, stream);
+  constexpr uint32_t kBlocksInAll = 32;  // take the stores
+  launch_tile<Tile, kBlocks, true>(args, kBlocksInAll / kBlocks, stream);
   return true;
 }
 
@@ -38,10 +38,9 @@ bool has_cluster(Device device) { return gpu::compute_capability(device.index) =
 void launch_cluster(const KernelArgs& args, bool plain, Stream stream) {
   if (!plain) return launch_tile<LargestTile, kLargestCluster, false>(args, 1, stream);
   // The fewer blocks exchange their counts, the sooner that is done.
-  if (try_tile<Tile<512, 4, 32>, 2>(args, stream) || try_tile<Tile<512, 4, 32>, 4>(args, stream) ||
-      try_tile<Tile<512, 2, 32>, kLargestCluster>(args, stream) ||
-      try_tile<Tile<512, 4, 32>, kLargestCluster>(args, stream) ||
-      try_tile<Tile<1024, 4, 32>, kLargestCluster>(args, stream))
+  if (try_tile<Tile<512, 2, 32>, 4>(args, stream) || try_tile<Tile<512, 2, 32>, 8>(args, stream) ||
+      try_tile<Tile<512, 4, 32>, 8>(args, stream) || try_tile<Tile<512, 4, 32>, kLargestCluster>(args, stream) ||
+      try_tile<Tile<512, 8, 32>, kLargestCluster>(args, stream))
     return;
   launch_tile<LargestTile, kLargestCluster, true>(args, 1, stream);
 }

@@ -89,10 +89,10 @@ class Encoder {
     uint32_t first = Runs::group() * kStep;
     load(first, ids);
 #pragma unroll 1
-    for (uint32_t base = 0; base < num_runs_; base += Runs::kWaves * kStep) {
+    for (uint32_t base = 0; base < num_runs_; base += Runs::kGroups * kStep) {
       const Ids loaded = ids;
       const uint32_t current = first;
-      first += Runs::kWaves * kStep;
+      first += Runs::kGroups * kStep;
       load(first, ids);
       if (hardware_first(current) < num_runs_) encode(current, loaded);
     }
@@ -118,9 +118,12 @@ class Encoder {
   __device__ void load(uint32_t first_run, Ids& ids) const {
     if (first_run >= num_runs_) return;
     if (aligned_ && chunk_.begin + (first_run + kStep) * Runs::kRun <= chunk_.end) {
-      const auto* from = reinterpret_cast<const int4*>(static_cast<const int32_t*>(args_.source.ids) + pair_of(first_run));
+      const auto* from = static_cast<const int32_t*>(args_.source.ids) + pair_of(first_run);
 #pragma unroll
-      for (uint32_t i = 0; i < kStep; ++i) ids.of[i] = gpu::load_streaming(from + i * Runs::kWave);
+      for (uint32_t i = 0; i < kStep; ++i) {
+        const gpu::Packet four = gpu::load_streaming_packet(from + i * Runs::kRun);
+        ids.of[i] = make_int4(four.words[0], four.words[1], four.words[2], four.words[3]);
+      }
       return;
     }
 #pragma unroll
@@ -285,33 +288,28 @@ struct RunCodes {
 template <class Runs, bool kGaps>
 __device__ void sort_runs(const KernelArgs& args, const Chunk& chunk, const RunSpace<Runs>& space) {
   const uint32_t num_runs = (chunk.end - chunk.begin + Runs::kRun - 1) / Runs::kRun;
-  const bool groups = Runs::group() < Runs::kGroups;
   const auto misaligned = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(args.out.sorted_pairs) / 4 % 4);
   RunCodes<Runs> own;
-  uint32_t ranks[Runs::kWords];
-  typename Runs::Rows rows;
-  if (groups) own.template load<kGaps>(space, 0, num_runs);
+  own.template load<kGaps>(space, 0, num_runs);
 #pragma unroll 1
-  for (uint32_t index = 0;; ++index) {
-    const bool has_tile = index * Runs::kGroups * Runs::kWave < num_runs;
-    if (Runs::is_writer() && index > 0) Runs::write(args, chunk.begin + (index - 1) * Runs::kPairs);
-    if (groups && has_tile) {
-      Runs::clear();
-      if (own.given) Runs::template count<kGaps>(own.codes, own.gaps, ranks);
-      Runs::Wave::sync();
-      Runs::sum(rows);
-    }
+  for (uint32_t index = 0; index * Runs::kThreads < num_runs; ++index) {
+    uint32_t ranks[Runs::kWords];
+    typename Runs::Rows rows;
+    Runs::clear();
+    if (own.given) Runs::template count<kGaps>(own.codes, own.gaps, ranks);
+    Runs::Wave::sync();
+    Runs::sum(rows);
     __syncthreads();
-    if (!has_tile) return;
-    if (groups) {
-      uint32_t starts[Runs::kLanePairs];
-      Runs::plan(index, misaligned, starts);
-      Runs::spread(rows, starts);
-      if (own.given) Runs::template place<kGaps>(own.codes, own.gaps, ranks);
-      Runs::Wave::sync();
-      own.template load<kGaps>(space, index + 1, num_runs);
-    }
+
+    uint32_t starts[Runs::kLanePairs];
+    Runs::plan(index, misaligned, starts);
+    Runs::spread(rows, starts);
+    if (own.given) Runs::template place<kGaps>(own.codes, own.gaps, ranks);
+    Runs::Wave::sync();
+    own.template load<kGaps>(space, index + 1, num_runs);
     __syncthreads();
+
+    Runs::write(args, chunk.begin + index * Runs::kPairs);
   }
 }
 

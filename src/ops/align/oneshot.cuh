@@ -51,11 +51,9 @@ __global__ void __launch_bounds__(Tile::kThreads) align_oneshot(const MIXLANE_GR
   __syncthreads();
 
   if (Roles::kSplit && Roles::writes_codes()) write_code_places(args, tile, wave, num_waves);
-  const uint32_t num_staged = tile.facts->num_kept;
-  const uint32_t first_position = Roles::writes_pairs() ? wave * Tile::kWave + Tile::Wave::lane() : num_staged;
-  const bool pair_slots = last_block && args.out.pair_slots;
-  write_tile<Tile, kPlain>(args, tile,
-                           {0, num_counted, num_staged, first_position, num_waves * Tile::kWave, pair_slots, false}, starts);
+  TileShare share = TileShare::of_block<Tile>(0, num_counted, tile.facts->num_kept, blockIdx.x, gridDim.x);
+  share.pair_slots = last_block && args.out.pair_slots;
+  write_tile<Tile, kPlain>(args, tile, share, starts);
 }
 
 }  // namespace mixlane::align_gpu

@@ -25,15 +25,12 @@ struct CodeRun {
   uint32_t shift;   // slot minus position
 };
 
-// kWriters: waves that write a tile while the groups count the next one; 0: the groups write themselves.
-template <int kGroups_, int kWriters_, int kWave_>
+template <int kGroups_, int kWave_>
 struct RunTile {
   using Wave = gpu::Wave<kWave_>;
   static constexpr uint32_t kGroups = kGroups_;
-  static constexpr uint32_t kWriters = kWriters_;
   static constexpr uint32_t kWave = kWave_;
-  static constexpr uint32_t kWaves = kGroups + kWriters;
-  static constexpr uint32_t kThreads = kWaves * kWave;
+  static constexpr uint32_t kThreads = kGroups * kWave;
   static constexpr uint32_t kCodes = 256;
   // Pairs of a thread, so that a wave's packed load of four pairs per lane is one run.
   static constexpr uint32_t kRun = 4 * kWave;
@@ -295,12 +292,10 @@ struct RunTile {
 
   // The sorted tile to its slots, after a __syncthreads() that followed place(); by the waves that write. Each takes an
   // equal share of the positions, so that no code is too long for one.
-  __device__ static bool is_writer() { return kWriters == 0 || group() >= kGroups; }
   __device__ static void write(const KernelArgs& args, uint32_t first_pair) {
-    constexpr uint32_t kSharing = kWriters == 0 ? kGroups : kWriters;
     const uint32_t num_staged = runs()[args.num_codes - 1].bounds >> 16;
-    const uint32_t share = (num_staged / kSharing + 4) / 4 * 4;
-    const uint32_t begin = group() % kSharing * share;
+    const uint32_t share = (num_staged / kGroups + 4) / 4 * 4;
+    const uint32_t begin = group() * share;
     const uint32_t end = min(begin + share, num_staged);
 #pragma unroll 1
     for (uint32_t base = 0; base < args.num_codes; base += kWave) {
