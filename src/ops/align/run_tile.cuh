@@ -42,7 +42,6 @@ struct RunTile {
   static constexpr uint32_t kChunks = kWave / 4;             // 16-byte parts of a row, and of a run
   static constexpr uint32_t kLaneRows = kCodes / 4 / kWave;  // rows of bytes that a lane sums
   static constexpr uint32_t kLanePairs = 2 * kLaneRows;      // codes that it sums, two per word
-  static constexpr uint32_t kRowBytes = kWave * 4;
   static constexpr uint32_t kGroupBytes = kCodes * kWave * 2;
   static constexpr uint32_t kLogWave = kWave == 32 ? 5 : 4;
   static_assert(kWave == 32 || kWave == 16);
