@@ -154,6 +154,18 @@ __device__ T load_streaming(const T* from) {
 #endif
 }
 
+// The same of 16 aligned bytes.
+__device__ inline Packet load_streaming_packet(const void* from) {
+#if defined(MIXLANE_HIP)
+  using Vector = uint32_t __attribute__((ext_vector_type(4)));
+  const Vector vector = __builtin_nontemporal_load(static_cast<const Vector*>(from));
+  return {{vector.x, vector.y, vector.z, vector.w}};
+#else
+  const uint4 vector = __ldcs(static_cast<const uint4*>(from));
+  return {{vector.x, vector.y, vector.z, vector.w}};
+#endif
+}
+
 template <class T>
 __device__ void store_streaming(T* to, T value) {
 #if defined(MIXLANE_HIP)

@@ -6,43 +6,43 @@ namespace mixlane::align_gpu {
 namespace {
 
 using LargestTile = Tile<1024, 8, 32>;
+constexpr uint32_t kLargestCluster = 16;
 
-template <class Tile, bool kPlain>
-void launch_tile(const KernelArgs& args, Stream stream) {
-  gpu::launch(
-      align_cluster<Tile, kPlain>,
-      {.variant = "align.cluster",
-       .num_blocks = kClusterBlocks,
-       .num_threads = Tile::kThreads,
-       .shared_bytes = Tile::shared_bytes(args.num_codes) + Staged<Tile>::kBytes + ClusterCounts::bytes(args.num_codes),
-       .cluster_blocks = kClusterBlocks,
-       .overlaps_previous = true},
-      stream, args);
+template <class Tile, uint32_t kBlocks, bool kPlain>
+void launch_tile(const KernelArgs& args, uint32_t num_clusters, Stream stream) {
+  gpu::launch(align_cluster<Tile, kBlocks, kPlain>,
+              {.variant = "align.cluster",
+               .num_blocks = kBlocks * num_clusters,
+               .num_threads = Tile::kThreads,
+               .shared_bytes =
+                   Tile::shared_bytes(args.num_codes) + Staged<Tile>::kBytes + ClusterCounts<kBlocks>::bytes(args.num_codes),
+               .cluster_blocks = kBlocks,
+               .overlaps_previous = true},
+              stream, args);
 }
 
-// The first of the tiles that takes the share of a block.
-template <class Tile, class... Larger>
-void launch_smallest(const KernelArgs& args, uint32_t share, Stream stream) {
-  if constexpr (sizeof...(Larger) == 0) {
-    launch_tile<Tile, true>(args, stream);
-  } else {
-    if (Tile::fits(share, args.num_codes))
-      launch_tile<Tile, true>(args, stream);
-    else
-      launch_smallest<Larger...>(args, share, stream);
-  }
+// False if the tiles of one cluster don't hold the pairs.
+template <class Tile, uint32_t kBlocks>
+bool try_tile(const KernelArgs& args, Stream stream) {
+  if (!Tile::fits(even_share(args.source.num_pairs, kBlocks), args.num_codes)) return false;
+  constexpr uint32_t kBlocksInAll = 32;  // take the stores
+  launch_tile<Tile, kBlocks, true>(args, kBlocksInAll / kBlocks, stream);
+  return true;
 }
 
 }  // namespace
 
-int max_cluster_pairs() { return kClusterBlocks * LargestTile::kPairs; }
+int max_cluster_pairs() { return kLargestCluster * LargestTile::kPairs; }
 bool has_cluster(Device device) { return gpu::compute_capability(device.index) == 90; }
 
 void launch_cluster(const KernelArgs& args, bool plain, Stream stream) {
-  if (!plain) return launch_tile<LargestTile, false>(args, stream);
-  const uint32_t share = even_share(args.source.num_pairs, kClusterBlocks);
-  launch_smallest<Tile<256, 1, 32>, Tile<256, 2, 32>, Tile<512, 2, 32>, Tile<512, 4, 32>, Tile<1024, 4, 32>, LargestTile>(
-      args, share, stream);
+  if (!plain) return launch_tile<LargestTile, kLargestCluster, false>(args, 1, stream);
+  // The fewer blocks exchange their counts, the sooner that is done.
+  if (try_tile<Tile<512, 2, 32>, 4>(args, stream) || try_tile<Tile<512, 2, 32>, 8>(args, stream) ||
+      try_tile<Tile<512, 4, 32>, 8>(args, stream) || try_tile<Tile<512, 4, 32>, kLargestCluster>(args, stream) ||
+      try_tile<Tile<512, 8, 32>, kLargestCluster>(args, stream))
+    return;
+  launch_tile<LargestTile, kLargestCluster, true>(args, 1, stream);
 }
 
 }  // namespace mixlane::align_gpu

@@ -171,7 +171,7 @@ constexpr Variant<AlignArgs> kVariants[] = {
      align_gpu::run_oneshot,
      estimate_align_oneshot},
 #if !defined(MIXLANE_HIP)
-    {{"align.cluster", "one cluster, counts through its shared memory; up to 131072 pairs", gpu::kDeviceType},
+    {{"align.cluster", "clusters, counts through their shared memory; up to 131072 pairs", gpu::kDeviceType},
      align_gpu::refuse_cluster,
      align_gpu::run_cluster,
      estimate_align_cluster},

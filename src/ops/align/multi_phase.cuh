@@ -86,21 +86,22 @@ struct Chunk {
   uint32_t begin;
   uint32_t end;
 
-  __device__ explicit Chunk(uint32_t num_counted) {
-    const uint32_t share = even_share(num_counted, gridDim.x);
+  __device__ Chunk(uint32_t num_counted, uint32_t share) {
     begin = static_cast<uint32_t>(min(uint64_t{share} * blockIdx.x, uint64_t{num_counted}));
     end = static_cast<uint32_t>(min(uint64_t{begin} + share, uint64_t{num_counted}));
   }
 };
 
-// Sums over the blocks before, in place, and totals: a wave per code, the waves of all blocks in turn.
+// Sums over the blocks before, in place, and totals: a wave per code, the waves of all blocks in turn. Every wave goes as
+// many rounds: waves may be parts of the hardware's, whose threads shuffle together.
 template <class Tile>
 __device__ void sum_columns(const Matrix& matrix, uint32_t num_codes) {
   using Wave = typename Tile::Wave;
   constexpr int kBatch = 10;  // loads and scans in flight; 320 blocks with waves of 32
   const uint32_t num_blocks = gridDim.x;
-  for (uint32_t code = Wave::index_in_block() * num_blocks + blockIdx.x; code < num_codes;
-       code += Tile::kWaves * num_blocks) {
+  for (uint32_t round = 0; round < num_codes; round += Tile::kWaves * num_blocks) {
+    const uint32_t code = round + Wave::index_in_block() * num_blocks + blockIdx.x;
+    const uint32_t end = code < num_codes ? num_blocks : 0;
     uint32_t* const column = matrix.counts + code * num_blocks;
     uint32_t below = 0;
     for (uint32_t base = 0; base < num_blocks; base += kBatch * Tile::kWave) {
@@ -110,17 +111,17 @@ __device__ void sum_columns(const Matrix& matrix, uint32_t num_codes) {
 #pragma unroll
       for (int i = 0; i < kBatch; ++i) {
         const uint32_t block = first + i * Tile::kWave;
-        counts[i] = block < num_blocks ? gpu::load_relaxed<gpu::Scope::device>(column + block) : 0;
+        counts[i] = block < end ? gpu::load_relaxed<gpu::Scope::device>(column + block) : 0;
       }
       Wave::inclusive_sums(counts, sums);
 #pragma unroll
       for (int i = 0; i < kBatch; ++i) {
         const uint32_t block = first + i * Tile::kWave;
-        if (block < num_blocks) gpu::store_relaxed<gpu::Scope::device>(column + block, below + sums[i] - counts[i]);
+        if (block < end) gpu::store_relaxed<gpu::Scope::device>(column + block, below + sums[i] - counts[i]);
         below += Wave::shuffle(sums[i], Tile::kWave - 1);
       }
     }
-    if (Wave::lane() == 0) gpu::store_relaxed<gpu::Scope::device>(matrix.totals + code, below);
+    if (code < num_codes && Wave::lane() == 0) gpu::store_relaxed<gpu::Scope::device>(matrix.totals + code, below);
   }
 }
 
@@ -179,7 +180,7 @@ __device__ Quad plan_block(const KernelArgs& args, const Tile& tile, const Matri
   return slots;
 }
 
-// By one wave of the block that writes the summary.
+// By the first of the hardware's waves of the block that writes the summary.
 template <class Tile>
 __device__ void report_all_faults(const KernelArgs& args, const Matrix& matrix) {
   using Wave = typename Tile::Wave;
@@ -195,7 +196,22 @@ __device__ void report_all_faults(const KernelArgs& args, const Matrix& matrix) 
     count += Wave::shuffle(count, other);
     first = min(first, Wave::shuffle(first, other));
   }
-  if (Wave::lane() == 0) report_faults(args, count, first);
+  if (threadIdx.x == 0) report_faults(args, count, first);
+}
+
+// Everything but the pairs, shared by the blocks; the places are planned.
+template <class Tile>
+__device__ void write_places(const KernelArgs& args, const Tile& tile, const Matrix& matrix) {
+  const uint32_t first = blockIdx.x * Tile::kThreads + threadIdx.x;
+  const uint32_t step = gridDim.x * Tile::kThreads;
+  // Neighbouring codes go to different blocks.
+  write_code_places(args, tile, Tile::Wave::index_in_block() * gridDim.x + blockIdx.x, step / Tile::kWave);
+  write_other_block_experts(args, tile, first, step);
+  if (blockIdx.x == gridDim.x - 1) {
+    write_summary(args, tile);
+    if (threadIdx.x < gpu::kHardwareWave) report_all_faults<Tile>(args, matrix);
+  }
+  fill_zeros(args, first, step);
 }
 
 // The codes of a tile whose chunk is kept.
@@ -241,7 +257,7 @@ __device__ void sort_chunk(const KernelArgs& args, const Tile& tile, const Chunk
     const uint32_t num_staged = tile.facts->num_staged;
     __syncthreads();
 
-    staged.write(args, tile, first, num_staged, threadIdx.x, Tile::kThreads);
+    staged.write(args, tile, {first, chunk.end, num_staged, 0, num_staged, threadIdx.x, Tile::kThreads, false});
   }
 }
 
@@ -250,7 +266,8 @@ __global__ void __launch_bounds__(Tile::kThreads, 1024 / Tile::kThreads)
     align_multi_phase(const MIXLANE_GRID_CONSTANT KernelArgs args, uint32_t cache_bytes) {
   extern __shared__ __align__(16) std::byte shared[];
   const Tile tile(shared, args.num_codes);
-  const Chunk chunk(count_pairs(args.source));
+  const uint32_t num_counted = count_pairs(args.source);
+  const Chunk chunk(num_counted, even_share(num_counted, gridDim.x));
   const CodeCache<Tile> cache(tile.rest + Staged<Tile>::kBytes, cache_bytes, args.num_codes);
   const Matrix matrix(args.workspace, args.num_codes, gridDim.x);
 
@@ -262,16 +279,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1024 / Tile::kThreads)
   const Quad slots = plan_block(args, tile, matrix);
   __syncthreads();
 
-  const uint32_t first = blockIdx.x * Tile::kThreads + threadIdx.x;
-  const uint32_t step = gridDim.x * Tile::kThreads;
-  // Neighbouring codes go to different blocks.
-  write_code_places(args, tile, Tile::Wave::index_in_block() * gridDim.x + blockIdx.x, step / Tile::kWave);
-  write_other_block_experts(args, tile, first, step);
-  if (blockIdx.x == gridDim.x - 1) {
-    write_summary(args, tile);
-    if (Tile::Wave::index_in_block() == 0) report_all_faults<Tile>(args, matrix);
-  }
-  fill_zeros(args, first, step);
+  write_places(args, tile, matrix);
   sort_chunk<Tile, kPlain>(args, tile, chunk, cache, slots);
 }
 

@@ -62,11 +62,13 @@ void launch_tile(const KernelArgs& args, Device device, Stream stream) {
 }  // namespace
 
 int64_t multi_phase_workspace_words(const KernelArgs& args, Device device) {
+  if (takes_runs(args, device)) return runs_workspace_words(args, device);
   const int num_multiprocessors = gpu::num_multiprocessors(device.index);
   return Matrix::words(args.num_codes, static_cast<uint32_t>(num_multiprocessors * kMaxBlocksPerMultiprocessor));
 }
 
 void launch_multi_phase(const KernelArgs& args, bool plain, Device device, Stream stream) {
+  if (takes_runs(args, device)) return launch_runs(args, plain, device, stream);
   const auto num_multiprocessors = static_cast<uint32_t>(gpu::num_multiprocessors(device.index));
   const bool small = args.source.num_pairs / num_multiprocessors <= SmallTile::kPairs;
   if (!plain)

@@ -33,11 +33,14 @@ __global__ void __launch_bounds__(Tile::kThreads) align_oneshot(const MIXLANE_GR
   tile.set_shift(starts, slots);
   __syncthreads();
 
+  using Roles = WaveRoles<Tile>;
+  const uint32_t wave = Roles::index_in_block() * gridDim.x + blockIdx.x;
+  const uint32_t num_waves = Roles::kCount * gridDim.x;
   const bool last_block = blockIdx.x == gridDim.x - 1;
   const uint32_t first = blockIdx.x * Tile::kThreads + threadIdx.x;
   const uint32_t step = gridDim.x * Tile::kThreads;
   staged.stage(tile, codes);
-  write_code_places(args, tile, first / Tile::kWave, step / Tile::kWave);
+  if (!Roles::kSplit) write_code_places(args, tile, wave, num_waves);
   write_other_block_experts(args, tile, first, step);
   if (last_block) {
     write_summary(args, tile);
@@ -47,8 +50,10 @@ __global__ void __launch_bounds__(Tile::kThreads) align_oneshot(const MIXLANE_GR
   fill_zeros(args, first, step);
   __syncthreads();
 
-  const bool pair_slots = last_block && args.out.pair_slots;
-  write_tile<Tile, kPlain>(args, tile, {0, num_counted, tile.facts->num_kept, first, step, pair_slots}, starts);
+  if (Roles::kSplit && Roles::writes_codes()) write_code_places(args, tile, wave, num_waves);
+  TileShare share = TileShare::of_block<Tile>(0, num_counted, tile.facts->num_kept, blockIdx.x, gridDim.x);
+  share.pair_slots = last_block && args.out.pair_slots;
+  write_tile<Tile, kPlain>(args, tile, share, starts);
 }
 
 }  // namespace mixlane::align_gpu

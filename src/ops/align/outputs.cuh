@@ -61,27 +61,35 @@ __device__ void write_code_places(const KernelArgs& args, const Tile& tile, uint
   }
 }
 
-// The last code that starts at or below `slot` is the one that holds it: empty codes start where the next one does.
-__device__ inline uint32_t find_code(const uint32_t* offsets, uint32_t num_codes, uint32_t slot) {
-  uint32_t low = 0;
-  uint32_t high = num_codes;
-  while (high - low > 1) {
-    const uint32_t middle = (low + high) / 2;
-    if (offsets[middle] <= slot)
-      low = middle;
-    else
-      high = middle;
-  }
-  return low;
+// The last codes that start at or below the slots are those that hold them: empty codes start where the next one does.
+template <int kCount>
+__device__ void find_codes(const uint32_t* offsets, uint32_t num_codes, const uint32_t (&slots)[kCount],
+                           uint32_t (&codes)[kCount]) {
+#pragma unroll
+  for (uint32_t& code : codes) code = 0;
+#pragma unroll 1
+  for (uint32_t size = num_codes; size > 1; size -= size / 2)
+#pragma unroll
+    for (int i = 0; i < kCount; ++i)
+      if (offsets[codes[i] + size / 2] <= slots[i]) codes[i] += size / 2;
 }
 
 __device__ __noinline__ inline void find_block_experts(const KernelArgs& args, const uint32_t* offsets, uint32_t num_used,
                                                        uint32_t first, uint32_t step) {
+  constexpr uint32_t kBatch = 4;  // searches that hide each other's latency
   const int32_t first_code = args.source.bucket ? 1 : 0;
 #pragma unroll 1
-  for (uint32_t block = first; block < num_used; block += step)
-    args.out.block_experts[block] =
-        static_cast<int32_t>(find_code(offsets, args.num_codes, block * args.by_block.divisor)) - first_code;
+  for (uint32_t block = first; block < num_used; block += kBatch * step) {
+    uint32_t slots[kBatch];
+    uint32_t codes[kBatch];
+#pragma unroll
+    for (uint32_t i = 0; i < kBatch; ++i) slots[i] = (block + i * step) * args.by_block.divisor;
+    find_codes(offsets, args.num_codes, slots, codes);
+#pragma unroll
+    for (uint32_t i = 0; i < kBatch; ++i)
+      if (block + i * step < num_used)
+        args.out.block_experts[block + i * step] = static_cast<int32_t>(codes[i]) - first_code;
+  }
 }
 
 // The entries of block_experts that no code's wave writes: those behind the last block, or all of them.
@@ -144,6 +152,44 @@ __device__ inline void fill_zeros(const KernelArgs& args, uint32_t first, uint32
   if (args.out.zero_fill) fill_with_zeros(args.out.zero_fill, args.out.zero_bytes, first, step);
 }
 
+// Of many waves the first half writes what belongs to codes, the other half pairs: each takes its time, mostly to begin
+// with. Few waves do the one and then the other. Waves of a kind are counted over all blocks, neighbours in different ones.
+template <class Tile>
+struct WaveRoles {
+  static constexpr bool kSplit = Tile::kWaves >= 16;
+  static constexpr uint32_t kCount = kSplit ? Tile::kWaves / 2 : Tile::kWaves;  // of a kind in a block
+
+  __device__ static bool writes_codes() { return !kSplit || Tile::Wave::index_in_block() < kCount; }
+  __device__ static bool writes_pairs() { return !kSplit || Tile::Wave::index_in_block() >= kCount; }
+  __device__ static uint32_t index_in_block() { return Tile::Wave::index_in_block() % kCount; }
+};
+
+// What one block writes of a sorted tile.
+struct TileShare {
+  uint32_t first_pair;  // of the tile
+  uint32_t end_pair;
+  uint32_t num_staged;  // positions of the tile
+  uint32_t begin;       // the block's
+  uint32_t end;
+  uint32_t first;  // this thread's, every step-th from here on
+  uint32_t step;
+  bool pair_slots;
+
+  // The share of block `index` of `count`; by waves of these roles.
+  template <class Tile>
+  __device__ static TileShare of_block(uint32_t first_pair, uint32_t end_pair, uint32_t num_staged, uint32_t index,
+                                       uint32_t count) {
+    using Roles = WaveRoles<Tile>;
+    const uint32_t size = (num_staged + count - 1) / count;
+    TileShare share{first_pair, end_pair, num_staged, min(index * size, num_staged), 0, 0, Roles::kCount * Tile::kWave,
+                    false};
+    share.end = min(share.begin + size, num_staged);
+    share.first =
+        Roles::writes_pairs() ? share.begin + Roles::index_in_block() * Tile::kWave + Tile::Wave::lane() : share.end;
+    return share;
+  }
+};
+
 // A sorted tile that is written by position: what its kernel keeps in tile.rest.
 template <class Tile>
 struct Staged {
@@ -161,19 +207,20 @@ struct Staged {
     }
   }
 
-  // The sorted tile to its slots; `first_pair` is the tile's, and the share is in positions. False if two of these pairs
-  // have changed places.
-  __device__ bool write(const KernelArgs& args, const Tile& tile, uint32_t first_pair, uint32_t num_staged, uint32_t first,
-                        uint32_t step) const {
+  // This thread's part of the share to its slots. False if two of these pairs have changed places.
+  __device__ bool write(const KernelArgs& args, const Tile& tile, const TileShare& share) const {
+    const uint32_t first_pair = share.first_pair;
+    const uint32_t num_staged = share.num_staged;
+    const uint32_t step = share.step;
     constexpr int kBatch = 4;  // shared loads in flight
     bool in_order = true;
 #pragma unroll 1
-    for (uint32_t position = first; position < num_staged; position += kBatch * step) {
+    for (uint32_t position = share.first; position < share.end; position += kBatch * step) {
       uint32_t own[kBatch];
       uint32_t slots[kBatch];
 #pragma unroll
       for (int i = 0; i < kBatch; ++i) {
-        const uint32_t at = min(position + i * step, num_staged - 1);
+        const uint32_t at = min(position + i * step, share.end - 1);
         own[i] = entries[at];
         if (gpu::kAtomicsInLaneOrder) in_order &= at + 1 == num_staged || own[i] < entries[at + 1];
       }
@@ -181,11 +228,11 @@ struct Staged {
       for (int i = 0; i < kBatch; ++i) slots[i] = tile.shift[own[i] >> 16] + position + i * step;
 #pragma unroll
       for (int i = 0; i < kBatch; ++i)
-        if (position + i * step < num_staged)
+        if (position + i * step < share.end)
           args.out.sorted_pairs[slots[i]] = static_cast<int32_t>(first_pair + (own[i] & 0xffffu));
       if (!args.out.has_extras) continue;
 #pragma unroll 1
-      for (int i = 0; i < kBatch && position + i * step < num_staged; ++i) {
+      for (int i = 0; i < kBatch && position + i * step < share.end; ++i) {
         const uint32_t entry = entries[position + i * step];
         write_slot_extras(args, tile.shift[entry >> 16] + position + i * step, first_pair + (entry & 0xffffu));
       }
@@ -199,6 +246,16 @@ struct Staged {
 #pragma unroll 1
     for (uint32_t at = threadIdx.x + 1; at < num_staged; at += Tile::kThreads) result &= entries[at - 1] < entries[at];
     return result;
+  }
+
+  // The same of the positions on either side of the block's. Pairs that have changed places were ranked by one instruction:
+  // they lie as close together as a wave is wide.
+  __device__ bool in_order_beside(const TileShare& share) const {
+    constexpr uint32_t kWide = gpu::kHardwareWave;
+    if (threadIdx.x >= 2 * kWide) return true;
+    const uint32_t at = (threadIdx.x < kWide ? share.begin : share.end + kWide) - kWide + threadIdx.x % kWide;
+    // Before the first position the number wraps.
+    return at >= share.num_staged || at + 1 >= share.num_staged || entries[at] < entries[at + 1];
   }
 };
 
@@ -217,16 +274,6 @@ __device__ void write_pair_slots(const KernelArgs& args, const Tile& tile, const
   }
 }
 
-// What one block writes of a sorted tile.
-struct TileShare {
-  uint32_t first_pair;  // of the tile
-  uint32_t end_pair;
-  uint32_t num_staged;
-  uint32_t first;  // positions
-  uint32_t step;
-  bool pair_slots;
-};
-
 // Sorts a tile again, without atomics, and writes it again: for the block that found pairs in the wrong order. `starts`:
 // where this thread's codes start in the tile.
 template <class Tile, bool kPlain>
@@ -244,17 +291,20 @@ __device__ __noinline__ void rewrite_tile(const KernelArgs& args, const Tile til
   staged.stage(tile, codes);
   if (share.pair_slots) write_pair_slots(args, tile, codes, share.first_pair, share.end_pair);
   __syncthreads();
-  staged.write(args, tile, share.first_pair, share.num_staged, share.first, share.step);
+  staged.write(args, tile, share);
 }
 
 // Writes the staged tile, pair_slots excepted.
 template <class Tile, bool kPlain>
 __device__ void write_tile(const KernelArgs& args, const Tile& tile, const TileShare& share, const Quad& starts) {
   const Staged<Tile> staged{reinterpret_cast<uint32_t*>(tile.rest)};
-  bool in_order = staged.write(args, tile, share.first_pair, share.num_staged, share.first, share.step);
+  bool in_order = staged.write(args, tile, share);
   if constexpr (gpu::kAtomicsInLaneOrder) {
     // Another block may have the positions of this one's pair_slots.
-    if (share.pair_slots && share.step != Tile::kThreads) in_order &= staged.in_order(share.num_staged);
+    if (share.pair_slots)
+      in_order &= staged.in_order(share.num_staged);
+    else
+      in_order &= staged.in_order_beside(share);
     if (__syncthreads_or(!in_order)) rewrite_tile<Tile, kPlain>(args, tile, share, starts);
   }
 }

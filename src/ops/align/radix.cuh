@@ -284,9 +284,9 @@ __device__ void write_radix_groups(const KernelArgs& args, const RadixSpace& spa
   const uint32_t num_slots = space.offsets[args.num_codes];
   for (uint32_t block = first; block < out.num_blocks; block += step) {
     const uint64_t slot = uint64_t{block} * args.by_block.divisor;
-    const bool used = slot < num_slots;
-    out.block_experts[block] =
-        used ? static_cast<int32_t>(find_code(space.offsets, args.num_codes, static_cast<uint32_t>(slot)) - first_code) : -1;
+    uint32_t code[1] = {};
+    if (slot < num_slots) find_codes(space.offsets, args.num_codes, {static_cast<uint32_t>(slot)}, code);
+    out.block_experts[block] = slot < num_slots ? static_cast<int32_t>(code[0] - first_code) : -1;
   }
 }
 

@@ -51,6 +51,12 @@ struct alignas(16) BlockFacts {
   uint32_t has_none;       // a pair without a code
 };
 
+__device__ inline void add_faults(BlockFacts* facts, const Faults& faults) {
+  if (faults.count == 0) return;
+  atomicAdd(&facts->fault_count, faults.count);
+  atomicMin(&facts->fault_first, faults.first);
+}
+
 template <int kThreads_, int kItems_, int kWave_>
 struct Tile {
   using Wave = gpu::Wave<kWave_>;
@@ -114,10 +120,28 @@ struct Tile {
   // codes[i] becomes code | rank << 16; kNoCode stays. Unless `exact`, the ranks of equal codes may have changed places
   // where atomics are not in lane order: to be checked where pairs are written.
   __device__ void rank(uint32_t (&codes)[kItems], bool exact) const {
-    if (gpu::kAtomicsInLaneOrder && !exact && !is_crowded(codes[0]))
+    constexpr int kFewBits = 9;  // tell as many codes and kNoCode apart
+    if (exact && stride < 1u << kFewBits)
+      rank_by_matching(codes, find_by_ballots<kFewBits>);
+    else if (exact)
+      rank_by_matching(codes, find_by_ballots<kCodeBits>);
+    else if (gpu::kAtomicsInLaneOrder && !is_crowded(codes[0]))
       rank_by_atomics(codes);
     else
-      rank_by_matching(codes);
+      rank_by_matching(codes, Wave::template match_any<kCodeBits>);
+  }
+
+  // Lanes with the same lowest bits: as long for any codes, where an instruction for it takes a step per distinct one.
+  template <int kBits>
+  __device__ static typename Wave::Mask find_by_ballots(uint32_t code) {
+    auto peers = Wave::kAll;
+#pragma unroll
+    for (int bit = 0; bit < kBits; ++bit) {
+      const bool set = (code >> bit & 1u) != 0;
+      const auto having = Wave::ballot(set);
+      peers &= set ? having : ~having;
+    }
+    return peers;
   }
 
   // Lanes that meet at one counter take turns; from half a wave on matching is quicker. One item stands for all.
@@ -138,12 +162,13 @@ struct Tile {
   }
 
   // The lanes that hold the same code find each other, so ranks are exact without atomics.
-  __device__ void rank_by_matching(uint32_t (&codes)[kItems]) const {
+  template <class Find>
+  __device__ void rank_by_matching(uint32_t (&codes)[kItems], Find find) const {
     uint16_t* const counters = row();
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
       const uint32_t code = codes[i];
-      const auto peers = Wave::template match_any<kCodeBits>(code);
+      const auto peers = find(code);
       const uint32_t below = Wave::count(peers & Wave::lanes_below());
       const uint32_t before = code == kNoCode ? 0 : counters[code];
       Wave::sync();
@@ -242,11 +267,7 @@ struct Tile {
     return static_cast<uint32_t>(below);
   }
 
-  __device__ void add_faults(const Faults& faults) const {
-    if (faults.count == 0) return;
-    atomicAdd(&facts->fault_count, faults.count);
-    atomicMin(&facts->fault_first, faults.first);
-  }
+  __device__ void add_faults(const Faults& faults) const { align_gpu::add_faults(facts, faults); }
 };
 
 // The codes of this thread's pairs of the tile that starts at `first_pair`; pairs from `end` on have none.

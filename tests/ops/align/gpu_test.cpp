@@ -107,7 +107,34 @@ class AlignGpu : public GpuTest {
       }
     EXPECT_GT(num_run, 0);
   }
+
+  // One graph of each variant, replayed with other numbers of rows that count.
+  void check_row_counts(Problem p, const std::vector<int32_t>& counts) {
+    p.segment_rows = {static_cast<int32_t>(p.rows)};
+    Context context({.device = gpu_device()});
+    for (const std::string_view id : variants_for(context, Call(p, true).args)) {
+      SCOPED_TRACE(id);
+      Call call(p, true);
+      GpuCall on_gpu(call);
+      AlignArgs args = on_gpu.args();
+      args.variant = id;
+      const gpu::Graph graph = gpu::Graph::capture(gpu_device(), [&](Stream stream) { align(context, args, stream); });
+      for (const int32_t rows : counts) {
+        p.segment_rows = {rows};
+        Call fresh(p, true);
+        call.out = fresh.out;
+        on_gpu.send();
+        gpu::copy(const_cast<void*>(args.segment_rows.data), &rows, sizeof(rows), on_gpu.stream());
+        graph.launch(on_gpu.stream());
+        on_gpu.fetch();
+        expect_result(expected(p, call.args.sorted_pairs.shape[0]), call.out, p.num_topk, true);
+      }
+    }
+  }
 };
+
+// Of 8 pairs each: more than multi_phase takes to its large tiles for.
+constexpr int64_t kLargeTileRows = 300007;
 
 TEST_F(AlignGpu, RandomOptions) {
   Rng rng(1);
@@ -147,6 +174,66 @@ TEST_F(AlignGpu, Skew) {
   }
 }
 
+TEST_F(AlignGpu, LargeTiles) {
+  Rng rng(25);
+  for (const int experts : {8, 64, 255, 256, 512}) {
+    Problem p = simple(rng, kLargeTileRows, 8, experts, 64);
+    check(p);
+    // Dropped pairs: alone, whole rows, and the last one.
+    p.ids[777] = experts + 5;
+    for (int64_t i = 100'000; i < 101'000; ++i) p.ids[i] = -1;
+    p.ids.back() = -1;
+    check(p);
+    p.invalid_ids = InvalidIds::bucket;
+    check(p);
+    if (HasFailure()) return;
+  }
+}
+
+TEST_F(AlignGpu, LargeTilesOfMisalignedPointers) {
+  Rng rng(29);
+  Problem p = simple(rng, kLargeTileRows, 8, 96, 64);
+  check(p, 4);
+  check(p, 8);
+  p.ids[999] = -1;
+  check(p, 12);
+}
+
+TEST_F(AlignGpu, LargeTilesSkewed) {
+  Rng rng(26);
+  Problem p = simple(rng, kLargeTileRows, 8, 256, 128);
+  const auto num_ids = static_cast<int64_t>(p.ids.size());
+  const auto check_ids = [&](const char* what, auto&& id_of) {
+    SCOPED_TRACE(what);
+    for (int64_t i = 0; i < num_ids; ++i) p.ids[i] = id_of(i);
+    check(p);
+  };
+  check_ids("one", [](int64_t) { return 255; });
+  check_ids("a few", [&](int64_t) {
+    return rng() % 10 < 9 ? static_cast<int64_t>(rng() % 4) * 60 : static_cast<int64_t>(rng() % 256);
+  });
+  check_ids("long runs", [](int64_t i) { return i / 128 % 256; });
+  check_ids("ascending", [&](int64_t i) { return i * 256 / num_ids; });
+  check_ids("descending", [&](int64_t i) { return 255 - i * 256 / num_ids; });
+  check_ids("neighbours of one word", [](int64_t i) { return 124 + i % 4; });
+}
+
+TEST_F(AlignGpu, LargeTilesOfWindows) {
+  Rng rng(27);
+  for (const auto invalid : {InvalidIds::drop, InvalidIds::bucket}) {
+    Problem p = simple(rng, 300000, 8, 256, 64);
+    p.wide_ids = invalid == InvalidIds::bucket;
+    p.row_padding = 3;
+    p.segment_rows = {{75000, 0, 1234, 70001}};
+    p.invalid_ids = invalid;
+    check(p);
+    p.num_local_experts = 200;
+    p.expert_map.emplace(256);
+    for (int e = 0; e < 256; ++e) (*p.expert_map)[e] = e % 5 == 0 ? -1 : e % 200;
+    check(p, 4);
+  }
+}
+
 TEST_F(AlignGpu, NoRowsAndMaskedRank) {
   Rng rng(5);
   for (const auto invalid : {InvalidIds::drop, InvalidIds::bucket}) {
@@ -175,27 +262,12 @@ TEST_F(AlignGpu, MisalignedPointers) {
 
 TEST_F(AlignGpu, OneGraphManyRowCounts) {
   Rng rng(7);
-  Problem p = simple(rng, 1000, 8, 256, 64);
-  p.segment_rows = {1000};
-  Context context({.device = gpu_device()});
-  for (const std::string_view id : variants_for(context, Call(p, true).args)) {
-    SCOPED_TRACE(id);
-    Call call(p, true);
-    GpuCall on_gpu(call);
-    AlignArgs args = on_gpu.args();
-    args.variant = id;
-    const gpu::Graph graph = gpu::Graph::capture(gpu_device(), [&](Stream stream) { align(context, args, stream); });
-    for (const int32_t rows : {1000, 1, 0, 512, 999, 1000}) {
-      p.segment_rows = {rows};
-      Call fresh(p, true);
-      call.out = fresh.out;
-      on_gpu.send();
-      gpu::copy(const_cast<void*>(args.segment_rows.data), &rows, sizeof(rows), on_gpu.stream());
-      graph.launch(on_gpu.stream());
-      on_gpu.fetch();
-      expect_result(expected(p, call.args.sorted_pairs.shape[0]), call.out, p.num_topk, true);
-    }
-  }
+  check_row_counts(simple(rng, 1000, 8, 256, 64), {1000, 1, 0, 512, 999, 1000});
+}
+
+TEST_F(AlignGpu, OneGraphManyRowCountsOfLargeTiles) {
+  Rng rng(24);
+  check_row_counts(simple(rng, kLargeTileRows, 8, 256, 64), {kLargeTileRows, 1, 0, 150001, kLargeTileRows - 1});
 }
 
 TEST_F(AlignGpu, ConcurrentStreamsWithAContextEach) {
@@ -303,22 +375,37 @@ TEST_F(AlignGpu, ManyGroupsSkewed) {
   check(p);
 }
 
+// A cooperative kernel of waves of 16.
+void run_of_16(const Problem& p, int64_t (*num_words)(const align_gpu::KernelArgs&),
+               void (*launch)(const align_gpu::KernelArgs&, bool, Stream)) {
+  SCOPED_TRACE(describe(p));
+  const gpu::Buffer barrier(gpu_device(), 4);
+  Call call(p, true);
+  GpuCall on_gpu(call);
+  align_gpu::KernelArgs args = align_gpu::make_args(on_gpu.args());
+  const gpu::Buffer workspace(gpu_device(), num_words(args) * 4);
+  args.workspace = workspace.as<uint32_t>();
+  args.barrier = barrier.as<uint32_t>();
+  on_gpu.send();
+  launch(args, align_ids(on_gpu.args()) == AlignIds::i32, on_gpu.stream());
+  on_gpu.fetch();
+  expect_result(expected(p, call.args.sorted_pairs.shape[0]), call.out, p.num_topk, true);
+}
+
 TEST_F(AlignGpu, RadixOfWave16) {
   Rng rng(23);
-  const gpu::Buffer barrier(gpu_device(), 4);
-  for (int i = 0; i < 40 && !HasFailure(); ++i) {
-    const Problem p = i % 2 == 0 ? random_problem(rng) : simple(rng, 3001, 8, 5000, 4);
-    SCOPED_TRACE(describe(p));
-    Call call(p, true);
-    GpuCall on_gpu(call);
-    align_gpu::KernelArgs args = align_gpu::make_args(on_gpu.args());
-    const gpu::Buffer workspace(gpu_device(), radix_words_of_16(args) * 4);
-    args.workspace = workspace.as<uint32_t>();
-    args.barrier = barrier.as<uint32_t>();
-    on_gpu.send();
-    launch_radix_of_16(args, align_ids(on_gpu.args()) == AlignIds::i32, on_gpu.stream());
-    on_gpu.fetch();
-    expect_result(expected(p, call.args.sorted_pairs.shape[0]), call.out, p.num_topk, true);
+  for (int i = 0; i < 40 && !HasFailure(); ++i)
+    run_of_16(i % 2 == 0 ? random_problem(rng) : simple(rng, 3001, 8, 5000, 4), radix_words_of_16, launch_radix_of_16);
+}
+
+TEST_F(AlignGpu, RunsOfWave16) {
+  Rng rng(28);
+  for (int i = 0; i < 80 && !HasFailure(); ++i) {
+    Problem p = i % 2 == 0 ? random_problem(rng) : simple(rng, 5003, 8, i % 4 == 1 ? 256 : 100 + i, 4);
+    if (i % 8 == 5) p.ids[rng() % p.ids.size()] = -1;
+    if (i % 8 == 7) p.ids.assign(p.ids.size(), 3);
+    if (align_gpu::make_args(Call(p, false).args).num_codes > 256) continue;
+    run_of_16(p, runs_words_of_16, launch_runs_of_16);
   }
 }
 

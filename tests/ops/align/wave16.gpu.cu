@@ -1,4 +1,5 @@
 #include "gpu/launch.hpp"
+#include "ops/align/multi_phase_runs.cuh"
 #include "ops/align/none.cuh"
 #include "ops/align/oneshot.cuh"
 #include "ops/align/radix.cuh"
@@ -34,6 +35,22 @@ void launch_radix_of_16(const KernelArgs& args, bool plain, Stream stream) {
       plain ? align_radix<SmallTile, true> : align_radix<SmallTile, false>,
       {.variant = "radix of 16", .num_blocks = kRadixBlocksOf16, .num_threads = SmallTile::kThreads, .cooperative = true},
       stream, args);
+}
+
+using SmallRuns = RunTile<2, 16>;
+
+int64_t runs_words_of_16(const KernelArgs& args) {
+  return RunSpace<SmallRuns>::words(args.source.num_pairs, args.num_codes, kRunsBlocksOf16);
+}
+
+void launch_runs_of_16(const KernelArgs& args, bool plain, Stream stream) {
+  gpu::launch(align_multi_phase_runs<SmallRuns>,
+              {.variant = "runs of 16",
+               .num_blocks = kRunsBlocksOf16,
+               .num_threads = SmallRuns::kThreads,
+               .shared_bytes = runs_shared_bytes<SmallRuns>(args.num_codes),
+               .cooperative = true},
+              stream, args, plain);
 }
 
 }  // namespace mixlane::test
