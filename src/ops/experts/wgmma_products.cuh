@@ -6,17 +6,20 @@
 
 namespace mixlane::experts_gpu {
 
-inline constexpr int kGroupBlocks = 2;       // of 64 rows, per warpgroup
-inline constexpr int kMaxAccumulators = 64;  // of a block and thread: kMaxTokens / 2
-using Accumulators = float[kGroupBlocks][kMaxAccumulators];
+inline constexpr int kGroupBlocks = 2;  // of 64 rows, per warpgroup
+// Of a tile of so many tokens.
+template <int kN>
+using Accumulators = float[kGroupBlocks][kN / 2];
 
 // Where a thread stands in its warpgroup and in the tile.
 struct Place {
-  uint32_t group = threadIdx.x / ptx::kWarpgroupThreads - 1;
-  uint32_t thread = threadIdx.x % ptx::kWarpgroupThreads;  // in the group
-  uint32_t warp = thread / 32;                             // in the group
-  uint32_t row = threadIdx.x % 32 / 4;                     // in eight rows
-  uint32_t pair = threadIdx.x % 4;                         // tokens 8 j + 2 pair + {0, 1}
+  uint32_t in_block = unknown(threadIdx.x);
+  uint32_t group = in_block / ptx::kWarpgroupThreads - 1;
+  uint32_t thread = in_block % ptx::kWarpgroupThreads;  // in the group
+  uint32_t warp = thread / 32;                          // in the group
+  uint32_t lane = in_block % 32;
+  uint32_t row = lane / 4;       // in eight rows
+  uint32_t pair = in_block % 4;  // tokens 8 j + 2 pair + {0, 1}
 
   // The output that accumulators 4 j + 2 half + {0, 1} of a block are of; with a gate, those of both halves.
   template <Product kProduct>
@@ -53,7 +56,7 @@ __device__ void wait_stage(const Pipeline<kOperands>& pipe) {
 }
 
 template <int kN>
-__device__ void clear(Accumulators& sums) {
+__device__ void clear(Accumulators<kN>& sums) {
 #pragma unroll
   for (int b = 0; b < kGroupBlocks; ++b)
 #pragma unroll
@@ -62,7 +65,8 @@ __device__ void clear(Accumulators& sums) {
 
 // One tile of bf16 operands; one stage's products are in flight while the next one is waited for.
 template <Product kProduct, int kN>
-__device__ void multiply_bf16(Pipeline<Operands::bf16>& pipe, const Place& place, uint32_t num_steps, Accumulators& sums) {
+__device__ void multiply_bf16(Pipeline<Operands::bf16>& pipe, const Place& place, uint32_t num_steps,
+                              Accumulators<kN>& sums) {
   clear<kN>(sums);
   const uint64_t* previous = nullptr;
   for (uint32_t step = 0; step < num_steps; ++step, pipe.advance()) {
@@ -89,8 +93,8 @@ __device__ void multiply_bf16(Pipeline<Operands::bf16>& pipe, const Place& place
 
 // Adds a block's products over 128 of k, times the scales of their tokens and of their two weight rows.
 template <int kN>
-__device__ void promote(float (&sums)[kMaxAccumulators], const float (&part)[kN / 2], const float2 (&tokens)[kN / 8],
-                        float low, float high) {
+__device__ void promote(float (&sums)[kN / 2], const float (&part)[kN / 2], const float2 (&tokens)[kN / 8], float low,
+                        float high) {
 #pragma unroll
   for (int j = 0; j < kN / 8; ++j) {
     float* sum = sums + 4 * j;
@@ -136,7 +140,7 @@ __device__ void multiply_block(const Descriptors& at, int b, float (&part)[kN / 
 // One block's products at a time: the other warpgroup's fill the tensor cores in between.
 template <Product kProduct, int kN>
 __device__ void multiply_e4m3_block(Pipeline<Operands::e4m3_block>& pipe, const Place& place, uint32_t num_steps,
-                                    const OwnScales<kProduct>& own, Accumulators& sums) {
+                                    const OwnScales<kProduct>& own, Accumulators<kN>& sums) {
   clear<kN>(sums);
   float part[kN / 2] = {};
   for (uint32_t step = 0; step < num_steps; ++step, pipe.advance()) {
@@ -147,7 +151,7 @@ __device__ void multiply_e4m3_block(Pipeline<Operands::e4m3_block>& pipe, const 
     float2 tokens[kN / 8];
 #pragma unroll
     for (int j = 0; j < kN / 8; ++j)
-      tokens[j] = *reinterpret_cast<const float2*>(pipe.scales() + kWeightScales + 8 * j + 2 * place.pair);
+      tokens[j] = *reinterpret_cast<const float2*>(pipe.token_scales() + 8 * j + 2 * place.pair);
 #pragma unroll
     for (int b = 0; b < kGroupBlocks; ++b) {
       if (b > 0) multiply_block<kN>(at, b, part);
@@ -162,7 +166,7 @@ __device__ void multiply_e4m3_block(Pipeline<Operands::e4m3_block>& pipe, const 
 // The same with scales per token and per row, which are the epilogue's.
 template <Product kProduct, int kN>
 __device__ void multiply_e4m3_channel(Pipeline<Operands::e4m3_channel>& pipe, const Place& place, uint32_t num_steps,
-                                      Accumulators& sums) {
+                                      Accumulators<kN>& sums) {
   clear<kN>(sums);
   float part[kN / 2] = {};
   for (uint32_t step = 0; step < num_steps; ++step, pipe.advance()) {

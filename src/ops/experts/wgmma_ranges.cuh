@@ -14,7 +14,7 @@ class RangeSums {
   // multiply(first, end) makes the sums of these steps. True: `sums` are the tile's; false: they went to the block that has
   // its first part.
   template <class Multiply>
-  __device__ bool add_up(Multiply&& multiply, Accumulators& sums) const {
+  __device__ bool add_up(Multiply&& multiply, Accumulators<kN>& sums) const {
     float total[kGroupBlocks][kN / 2] = {};
     for (uint32_t range = tile_.first_range; range < tile_.end_range; ++range) {
       const uint32_t first = plan_.range_begin(range), end = plan_.range_begin(range + 1);
