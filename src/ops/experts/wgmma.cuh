@@ -9,9 +9,10 @@
 
 namespace mixlane::experts_gpu {
 
-// Of a thread; 128 producers and 256 others share 64 K.
-inline constexpr int kProducerRegisters = 48;
+// Of a thread; 128 producers and 256 others share what the launch gave to all: 168 each. More would be waited for forever.
+inline constexpr int kProducerRegisters = 40;
 inline constexpr int kGroupRegisters = 232;
+static_assert(kProducerRegisters + 2 * kGroupRegisters <= 3 * 168);
 
 // The tile's products over `num_steps` stages.
 template <Product kProduct, Operands kOperands, int kN>

@@ -34,8 +34,8 @@ struct WgmmaArgs {
   uint32_t weight_rows = 0;  // 2 I or I, H
 };
 
-// Sums of tiles that blocks share: of at most half of the blocks' tiles, 8 ranges of 256 rows x 16 tokens.
-inline int64_t num_partial_floats(int num_multiprocessors) { return int64_t{num_multiprocessors} / 2 * 8 * 256 * 16; }
+// Sums of a tile that blocks share: of each block 8 ranges of 256 rows x 16 tokens.
+inline int64_t num_partial_floats(int num_multiprocessors) { return int64_t{num_multiprocessors} * 8 * 256 * 16; }
 
 inline constexpr int64_t kMaxWgmmaExperts = 1024;
 

@@ -28,6 +28,11 @@ __device__ inline uint32_t product_width(uint32_t tokens) {
   return max(round_up(tokens, tokens <= 32 || (tokens > 64 && tokens <= 72) ? 8 : 16), 8u);
 }
 
+// Sums of tiles of at most kRangeWidth tokens are made range by range of k and then added up in order. Where all tiles are
+// such, blocks get equal shares of all ranges: a tile may be of several blocks, and the bits don't tell.
+inline constexpr uint32_t kRanges = 8;
+inline constexpr uint32_t kRangeWidth = 16;
+
 struct Tile {
   uint32_t expert = 0;
   uint32_t index = 0;      // of the weights' tile
@@ -37,14 +42,9 @@ struct Tile {
   bool wide = false;
   bool shares_weights = false;
   uint32_t item = 0;
-  uint32_t first_range = 0, end_range = 1;  // of k
+  uint32_t first_range = 0, end_range = kRanges;  // of k
   uint32_t first_step = 0, end_step = 0;
 };
-
-// Sums of narrow tiles are made range by range of k and then added up in order. So blocks can share a tile, when there are
-// fewer tiles than blocks, and the bits don't tell.
-inline constexpr uint32_t kRanges = 8;
-inline constexpr uint32_t kRangeWidth = 16;
 
 // The slot of a tile's first token.
 __device__ inline uint32_t slot_of(const Slots& slots, const Tile& tile) {
@@ -94,9 +94,8 @@ struct Plan {
   uint32_t max_width;      // of the widest one
   uint32_t num_stages;
   uint32_t num_steps;  // of k
-  uint32_t num_parts;  // blocks that share a tile: a divisor of kRanges
+  bool shares_ranges;  // a pair of blocks has a share of all items' ranges, not whole items
 
-  __device__ uint32_t num_units() const { return num_items * num_parts; }
   __device__ uint32_t range_begin(uint32_t range) const { return range * num_steps / kRanges; }
 
   // An expert's items: of two tiles of weights at a time, so that they meet in L2, those of the full pairs of tiles of rows
@@ -170,18 +169,15 @@ struct Plan {
       num_items = item;
       for (uint32_t w = 0; w < blockDim.x / 32; ++w) width = max(width, warp_widths[w]);
       max_width = width;
-      num_parts = 1;
-      if (width <= kRangeWidth)
-        while (num_parts < kRanges && item > 0 && item * num_parts * 2 <= gridDim.x / kClusterBlocks) num_parts *= 2;
+      shares_ranges = width <= kRangeWidth;
       num_stages = min((kSharedBytes - other_bytes - bytes_per_token * width) /
                            (Step<kOperands>::stage_bytes(width) + width * scale_bytes + stage_scale_bytes),
                        kMaxStages);
     }
   }
 
-  // The tile that block `rank` of a pair has in a unit, a part of an item.
-  __device__ Tile tile(uint32_t unit, uint32_t rank) const {
-    const uint32_t item = unit / num_parts;
+  // The tile that block `rank` of a pair has in an item.
+  __device__ Tile tile(uint32_t item, uint32_t rank) const {
     uint32_t low = 0, high = num_experts;  // the expert is in [low, high)
     while (high - low > 1) {
       const uint32_t middle = (low + high) / 2;
@@ -191,18 +187,10 @@ struct Plan {
         high = middle;
     }
     Tile tile;
-    tile.expert = low;
-    place(item - first_item[low], static_cast<uint32_t>(counts[low]), rank, tile);
     tile.item = item;
-    if (tile.width <= kRangeWidth) {
-      const uint32_t ranges = kRanges / num_parts;
-      tile.first_range = unit % num_parts * ranges;
-      tile.end_range = tile.first_range + ranges;
-      tile.first_step = range_begin(tile.first_range);
-      tile.end_step = range_begin(tile.end_range);
-    } else {
-      tile.end_step = num_steps;
-    }
+    tile.expert = low;
+    tile.end_step = num_steps;
+    place(item - first_item[low], static_cast<uint32_t>(counts[low]), rank, tile);
     return tile;
   }
 
@@ -235,15 +223,33 @@ struct Plan {
     if (tile.index < num_tiles && tile.first_row < count) tile.num_rows = min(tokens, count - tile.first_row);
   }
 
-  // The unit of a pair of blocks in a round. Neighbouring items differ in size: the shift lets all pairs have some of each.
-  __device__ uint32_t unit(uint32_t round) const {
-    const uint32_t pairs = gridDim.x / kClusterBlocks;
-    return round * pairs + (blockIdx.x / kClusterBlocks + round) % pairs;
+  __device__ static uint32_t num_pairs() { return gridDim.x / kClusterBlocks; }
+  // Where a pair's share of all ranges begins; range r of item i is number i * kRanges + r.
+  __device__ uint32_t share_begin(uint32_t pair) const { return pair * (num_items * kRanges) / num_pairs(); }
+  __device__ uint32_t pair_of_range(uint32_t number) const {
+    return ((number + 1) * num_pairs() - 1) / (num_items * kRanges);
   }
+
+  // One call of `body`: it is large.
   template <class Body>
   __device__ void for_each_tile(uint32_t rank, Body&& body) const {
-    for (uint32_t round = 0; round * (gridDim.x / kClusterBlocks) < num_units(); ++round)
-      if (const uint32_t own = unit(round); own < num_units()) body(tile(own, rank));
+    const uint32_t pair = blockIdx.x / kClusterBlocks;
+    uint32_t at = shares_ranges ? share_begin(pair) : 0;  // a range's number, or a round
+    const uint32_t end = shares_ranges ? share_begin(pair + 1) : (num_items + num_pairs() - 1) / num_pairs();
+    while (at < end) {
+      // Neighbouring items differ in size: the shift lets all pairs have some of each.
+      const uint32_t item = shares_ranges ? at / kRanges : at * num_pairs() + (pair + at) % num_pairs();
+      if (item >= num_items) break;
+      Tile part = tile(item, rank);
+      if (shares_ranges) {
+        part.first_range = at % kRanges;
+        part.end_range = min(part.first_range + end - at, kRanges);
+        part.first_step = range_begin(part.first_range);
+        part.end_step = range_begin(part.end_range);
+      }
+      at += shares_ranges ? part.end_range - part.first_range : 1;
+      body(part);
+    }
   }
 };
 
