@@ -301,6 +301,7 @@ void run_wgmma(Context& context, const ExpertsArgs& args, Stream stream) {
   const auto launch = [&](WgmmaArgs k, Product product) {
     k.partial_sums = partial_sums;
     k.partial_flags = static_cast<uint32_t*>(context.arena().zeros());
+    k.status = args.status;
     launch_product(k, product, format, device, stream);
   };
   const int64_t num_floats = num_partial_floats(gpu::num_multiprocessors(device.index));

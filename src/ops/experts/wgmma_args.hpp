@@ -27,6 +27,7 @@ struct WgmmaArgs {
   Floats<float> output_scales{};      // gate_up of e4m3_block
   float* partial_sums = nullptr;      // num_partial_floats()
   uint32_t* partial_flags = nullptr;  // zero between launches
+  Status* status = nullptr;           // may be null
   Activation activation{};
   uint32_t num_topk = 1;
   uint32_t depth = 0;        // values of the reduction: H, I

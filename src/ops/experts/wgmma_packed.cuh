@@ -30,14 +30,15 @@ struct PackedScales {
 };
 
 // Four pairs {i, i + 4} of eight e2m1 codes, as bf16 times 2^-126: exponent and mantissa bits where bf16 has its lowest of
-// the one and highest of the other. A code's subnormal becomes a subnormal.
+// the one and highest of the other, the sign on top. A code's subnormal becomes a subnormal. The products are shifts to both
+// places at once.
 __device__ inline void decode_codes(uint32_t codes, uint32_t (&pairs)[4]) {
-  constexpr uint32_t kSigns = 0x80008000u, kMagnitudes = 0x01c001c0u;
-  const uint32_t upper = codes >> 8;
-  pairs[0] = (codes << 12 & kSigns) | (codes << 6 & kMagnitudes);
-  pairs[1] = (codes << 8 & kSigns) | (codes << 2 & kMagnitudes);
-  pairs[2] = (codes << 4 & kSigns) | (upper << 6 & kMagnitudes);
-  pairs[3] = (codes & kSigns) | (upper << 2 & kMagnitudes);
+  constexpr uint32_t kSignAndMagnitude = 0x81c081c0u;
+#pragma unroll
+  for (int i = 0; i < 4; i += 2, codes >>= 8) {
+    pairs[i] = (codes & 0x000f000fu) * ((1u << 12) + (1u << 6)) & kSignAndMagnitude;
+    pairs[i + 1] = (codes & 0x00f000f0u) * ((1u << 8) + (1u << 2)) & kSignAndMagnitude;
+  }
 }
 
 // Two bf16 of 2^(exponent - 127), for exponents 1 to 254.
@@ -49,13 +50,14 @@ __device__ inline uint32_t multiply_pair(uint32_t pair, uint32_t factor) {
   return product;
 }
 
-// Pairs of decode_codes() times 2^126 and 2^(scale - 127), exact; 255 is a NaN.
-__device__ inline void scale_pairs(uint32_t scale, uint32_t (&pairs)[4]) {
-  const uint32_t factor = power_of_two(min(scale, 128u) + 126);
+// Pairs of decode_codes() times 2^126 and 2^(scale - 127), exact; 255 is a NaN. A factor takes scales up to 128.
+template <bool kLarge>
+__device__ void scale_pairs(uint32_t scale, uint32_t (&pairs)[4]) {
+  const uint32_t factor = power_of_two((kLarge ? min(scale, 128u) : scale) + 126);
 #pragma unroll
   for (int i = 0; i < 4; ++i) pairs[i] = multiply_pair(pairs[i], factor);
-  if (scale > 128) {
-    const uint32_t more = scale == 255 ? 0x7fc07fc0u : power_of_two(scale - 1);
+  if constexpr (kLarge) {
+    const uint32_t more = scale == 255 ? 0x7fc07fc0u : power_of_two(max(scale, 128u) - 1);
 #pragma unroll
     for (int i = 0; i < 4; ++i) pairs[i] = multiply_pair(pairs[i], more);
   }
@@ -72,8 +74,9 @@ __device__ inline void pair_values(const uint4& packet, uint32_t (&pairs)[4]) {
 // A thread's weights of half a stage: per eight of its values two products' operands.
 using PackedOperands = uint32_t[kGroupBlocks][2][2][4];
 
-__device__ inline void decode_half(const std::byte* rows, const uint32_t (&scales)[kGroupBlocks][2], int half,
-                                   const Place& place, PackedOperands& operands) {
+template <bool kLarge>
+__device__ void decode_half(const std::byte* rows, const uint32_t (&scales)[kGroupBlocks][2], int half, const Place& place,
+                            PackedOperands& operands) {
   // A row has 64 bytes; packet c of row r lies at c ^ r / 2 % 4.
   const uint32_t at = ((static_cast<uint32_t>(half) * 2 + place.pair / 2) ^ place.row / 2) * 16 + place.pair % 2 * 8;
 #pragma unroll
@@ -86,7 +89,7 @@ __device__ inline void decode_half(const std::byte* rows, const uint32_t (&scale
       for (int q = 0; q < 2; ++q) {
         uint32_t pairs[4];
         decode_codes(q ? codes.y : codes.x, pairs);
-        scale_pairs(scale, pairs);
+        scale_pairs<kLarge>(scale, pairs);
 #pragma unroll
         for (int i = 0; i < 4; ++i) operands[b][q][i / 2][i % 2 * 2 + upper] = pairs[i];
       }
@@ -109,11 +112,16 @@ __device__ void multiply_packed(Pipeline<Operands::e2m1>& pipe, const Place& pla
         const uint2 words = *(reinterpret_cast<const uint2*>(pipe.scales()) + row + 64 * b + 8 * upper);
         scales[b][upper] = __funnelshift_rc(words.x, words.y, shifts.shift[b][upper]);
       }
+    const bool large = __any_sync(~0u, ((scales[0][0] | scales[0][1] | scales[1][0] | scales[1][1]) & 0x00800080u) != 0);
+    const std::byte* weights = pipe.weights() + row * Step<Operands::e2m1>::kWeightRowBytes;
     const std::byte* tokens = pipe.tokens() + place.row * kRowBytes;
 #pragma unroll
     for (int half = 0; half < 2; ++half, tokens += pipe.token_bytes()) {
       PackedOperands operands;
-      decode_half(pipe.weights() + row * Step<Operands::e2m1>::kWeightRowBytes, scales, half, place, operands);
+      if (large)
+        decode_half<true>(weights, scales, half, place, operands);
+      else
+        decode_half<false>(weights, scales, half, place, operands);
 #pragma unroll
       for (int j = 0; j < kN / 8; ++j)
 #pragma unroll

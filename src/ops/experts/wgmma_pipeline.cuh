@@ -86,6 +86,8 @@ class Pipeline {
   __device__ uint64_t* full() const { return &fixed_->full[stage_]; }
   __device__ uint64_t* empty() const { return &fixed_->empty[stage_]; }
   __device__ void wait_empty() const { ptx::mbarrier_wait(empty(), phase_ ^ 1); }
+  // The same for all lanes.
+  __device__ bool is_full() const { return __all_sync(~0u, ptx::mbarrier_test(full(), phase_)); }
   __device__ void wait_full() const { ptx::mbarrier_wait(full(), phase_); }
   __device__ void advance() {
     if (++stage_ == num_stages_) {

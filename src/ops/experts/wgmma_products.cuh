@@ -63,13 +63,42 @@ __device__ void clear(Accumulators<kN>& sums) {
     for (int i = 0; i < kN / 2; ++i) sums[b][i] = 0.0f;
 }
 
-// One tile of bf16 operands; one stage's products are in flight while the next one is waited for.
+// Products that were started and have not released their stage: at most those of one stage while the next one's start.
+class StagesInFlight {
+ public:
+  // A stage that is not there yet may be waiting for the one that these products hold.
+  template <Operands kOperands>
+  __device__ void drain_unless_full(const Pipeline<kOperands>& next) {
+    if (held_ && !next.is_full()) drain();
+  }
+  // What was started of the stage is a group.
+  template <Operands kOperands>
+  __device__ void commit(const Pipeline<kOperands>& started) {
+    ptx::wgmma_commit();
+    if (held_) {
+      ptx::wgmma_wait<1>();
+      release_stage(held_);
+    }
+    held_ = started.empty();
+  }
+  __device__ void drain() {
+    ptx::wgmma_wait<0>();
+    if (held_) release_stage(held_);
+    held_ = nullptr;
+  }
+
+ private:
+  const uint64_t* held_ = nullptr;
+};
+
+// One tile of bf16 operands.
 template <Product kProduct, int kN>
 __device__ void multiply_bf16(Pipeline<Operands::bf16>& pipe, const Place& place, uint32_t num_steps,
                               Accumulators<kN>& sums) {
   clear<kN>(sums);
-  const uint64_t* previous = nullptr;
+  StagesInFlight in_flight;
   for (uint32_t step = 0; step < num_steps; ++step, pipe.advance()) {
+    in_flight.drain_unless_full(pipe);
     wait_stage<kProduct != Product::down>(pipe);
     const Descriptors at(pipe, place);
     ptx::wgmma_fence();
@@ -80,15 +109,9 @@ __device__ void multiply_bf16(Pipeline<Operands::bf16>& pipe, const Place& place
         ptx::Wgmma<kN>::template mma<ptx::MatrixType::bf16>(
             sums[b], at.weights + ptx::descriptor_rows(64 * b) + k * ptx::kDescriptorStep,
             at.tokens + k * ptx::kDescriptorStep, true);
-    ptx::wgmma_commit();
-    if (step > 0) {
-      ptx::wgmma_wait<1>();
-      release_stage(previous);
-    }
-    previous = pipe.empty();
+    in_flight.commit(pipe);
   }
-  ptx::wgmma_wait<0>();
-  release_stage(previous);
+  in_flight.drain();
 }
 
 // Adds a block's products over 128 of k, times the scales of their tokens and of their two weight rows.

@@ -31,14 +31,16 @@ class RangeSums {
       return false;
     }
     if (tile_.end_range < kRanges) {
-      wait_for_others();
+      const bool there = wait_for_others();
       add_others(total);
+      if (!there) for_each([&](int b, int i) { total[b][i] = __int_as_float(0x7fffffff); });
     }
     for_each([&](int b, int i) { sums[b][i] = total[b][i]; });
     return true;
   }
 
  private:
+  static constexpr int64_t kMaxWaitNs = int64_t{30} * 1000 * 1000 * 1000;
   static constexpr uint32_t kThreads = kNumGroups * ptx::kWarpgroupThreads;
 
   template <class Body>
@@ -63,16 +65,21 @@ class RangeSums {
   __device__ uint32_t* flag(uint32_t pair) const { return args_.partial_flags + block_of(pair) * kNumGroups + place_.group; }
 
   // Until the other ranges' sums are there, each pair watched by a lane of its own. All blocks of the grid run at once, one
-  // per multiprocessor, and begin with what others wait for.
-  __device__ void wait_for_others() const {
+  // per multiprocessor, and begin with what others wait for: only a device that is not its own any more makes it false.
+  __device__ bool wait_for_others() const {
+    bool late = false;
     const uint32_t range = tile_.end_range + place_.thread;
     if (range < kRanges && plan_.share_begin(pair_of(range)) == tile_.item * kRanges + range) {
       uint32_t* watched = flag(pair_of(range));
-      while (gpu::load_acquire<gpu::Scope::device>(watched) == 0) {
-      }
+      const uint64_t begin = gpu::clock_ns();
+      while (gpu::load_acquire<gpu::Scope::device>(watched) == 0 && !late) late = gpu::clock_ns() - begin > kMaxWaitNs;
       gpu::store_relaxed<gpu::Scope::device>(watched, 0);
+      if (late && args_.status && args_.status->code == ErrorCode::ok) {
+        args_.status->code = ErrorCode::internal;
+        args_.status->waited_us = kMaxWaitNs / 1000;
+      }
     }
-    sync_group();
+    return !ptx::sync_threads_or(1 + static_cast<int>(place_.group), ptx::kWarpgroupThreads, late);
   }
 
   // As many ranges' loads at a time as registers hold.

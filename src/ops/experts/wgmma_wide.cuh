@@ -19,39 +19,24 @@ struct WideDescriptors {
         weights(ptx::swizzled_rows(ptx::shared_address(pipe.weights()))) {}
 };
 
-// Keeps the compiler from moving registers that products in flight write.
-template <int kSize>
-__device__ void pin(float (&values)[kSize]) {
-#pragma unroll
-  for (int i = 0; i < kSize; ++i) asm volatile("" : "+f"(values[i])::"memory");
-}
-
 template <Product kProduct>
 __device__ void multiply_wide_bf16(Pipeline<Operands::bf16>& pipe, const Place& place, uint32_t num_steps,
                                    float (&sums)[kWideSums]) {
 #pragma unroll
   for (int i = 0; i < kWideSums; ++i) sums[i] = 0.0f;
-  const uint64_t* previous = nullptr;
+  StagesInFlight in_flight;
   for (uint32_t step = 0; step < num_steps; ++step, pipe.advance()) {
+    in_flight.drain_unless_full(pipe);
     wait_stage<kProduct != Product::down>(pipe);
     const WideDescriptors at(pipe, place);
-    pin(sums);
     ptx::wgmma_fence();
 #pragma unroll
     for (int k = 0; k < kRowProducts; ++k)
       ptx::Wgmma<256>::mma<ptx::MatrixType::bf16>(sums, at.tokens + k * ptx::kDescriptorStep,
                                                   at.weights + k * ptx::kDescriptorStep, true);
-    ptx::wgmma_commit();
-    pin(sums);
-    if (step > 0) {
-      ptx::wgmma_wait<1>();
-      release_stage(previous);
-    }
-    previous = pipe.empty();
+    in_flight.commit(pipe);
   }
-  ptx::wgmma_wait<0>();
-  pin(sums);
-  release_stage(previous);
+  in_flight.drain();
 }
 
 // Starts the products of a stage with half of the weight rows.
