@@ -51,7 +51,8 @@ template <Product kProduct, Operands kOperands>
 __device__ void run_narrow_tile(Pipeline<kOperands>& pipe, const WgmmaArgs& args, const Shared& shared, const Tile& tile,
                                 const Place& place) {
   const auto run = [&]<int kN>() {
-    if constexpr (kN <= Step<kOperands>::kTokens) run_narrow_tile<kProduct, kOperands, kN>(pipe, args, shared, tile, place);
+    if constexpr (kN <= Step<kOperands>::kTokens || (kN > 128 && kN <= Step<kOperands>::kMaxTokens))
+      run_narrow_tile<kProduct, kOperands, kN>(pipe, args, shared, tile, place);
   };
   switch (tile.width) {
     case 8: return run.template operator()<8>();
@@ -63,6 +64,8 @@ __device__ void run_narrow_tile(Pipeline<kOperands>& pipe, const WgmmaArgs& args
     case 72: return run.template operator()<72>();
     case 80: return run.template operator()<80>();
     case 96: return run.template operator()<96>();
+    case 144: return run.template operator()<144>();
+    case 160: return run.template operator()<160>();
     default: return run.template operator()<128>();
   }
 }

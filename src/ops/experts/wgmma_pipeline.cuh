@@ -31,7 +31,8 @@ struct Staging {
   static constexpr uint32_t kPitch = kOutputBytes + (kQuantises ? 16 : 0);
   static constexpr uint32_t kGroupBytes = kTokens * kPitch;
   static constexpr uint32_t kRowBytes = kNumGroups * kGroupBytes;
-  static constexpr uint32_t kFloats = kNumGroups + kNumGroups * 4;  // per token: one of each warpgroup, one of each warp
+  // Per token: one of each warpgroup, one of each warp.
+  static constexpr uint32_t kFloats = kOperands == Operands::bf16 ? 0 : kNumGroups + kNumGroups * 4;
 };
 
 // Scales in a stage, in words. e4m3_block: three of the weights' blocks of 128 rows that a tile meets, one not used, and a

@@ -21,8 +21,9 @@ inline constexpr uint32_t kSharedBytes = 227 * 1024;
 
 __host__ __device__ constexpr uint32_t round_up(uint32_t value, uint32_t to) { return (value + to - 1) / to * to; }
 
-// Widths that narrow products come in: 8, 16, 24, 32, 48, 64, 72, 80, 96, 128.
+// Widths that narrow products come in: 8, 16, 24, 32, 48, 64, 72, 80, 96, 128, 144, 160.
 __device__ inline uint32_t product_width(uint32_t tokens) {
+  if (tokens > 128) return round_up(tokens, 16);
   if (tokens > 96) return 128;
   if (tokens > 80) return 96;
   return max(round_up(tokens, tokens <= 32 || (tokens > 64 && tokens <= 72) ? 8 : 16), 8u);
@@ -74,6 +75,8 @@ struct Step {
   // scales share the registers besides.
   static constexpr bool kHasWide = !kPacked;
   static constexpr uint32_t kTokens = kPacked ? 128 : kOperands == Operands::bf16 ? 96 : 64;
+  // Narrow tiles may be longer than wide ones: a few rows too many do not become tiles of their own.
+  static constexpr uint32_t kMaxTokens = kOperands == Operands::bf16 ? 160 : 128;
 
   __host__ __device__ static uint32_t num_steps(uint32_t depth) { return (depth + kDepth - 1) / kDepth; }
   // Of the tokens of one row of 128 bytes each, at most `width` of them.
@@ -90,7 +93,9 @@ struct Plan {
   uint32_t num_items;
   uint32_t num_tiles;      // of an expert's weights
   uint32_t narrow_tokens;  // most rows of a narrow tile
-  uint32_t tile_tokens;    // of any tile
+  uint32_t tile_tokens;    // of a full tile
+  uint32_t long_tokens;    // most rows of a remaining one
+  bool splits;             // rows for a full tile and a narrow one: one after the other, not side by side
   uint32_t max_width;      // of the widest one
   uint32_t num_stages;
   uint32_t num_steps;  // of k
@@ -111,14 +116,24 @@ struct Plan {
     Items items;
     items.full = count / (2 * tile_tokens);
     items.remaining = count - items.full * 2 * tile_tokens;
-    items.more = items.remaining == 0 ? 0 : items.remaining <= tile_tokens ? 1 : 2;
+    if (items.full > 0 && items.remaining > 0 && items.remaining <= 2 * (long_tokens - tile_tokens)) {
+      --items.full;
+      items.remaining += 2 * tile_tokens;
+    }
+    items.more = items.remaining == 0 ? 0 : items.remaining <= long_tokens ? 1 : 2;
     return items;
   }
   // The width of the widest tile of so many rows.
   __device__ uint32_t widest(uint32_t count) const {
     const Items all = items(count);
-    const uint32_t tokens = all.full > 0 ? tile_tokens : all.more < 2 ? all.remaining : (all.remaining + 1) / 2;
-    return tokens > narrow_tokens ? kWideTokens : product_width(tokens);
+    const uint32_t remaining = all.more < 2 ? all.remaining : (all.remaining + 1) / 2;
+    const uint32_t tokens = splits_remaining(all) || all.full > 0 ? max(tile_tokens, remaining) : remaining;
+    return is_wide(tokens) ? kWideTokens : product_width(tokens);
+  }
+  __device__ bool is_wide(uint32_t tokens) const { return tokens > narrow_tokens && tokens <= tile_tokens; }
+  // Side by side both tiles would cost what full ones cost.
+  __device__ bool splits_remaining(const Items& all) const {
+    return splits && all.more == 2 && all.remaining <= tile_tokens + narrow_tokens;
   }
 
   // By all threads of the block; they must meet before it is used. Shared memory beside the stages: `other_bytes`, more per
@@ -136,6 +151,8 @@ struct Plan {
       num_steps = Step<kOperands>::num_steps(depth);
       narrow_tokens = Step<kOperands>::kTokens;
       tile_tokens = has_wide ? kWideTokens : narrow_tokens;
+      long_tokens = max(tile_tokens, has_wide ? Step<kOperands>::kMaxTokens : 0);
+      splits = has_wide && kOperands != Operands::bf16;
     }
 #pragma unroll
     for (uint32_t i = 0; i < kPerThread; ++i) {
@@ -206,6 +223,12 @@ struct Plan {
       tile.index = 2 * two + local / all.full;
       part += local % all.full * 2;
       tile.shares_weights = true;
+    } else if (splits_remaining(all) && 2 * two + 1 < num_tiles) {
+      const uint32_t before = (local - num_full) * tile_tokens;
+      tile.index = 2 * two + rank;
+      part = 0;
+      tokens = local == num_full ? tile_tokens : all.remaining - tile_tokens;
+      tile.first_row = all.full * 2 * tile_tokens + before;
     } else if (all.more == 2) {
       tile.index = 2 * two + local - num_full;
       tokens = (all.remaining + 1) / 2;
@@ -217,7 +240,7 @@ struct Plan {
       tokens = all.remaining;
       tile.first_row = all.full * 2 * tile_tokens;
     }
-    tile.wide = tokens > narrow_tokens;
+    tile.wide = is_wide(tokens);
     tile.width = tile.wide ? round_up(tokens, 16) : product_width(tokens);
     tile.first_row += part * tokens;
     if (tile.index < num_tiles && tile.first_row < count) tile.num_rows = min(tokens, count - tile.first_row);

@@ -46,12 +46,14 @@ struct Producers {
   __device__ void copy_weights() const {
     Ring pipe(shared);
     const int32_t unit = kProduct == Product::gate_up ? 8 : 16;  // of eight rows, in a box
+    uint32_t filled = 0;                                         // stages, so far
     plan.for_each_tile(rank, [&](const Tile& tile) {
       const auto expert = static_cast<int32_t>(tile.expert);
       const int32_t first = static_cast<int32_t>(tile.index) * 2 * unit;
       // Others want the same weights for the expert's other rows.
       const uint64_t policy = tile.first_row > 0 ? ptx::kEvictNormal : ptx::kEvictFirst;
       for (uint32_t step = tile.first_step; step < tile.end_step; ++step, pipe.advance()) {
+        if (kProduct == Product::down && ++filled == plan.num_stages + 1) prefetch_weights(tile, step);
         pipe.wait_empty();
         ptx::mbarrier_arrive_expect(pipe.full(), S::kWeightBytes);
         const auto k = static_cast<int32_t>(step * (S::kPacked ? S::kWeightRowBytes : S::kDepth));
@@ -66,6 +68,18 @@ struct Producers {
         }
       }
     });
+  }
+
+  // The ring is full, and down's tokens are not there before the first product's last block has ended: what comes next goes
+  // to L2 meanwhile.
+  __device__ void prefetch_weights(const Tile& tile, uint32_t step) const {
+    constexpr uint32_t kSteps = 6;
+    const int32_t first = static_cast<int32_t>(tile.index) * 32;
+    for (const uint32_t end = min(step + kSteps, tile.end_step); step < end; ++step) {
+      const auto k = static_cast<int32_t>(step * (S::kPacked ? S::kWeightRowBytes : S::kDepth));
+      for (int32_t half = 0; half < 2; ++half)
+        ptx::prefetch_box_5d(&args.weights, {{k, 0, 0, first + half * 16, static_cast<int32_t>(tile.expert)}});
+    }
   }
 
   __device__ void copy_tokens() const {
@@ -97,9 +111,9 @@ struct Producers {
     const auto stride = static_cast<uint32_t>(args.rows.stride);
     plan.for_each_tile(rank, [&](const Tile& tile) {
       const uint32_t slot = slot_of(args.slots, tile);
-      uint32_t rows[kMaxTokens / 8];
+      uint32_t rows[S::kMaxTokens / 8];
 #pragma unroll
-      for (uint32_t i = 0; i < kMaxTokens / 8; ++i)
+      for (uint32_t i = 0; i < S::kMaxTokens / 8; ++i)
         rows[i] = static_cast<uint32_t>(max(row_of<kProduct>(args.slots, tile, slot, 8 * i + row_in_eight), 0));
       for (uint32_t step = tile.first_step; step < tile.end_step; ++step, pipe.advance()) {
         pipe.wait_empty();
@@ -110,7 +124,7 @@ struct Producers {
           const std::byte* from = args.rows.data + (inside ? k : 0);
           const uint32_t at = ptx::shared_address(pipe.tokens()) + part * pipe.token_bytes() + to;
 #pragma unroll
-          for (uint32_t i = 0; i < kMaxTokens / 8; ++i) {
+          for (uint32_t i = 0; i < S::kMaxTokens / 8; ++i) {
             if (8 * i >= tile.width) break;
             ptx::copy_packet(at + i * 8 * kRowBytes, from + uint64_t{unknown(rows[i])} * stride, inside);
           }
