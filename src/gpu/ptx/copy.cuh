@@ -39,13 +39,6 @@ __device__ inline void copy_box_5d(void* to, const void* map, uint64_t* barrier,
       : "memory");
 }
 
-// The same into the L2 cache.
-__device__ inline void prefetch_box_5d(const void* map, const BoxOrigin& o) {
-  asm volatile("cp.async.bulk.prefetch.tensor.5d.L2.global [%0, {%1, %2, %3, %4, %5}];" ::"l"(map), "r"(o.at[0]),
-               "r"(o.at[1]), "r"(o.at[2]), "r"(o.at[3]), "r"(o.at[4])
-               : "memory");
-}
-
 // To the same place in every block of the cluster whose bit is set, with a signal at each block's own barrier.
 __device__ inline void copy_box_5d_multicast(void* to, const void* map, uint64_t* barrier, const BoxOrigin& o,
                                              uint16_t blocks, uint64_t policy) {

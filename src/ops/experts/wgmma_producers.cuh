@@ -46,14 +46,12 @@ struct Producers {
   __device__ void copy_weights() const {
     Ring pipe(shared);
     const int32_t unit = kProduct == Product::gate_up ? 8 : 16;  // of eight rows, in a box
-    uint32_t filled = 0;                                         // stages, so far
     plan.for_each_tile(rank, [&](const Tile& tile) {
       const auto expert = static_cast<int32_t>(tile.expert);
       const int32_t first = static_cast<int32_t>(tile.index) * 2 * unit;
       // Others want the same weights for the expert's other rows.
       const uint64_t policy = tile.first_row > 0 ? ptx::kEvictNormal : ptx::kEvictFirst;
       for (uint32_t step = tile.first_step; step < tile.end_step; ++step, pipe.advance()) {
-        if (kProduct == Product::down && ++filled == plan.num_stages + 1) prefetch_weights(tile, step);
         pipe.wait_empty();
         ptx::mbarrier_arrive_expect(pipe.full(), S::kWeightBytes);
         const auto k = static_cast<int32_t>(step * (S::kPacked ? S::kWeightRowBytes : S::kDepth));
@@ -68,18 +66,6 @@ struct Producers {
         }
       }
     });
-  }
-
-  // The ring is full, and down's tokens are not there before the first product's last block has ended: what comes next goes
-  // to L2 meanwhile.
-  __device__ void prefetch_weights(const Tile& tile, uint32_t step) const {
-    constexpr uint32_t kSteps = 6;
-    const int32_t first = static_cast<int32_t>(tile.index) * 32;
-    for (const uint32_t end = min(step + kSteps, tile.end_step); step < end; ++step) {
-      const auto k = static_cast<int32_t>(step * (S::kPacked ? S::kWeightRowBytes : S::kDepth));
-      for (int32_t half = 0; half < 2; ++half)
-        ptx::prefetch_box_5d(&args.weights, {{k, 0, 0, first + half * 16, static_cast<int32_t>(tile.expert)}});
-    }
   }
 
   __device__ void copy_tokens() const {
