@@ -29,7 +29,10 @@ std::vector<StageVariants> all_variants() {
 }
 
 std::vector<StageVariants> lone_stage_variants() {
-  return {{"routing", routing_variants()}, {"quant", quant_variants()}, {"align", align_variants()}};
+  return {{"routing", routing_variants()},
+          {"quant", quant_variants()},
+          {"align", align_variants()},
+          {"experts", experts_variants()}};
 }
 
 std::map<std::string, std::string> parse_variants(const std::vector<std::string>& settings) {

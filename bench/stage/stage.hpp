@@ -61,6 +61,7 @@ std::vector<std::unique_ptr<DeviceStage>> make_routing_stages(const StageSetup& 
 std::vector<std::unique_ptr<DeviceStage>> make_quant_stages(const StageSetup& setup);
 std::vector<std::unique_ptr<DeviceStage>> make_align_stages(const StageSetup& setup);
 std::vector<std::unique_ptr<DeviceStage>> make_chain_stages(const StageSetup& setup);
+std::vector<std::unique_ptr<DeviceStage>> make_experts_stages(const StageSetup& setup);
 
 // Of ids and codes: the share that differs, which must be none.
 Correctness exact_check(int tokens, int64_t num_different, int64_t num_compared, std::string reference);

@@ -5,11 +5,12 @@
 namespace mixlane::bench {
 
 std::span<const StageKind> stage_kinds() {
-  static constexpr std::array<StageKind, 4> kKinds{{
+  static constexpr std::array<StageKind, 5> kKinds{{
       {"routing", make_routing_stages},
       {"quant", make_quant_stages},
       {"align", make_align_stages},
       {"chain", make_chain_stages},
+      {"experts", make_experts_stages},
   }};
   return kKinds;
 }

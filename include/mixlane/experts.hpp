@@ -54,6 +54,9 @@ struct ExpertsArgs {
   // Llama-4: multiply the input row by the pair's weight (f32 [rows, K], strided) before gate_up.
   ConstTensorView input_weights{};
   TensorView output{};  // bf16 [slots, H]: one row per pair at its slot; pad slots are not written
+  // Optional, in device memory, GPUs only: internal with the time waited if blocks of a kernel did not hear of each other
+  // for 30 s; rows that hang on it are NaN then.
+  Status* status = nullptr;
   std::string_view variant = "auto";
 };
 

@@ -43,6 +43,36 @@ __device__ inline uint32_t f32x2_to_bf16x2(float low, float high) {
 }
 #endif
 
+// The smaller and the larger of two numbers; a NaN if x is one. `bound` is none.
+// 2^x and 1 / x as the hardware approximates them, to about 2 ulp; subnormals may count as zeros.
+#if defined(MIXLANE_HIP)
+__device__ inline float at_most(float x, float bound) { return bound < x ? bound : x; }
+__device__ inline float at_least(float x, float bound) { return x < bound ? bound : x; }
+__device__ inline float approximate_exp2(float x) { return __builtin_amdgcn_exp2f(x); }
+__device__ inline float approximate_reciprocal(float x) { return __builtin_amdgcn_rcpf(x); }
+#else
+__device__ inline float at_most(float x, float bound) {
+  float result;
+  asm("min.NaN.f32 %0, %1, %2;" : "=f"(result) : "f"(x), "f"(bound));
+  return result;
+}
+__device__ inline float at_least(float x, float bound) {
+  float result;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(result) : "f"(x), "f"(bound));
+  return result;
+}
+__device__ inline float approximate_exp2(float x) {
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+}
+__device__ inline float approximate_reciprocal(float x) {
+  float result;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+}
+#endif
+
 // Four codes in a word, the first in its lowest byte: to nearest even, saturated to +-448. NaN gives 0x7f; the sign of
 // zeros and NaNs is not to be relied on.
 __device__ inline uint32_t f32x4_to_e4m3x4(float x0, float x1, float x2, float x3) {

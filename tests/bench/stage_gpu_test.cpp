@@ -19,6 +19,7 @@ Model grouped_model() {
   Model model;
   model.name = "grouped";
   model.hidden = 256;
+  model.intermediate = 64;
   model.correction_bias = true;
   model.routing.num_experts = 64;
   model.routing.num_topk = 4;
@@ -60,7 +61,7 @@ TEST_F(StageGpu, ChecksPassForResultsAndFailForPoison) {
         EXPECT_GT(stage->work().bytes, 0);
         ++num_cases;
       }
-      EXPECT_EQ(num_cases, kind.name == "chain" ? 2 : 4);
+      EXPECT_EQ(num_cases, kind.name == "experts" ? 1 : kind.name == "chain" ? 2 : 4);
     }
   }
 }
@@ -102,7 +103,7 @@ TEST_F(StageGpu, ASweepStoresARecordPerCondition) {
       EXPECT_GE(stage.calls_per_sample, 1);
       automatic += stage.automatic;
     }
-    EXPECT_EQ(automatic, 4) << "one of routing, quant, align and chain";
+    EXPECT_EQ(automatic, 5) << "one of routing, quant, align, chain and experts";
     EXPECT_GT(record.stages.size(), 5u) << "align in several variants";
   }
   // The same command again has nothing to do but to begin anew.

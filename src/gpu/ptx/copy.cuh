@@ -64,6 +64,11 @@ __device__ inline void copy_word(uint32_t to, const void* from, bool valid) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from), "r"(valid ? 4 : 0) : "memory");
 }
 
+// The first `bytes` of 4 bytes by this thread, zeros behind them.
+__device__ inline void copy_part_of_word(uint32_t to, const void* from, uint32_t bytes) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
+}
+
 // Ordinary accesses to shared memory that were seen before come before the tensor cores' and the copy engine's later ones.
 __device__ inline void fence_async_proxy() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 

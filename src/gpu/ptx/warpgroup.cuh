@@ -22,6 +22,22 @@ __device__ inline void sync_threads(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
+// The same, and whether any of them says so.
+__device__ inline bool sync_threads_or(int id, int threads, bool says) {
+  uint32_t any;
+  asm volatile(
+      "{\n"
+      ".reg .pred says, any;\n"
+      "setp.ne.u32 says, %3, 0;\n"
+      "bar.red.or.pred any, %1, %2, says;\n"
+      "selp.u32 %0, 1, 0, any;\n"
+      "}"
+      : "=r"(any)
+      : "r"(id), "r"(threads), "r"(static_cast<uint32_t>(says))
+      : "memory");
+  return any != 0;
+}
+
 // Four 8x8 matrices of 16-bit values, transposed: lane l gives the address of column l % 8 of matrix l / 8; words hold
 // values {row lane / 4, columns 2 (lane % 4) + {0, 1}}.
 __device__ inline void store_matrices_transposed(uint32_t address, uint32_t w0, uint32_t w1, uint32_t w2, uint32_t w3) {

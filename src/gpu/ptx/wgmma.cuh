@@ -28,8 +28,7 @@ __device__ constexpr uint64_t descriptor_rows(int rows) { return static_cast<uin
 
 enum class MatrixType { bf16, e4m3 };
 
-// mma: A and B in shared memory; `add` false: D is written, not added to. mma_registers: bf16 A in registers, where a
-// thread holds columns 2 (t % 4) + {0, 1} of its two rows, then columns 8 further of both.
+// `add` false: D is written, not added to.
 template <int kN>
 struct Wgmma;
 
@@ -46,57 +45,51 @@ struct Wgmma;
 #define MIXLANE_R36 MIXLANE_R32 ", %32, %33, %34, %35"
 #define MIXLANE_R40 MIXLANE_R36 ", %36, %37, %38, %39"
 #define MIXLANE_R48 MIXLANE_R40 ", %40, %41, %42, %43, %44, %45, %46, %47"
-#define MIXLANE_R52 MIXLANE_R48 ", %48, %49, %50, %51"
-#define MIXLANE_R56 MIXLANE_R52 ", %52, %53, %54, %55"
-#define MIXLANE_R60 MIXLANE_R56 ", %56, %57, %58, %59"
-#define MIXLANE_R64 MIXLANE_R60 ", %60, %61, %62, %63"
+#define MIXLANE_R64 MIXLANE_R48 ", %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define MIXLANE_R72 MIXLANE_R64 ", %64, %65, %66, %67, %68, %69, %70, %71"
+#define MIXLANE_R80 MIXLANE_R72 ", %72, %73, %74, %75, %76, %77, %78, %79"
+#define MIXLANE_R96 MIXLANE_R80 ", %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
+#define MIXLANE_R112 \
+  MIXLANE_R96 ", %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111"
+#define MIXLANE_R128 \
+  MIXLANE_R112 ", %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 
-// kRegisters: the numbers of D's operands; n0 to n4: the numbers of those that follow.
-#define MIXLANE_WGMMA(n, kRegisters, n0, n1, n2, n3, n4, ...)                                                       \
-  template <>                                                                                                       \
-  struct Wgmma<n> {                                                                                                 \
-    template <MatrixType kType, int kSize>                                                                          \
-    __device__ static void mma(float (&d)[kSize], uint64_t a_rows, uint64_t b_rows, bool add) {                     \
-      if constexpr (kType == MatrixType::bf16) {                                                                    \
-        asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " n2                                                         \
-                     ", 0;\n"                                                                                       \
-                     "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32.bf16.bf16 {" kRegisters "}, " n0 ", " n1       \
-                     ", p, 1, 1, 0, 0;\n}"                                                                          \
-                     : __VA_ARGS__                                                                                  \
-                     : "l"(a_rows), "l"(b_rows), "r"(static_cast<int32_t>(add)));                                   \
-      } else {                                                                                                      \
-        asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " n2                                                         \
-                     ", 0;\n"                                                                                       \
-                     "wgmma.mma_async.sync.aligned.m64n" #n "k32.f32.e4m3.e4m3 {" kRegisters "}, " n0 ", " n1       \
-                     ", p, 1, 1;\n}"                                                                                \
-                     : __VA_ARGS__                                                                                  \
-                     : "l"(a_rows), "l"(b_rows), "r"(static_cast<int32_t>(add)));                                   \
-      }                                                                                                             \
-    }                                                                                                               \
-    template <int kSize>                                                                                            \
-    __device__ static void mma_registers(float (&d)[kSize], const uint32_t (&a)[4], uint64_t b_rows) {              \
-      asm volatile(                                                                                                 \
-          "{\n.reg .pred p;\nsetp.eq.u32 p, 0, 0;\n"                                                                \
-          "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32.bf16.bf16 {" kRegisters "}, {" n0 ", " n1 ", " n2 ", " n3 \
-          "}, " n4 ", p, 1, 1, 0;\n}"                                                                               \
-          : __VA_ARGS__                                                                                             \
-          : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b_rows));                                               \
-    }                                                                                                               \
+// kRegisters: the numbers of D's operands; n0 to n2: the numbers of those that follow.
+#define MIXLANE_WGMMA(n, kRegisters, n0, n1, n2, ...)                                                         \
+  template <>                                                                                                 \
+  struct Wgmma<n> {                                                                                           \
+    template <MatrixType kType, int kSize>                                                                    \
+    __device__ static void mma(float (&d)[kSize], uint64_t a_rows, uint64_t b_rows, bool add) {               \
+      if constexpr (kType == MatrixType::bf16) {                                                              \
+        asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " n2                                                   \
+                     ", 0;\n"                                                                                 \
+                     "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32.bf16.bf16 {" kRegisters "}, " n0 ", " n1 \
+                     ", p, 1, 1, 0, 0;\n}"                                                                    \
+                     : __VA_ARGS__                                                                            \
+                     : "l"(a_rows), "l"(b_rows), "r"(static_cast<int32_t>(add)));                             \
+      } else {                                                                                                \
+        asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " n2                                                   \
+                     ", 0;\n"                                                                                 \
+                     "wgmma.mma_async.sync.aligned.m64n" #n "k32.f32.e4m3.e4m3 {" kRegisters "}, " n0 ", " n1 \
+                     ", p, 1, 1;\n}"                                                                          \
+                     : __VA_ARGS__                                                                            \
+                     : "l"(a_rows), "l"(b_rows), "r"(static_cast<int32_t>(add)));                             \
+      }                                                                                                       \
+    }                                                                                                         \
   };
-MIXLANE_WGMMA(8, MIXLANE_R4, "%4", "%5", "%6", "%7", "%8", MIXLANE_D4(0))
-MIXLANE_WGMMA(16, MIXLANE_R8, "%8", "%9", "%10", "%11", "%12", MIXLANE_D8(0))
-MIXLANE_WGMMA(24, MIXLANE_R12, "%12", "%13", "%14", "%15", "%16", MIXLANE_D8(0), MIXLANE_D4(8))
-MIXLANE_WGMMA(32, MIXLANE_R16, "%16", "%17", "%18", "%19", "%20", MIXLANE_D16(0))
-MIXLANE_WGMMA(48, MIXLANE_R24, "%24", "%25", "%26", "%27", "%28", MIXLANE_D16(0), MIXLANE_D8(16))
-MIXLANE_WGMMA(64, MIXLANE_R32, "%32", "%33", "%34", "%35", "%36", MIXLANE_D32(0))
-MIXLANE_WGMMA(72, MIXLANE_R36, "%36", "%37", "%38", "%39", "%40", MIXLANE_D32(0), MIXLANE_D4(32))
-MIXLANE_WGMMA(80, MIXLANE_R40, "%40", "%41", "%42", "%43", "%44", MIXLANE_D32(0), MIXLANE_D8(32))
-MIXLANE_WGMMA(96, MIXLANE_R48, "%48", "%49", "%50", "%51", "%52", MIXLANE_D32(0), MIXLANE_D16(32))
-MIXLANE_WGMMA(104, MIXLANE_R52, "%52", "%53", "%54", "%55", "%56", MIXLANE_D32(0), MIXLANE_D16(32), MIXLANE_D4(48))
-MIXLANE_WGMMA(112, MIXLANE_R56, "%56", "%57", "%58", "%59", "%60", MIXLANE_D32(0), MIXLANE_D16(32), MIXLANE_D8(48))
-MIXLANE_WGMMA(120, MIXLANE_R60, "%60", "%61", "%62", "%63", "%64", MIXLANE_D32(0), MIXLANE_D16(32), MIXLANE_D8(48),
-              MIXLANE_D4(56))
-MIXLANE_WGMMA(128, MIXLANE_R64, "%64", "%65", "%66", "%67", "%68", MIXLANE_D32(0), MIXLANE_D32(32))
+MIXLANE_WGMMA(8, MIXLANE_R4, "%4", "%5", "%6", MIXLANE_D4(0))
+MIXLANE_WGMMA(16, MIXLANE_R8, "%8", "%9", "%10", MIXLANE_D8(0))
+MIXLANE_WGMMA(24, MIXLANE_R12, "%12", "%13", "%14", MIXLANE_D8(0), MIXLANE_D4(8))
+MIXLANE_WGMMA(32, MIXLANE_R16, "%16", "%17", "%18", MIXLANE_D16(0))
+MIXLANE_WGMMA(48, MIXLANE_R24, "%24", "%25", "%26", MIXLANE_D16(0), MIXLANE_D8(16))
+MIXLANE_WGMMA(64, MIXLANE_R32, "%32", "%33", "%34", MIXLANE_D32(0))
+MIXLANE_WGMMA(72, MIXLANE_R36, "%36", "%37", "%38", MIXLANE_D32(0), MIXLANE_D4(32))
+MIXLANE_WGMMA(80, MIXLANE_R40, "%40", "%41", "%42", MIXLANE_D32(0), MIXLANE_D8(32))
+MIXLANE_WGMMA(96, MIXLANE_R48, "%48", "%49", "%50", MIXLANE_D32(0), MIXLANE_D16(32))
+MIXLANE_WGMMA(128, MIXLANE_R64, "%64", "%65", "%66", MIXLANE_D32(0), MIXLANE_D32(32))
+MIXLANE_WGMMA(144, MIXLANE_R72, "%72", "%73", "%74", MIXLANE_D32(0), MIXLANE_D32(32), MIXLANE_D8(64))
+MIXLANE_WGMMA(160, MIXLANE_R80, "%80", "%81", "%82", MIXLANE_D32(0), MIXLANE_D32(32), MIXLANE_D16(64))
+MIXLANE_WGMMA(256, MIXLANE_R128, "%128", "%129", "%130", MIXLANE_D32(0), MIXLANE_D32(32), MIXLANE_D32(64), MIXLANE_D32(96))
 
 #undef MIXLANE_WGMMA
 #undef MIXLANE_R4
@@ -108,10 +101,12 @@ MIXLANE_WGMMA(128, MIXLANE_R64, "%64", "%65", "%66", "%67", "%68", MIXLANE_D32(0
 #undef MIXLANE_R36
 #undef MIXLANE_R40
 #undef MIXLANE_R48
-#undef MIXLANE_R52
-#undef MIXLANE_R56
-#undef MIXLANE_R60
 #undef MIXLANE_R64
+#undef MIXLANE_R72
+#undef MIXLANE_R80
+#undef MIXLANE_R96
+#undef MIXLANE_R112
+#undef MIXLANE_R128
 #undef MIXLANE_D4
 #undef MIXLANE_D8
 #undef MIXLANE_D16

@@ -1,17 +1,19 @@
 // The activation between the two products, as ops/experts/activation.cpp computes it but with the hardware's exponential.
 #pragma once
 
-#include "gpu/device.hpp"
+#include "gpu/numeric.cuh"
 #include "mixlane/experts.hpp"
 
 namespace mixlane::experts_gpu {
 
-// Comparisons are written so that a NaN in x survives them.
-__device__ inline float at_most(float x, float high) { return high < x ? high : x; }
-__device__ inline float at_least(float x, float low) { return x < low ? low : x; }
+using gpu::at_least;
+using gpu::at_most;
 
 // The bound keeps e^-x finite, so that infinities give what they give in the limit.
-__device__ inline float sigmoid(float x) { return __fdividef(1.0f, 1.0f + __expf(at_most(-x, 80.0f))); }
+__device__ inline float sigmoid(float x) {
+  constexpr float kLog2E = 1.44269504f;
+  return gpu::approximate_reciprocal(1.0f + gpu::approximate_exp2(at_most(-kLog2E * x, 115.0f)));
+}
 
 // `up` is not looked at by kinds without a gate.
 template <ActivationKind kKind>

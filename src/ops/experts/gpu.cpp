@@ -301,6 +301,7 @@ void run_wgmma(Context& context, const ExpertsArgs& args, Stream stream) {
   const auto launch = [&](WgmmaArgs k, Product product) {
     k.partial_sums = partial_sums;
     k.partial_flags = static_cast<uint32_t*>(context.arena().zeros());
+    k.status = args.status;
     launch_product(k, product, format, device, stream);
   };
   const int64_t num_floats = num_partial_floats(gpu::num_multiprocessors(device.index));
@@ -331,6 +332,8 @@ std::string refuse_wgmma(const Context& context, const ExpertsArgs& args) {
   if (w.num_experts > kMaxWgmmaExperts) return fmt::format("{} experts; at most {}", w.num_experts, kMaxWgmmaExperts);
   if (std::string reason = refuse_large(args); !reason.empty()) return reason;
   if (w.num_experts == 0) return "";
+  if (const int64_t stride = size_bytes(args.rows.dtype, args.rows.strides[0]); stride >= int64_t{1} << 32)
+    return fmt::format("rows lie {} bytes apart; less than 4 GiB", stride);
   for (const auto& [name, view] : {std::pair<std::string_view, ConstTensorView>{"weights.gate_up", w.gate_up},
                                    {"weights.down", w.down},
                                    {"rows", args.rows},

@@ -5,23 +5,23 @@
 #include "ops/experts/wgmma_packed.cuh"
 #include "ops/experts/wgmma_producers.cuh"
 #include "ops/experts/wgmma_ranges.cuh"
+#include "ops/experts/wgmma_wide_epilogue.cuh"
 
 namespace mixlane::experts_gpu {
 
-// Of a thread; 128 producers and 256 others share 64 K.
+// Of a thread; 128 producers and 256 others share what the launch gave to all: 168 each. More would be waited for forever.
 inline constexpr int kProducerRegisters = 40;
 inline constexpr int kGroupRegisters = 232;
+static_assert(kProducerRegisters + 2 * kGroupRegisters <= 3 * 168);
 
 // The tile's products over `num_steps` stages.
 template <Product kProduct, Operands kOperands, int kN>
 __device__ void multiply_steps(Pipeline<kOperands>& pipe, const WgmmaArgs& args, const Tile& tile, const Place& place,
-                               uint32_t first_step, uint32_t num_steps, Accumulators& sums) {
+                               uint32_t num_steps, Accumulators<kN>& sums) {
   if constexpr (kOperands == Operands::bf16) {
     multiply_bf16<kProduct, kN>(pipe, place, num_steps, sums);
   } else if constexpr (kOperands == Operands::e2m1) {
-    PackedScales scales;
-    scales.begin<kProduct>(args, tile, place, first_step);
-    multiply_packed<kProduct, kN>(pipe, place, num_steps, scales, sums);
+    multiply_packed<kN>(pipe, place, num_steps, PackedScales::of<kProduct>(args, tile, place), sums);
   } else if constexpr (kOperands == Operands::e4m3_block) {
     const OwnScales<kProduct> own(args, tile, place);
     multiply_e4m3_block<kProduct, kN>(pipe, place, num_steps, own, sums);
@@ -30,20 +30,29 @@ __device__ void multiply_steps(Pipeline<kOperands>& pipe, const WgmmaArgs& args,
   }
 }
 
-// The tile's products, by the width of its tokens. False: another block has the tile's sums.
+template <Product kProduct, Operands kOperands, int kN>
+__device__ void run_narrow_tile(Pipeline<kOperands>& pipe, const WgmmaArgs& args, const Shared& shared, const Tile& tile,
+                                const Place& place) {
+  Accumulators<kN> sums;
+  const auto multiply = [&](uint32_t first, uint32_t end) {
+    multiply_steps<kProduct, kOperands, kN>(pipe, args, tile, place, end - first, sums);
+  };
+  if constexpr (kN <= static_cast<int>(kRangeWidth)) {
+    if (!RangeSums<kN>(args, shared.fixed->plan, tile, place).add_up(multiply, sums)) return;
+  } else {
+    multiply(tile.first_step, tile.end_step);
+  }
+  Epilogue<kProduct, kOperands, kN>(args, shared, tile, place).run(sums);
+}
+
+// By the width of the tile's tokens. Each has an epilogue of its own: a common one would want the sums of all in the same
+// registers, which the assembler pays for with spills in the loops.
 template <Product kProduct, Operands kOperands>
-__device__ bool multiply_tile(Pipeline<kOperands>& pipe, const WgmmaArgs& args, const Shared& shared, const Tile& tile,
-                              const Place& place, Accumulators& sums) {
+__device__ void run_narrow_tile(Pipeline<kOperands>& pipe, const WgmmaArgs& args, const Shared& shared, const Tile& tile,
+                                const Place& place) {
   const auto run = [&]<int kN>() {
-    const auto multiply = [&](uint32_t first, uint32_t end) {
-      multiply_steps<kProduct, kOperands, kN>(pipe, args, tile, place, first, end - first, sums);
-    };
-    if constexpr (kN <= static_cast<int>(kRangeWidth)) {
-      return RangeSums<kN>(args, shared.fixed->plan, tile, place).add_up(multiply, sums);
-    } else {
-      multiply(tile.first_step, tile.end_step);
-      return true;
-    }
+    if constexpr (kN <= Step<kOperands>::kTokens || (kN > 128 && kN <= Step<kOperands>::kMaxTokens))
+      run_narrow_tile<kProduct, kOperands, kN>(pipe, args, shared, tile, place);
   };
   switch (tile.width) {
     case 8: return run.template operator()<8>();
@@ -55,31 +64,43 @@ __device__ bool multiply_tile(Pipeline<kOperands>& pipe, const WgmmaArgs& args, 
     case 72: return run.template operator()<72>();
     case 80: return run.template operator()<80>();
     case 96: return run.template operator()<96>();
-    case 104: return run.template operator()<104>();
-    default: break;
+    case 144: return run.template operator()<144>();
+    case 160: return run.template operator()<160>();
+    default: return run.template operator()<128>();
   }
-  if constexpr (Step<kOperands>::kTokens > 104) {
-    if (tile.width == 112) return run.template operator()<112>();
-    if (tile.width == 120) return run.template operator()<120>();
-    return run.template operator()<128>();
-  }
-  return run.template operator()<104>();
+}
+
+template <Product kProduct, Operands kOperands>
+__device__ void run_wide_tile(Pipeline<kOperands>& pipe, const WgmmaArgs& args, const Tile& tile, const Place& place) {
+  float sums[kWideSums];
+  if constexpr (kOperands == Operands::bf16)
+    multiply_wide_bf16<kProduct>(pipe, place, tile.end_step, sums);
+  else
+    multiply_wide_e4m3<kProduct>(pipe, place, tile.end_step, sums);
+  WideEpilogue<kProduct, kOperands>(args, tile, place).run(sums);
+}
+
+// A gate's blocks of scales are outputs' groups; up's are, too, if they begin where groups begin.
+template <Product kProduct, Operands kOperands>
+__device__ bool has_wide_tiles(const WgmmaArgs& args) {
+  if (kOperands == Operands::e4m3_block && kProduct == Product::gate_up && args.num_outputs % 128 != 0) return false;
+  return Step<kOperands>::kHasWide;
 }
 
 template <Product kProduct, Operands kOperands>
 __device__ void run_products(const WgmmaArgs& args, const Shared& shared) {
-  const Place place;
   const Plan& plan = shared.fixed->plan;
   const uint32_t rank = ptx::cluster_rank();
   // Not only for the tokens: blocks that share tiles signal where the first product's blocks do.
   if constexpr (kProduct == Product::down) gpu::wait_for_previous_kernel();
   Pipeline<kOperands> pipe(shared);
-  for (uint32_t unit = blockIdx.x / kClusterBlocks; unit < plan.num_units(); unit += gridDim.x / kClusterBlocks) {
-    const Tile tile = plan.tile(unit, rank);
-    Accumulators sums;
-    if (multiply_tile<kProduct, kOperands>(pipe, args, shared, tile, place, sums))
-      Epilogue<kProduct, kOperands>(args, shared, tile, place).run(sums);
-  }
+  plan.for_each_tile(rank, [&](const Tile& tile) {
+    const Place place;
+    if constexpr (Step<kOperands>::kHasWide) {
+      if (tile.wide) return run_wide_tile<kProduct>(pipe, args, tile, place);
+    }
+    run_narrow_tile<kProduct, kOperands>(pipe, args, shared, tile, place);
+  });
 }
 
 template <Product kProduct, Operands kOperands>
@@ -104,10 +125,11 @@ __global__ void __launch_bounds__(kNumThreads, 1) experts_wgmma(const MIXLANE_GR
     ptx::prefetch_line(args.slots.offsets + threadIdx.x * 32);
   using Rows = Staging<kProduct, kOperands>;
   constexpr uint32_t kTileOutputs = kProduct == Product::gate_up ? kTileRows / 2 : kTileRows;
-  shared.fixed->plan.make<kOperands>(args.slots, args.depth, (args.num_outputs + kTileOutputs - 1) / kTileOutputs,
+  shared.fixed->plan.make<kOperands>(args.slots, has_wide_tiles<kProduct, kOperands>(args), args.depth,
+                                     (args.num_outputs + kTileOutputs - 1) / kTileOutputs,
                                      Shared::fixed_bytes() + Rows::kRowBytes, Rows::kFloats * sizeof(float),
-                                     kTokenScales<kOperands> * sizeof(float),
-                                     kTokenScales<kOperands> * kWeightScales * sizeof(float));
+                                     StageScales<kOperands>::kPerToken * sizeof(float),
+                                     StageScales<kOperands>::kOfWeights * sizeof(float));
   ptx::cluster_arrive();
   ptx::cluster_wait();
   shared.place<kProduct, kOperands>();

@@ -27,6 +27,7 @@ struct WgmmaArgs {
   Floats<float> output_scales{};      // gate_up of e4m3_block
   float* partial_sums = nullptr;      // num_partial_floats()
   uint32_t* partial_flags = nullptr;  // zero between launches
+  Status* status = nullptr;           // may be null
   Activation activation{};
   uint32_t num_topk = 1;
   uint32_t depth = 0;        // values of the reduction: H, I
@@ -34,8 +35,8 @@ struct WgmmaArgs {
   uint32_t weight_rows = 0;  // 2 I or I, H
 };
 
-// Sums of tiles that blocks share: of at most half of the blocks' tiles, 8 ranges of 256 rows x 16 tokens.
-inline int64_t num_partial_floats(int num_multiprocessors) { return int64_t{num_multiprocessors} / 2 * 8 * 256 * 16; }
+// Sums of a tile that blocks share: of each block 8 ranges of 256 rows x 16 tokens.
+inline int64_t num_partial_floats(int num_multiprocessors) { return int64_t{num_multiprocessors} * 8 * 256 * 16; }
 
 inline constexpr int64_t kMaxWgmmaExperts = 1024;
 

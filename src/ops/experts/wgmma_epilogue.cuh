@@ -7,15 +7,45 @@
 
 namespace mixlane::experts_gpu {
 
+// value / scale, correctly rounded, as ops/quant/encode.cuh has it; an infinity stays one.
+__device__ inline float quotient(float value, float scale, float reciprocal) {
+  float q = value * reciprocal;
+  if (fabsf(value) > 3.402823466e38f) return q;
+  q = __fmaf_rn(__fmaf_rn(-q, scale, value), reciprocal, q);
+  return __fmaf_rn(__fmaf_rn(-q, scale, value), reciprocal, q);
+}
+
+// The scale of a group of 128 whose largest magnitude this is.
+__device__ inline float group_scale(float largest) { return fmaxf(fminf(largest, 3.402823466e38f), 1e-10f) / 448.0f; }
+
+// What a token's sums are to be multiplied with: its scale (e4m3_channel) and the weight of its input row. 0 behind the
+// tile's last one.
 template <Product kProduct, Operands kOperands>
+__device__ float token_factor(const WgmmaArgs& args, const Tile& tile, uint32_t slot, uint32_t token) {
+  const int32_t row = row_of<kProduct>(args.slots, tile, slot, token);
+  if (row < 0) return 0.0f;
+  float factor = kOperands == Operands::e4m3_channel ? args.token_scales.data[row * args.token_scales.stride] : 1.0f;
+  if (args.input_weights.data) {
+    const uint32_t pair =
+        args.slots.sorted_pairs ? static_cast<uint32_t>(args.slots.sorted_pairs[slot + token]) : static_cast<uint32_t>(row);
+    factor *= args.input_weights.data[row * args.input_weights.stride + pair - static_cast<uint32_t>(row) * args.num_topk];
+  }
+  return factor;
+}
+
+template <Operands kOperands>
+__device__ bool multiplies_factors(const WgmmaArgs& args) {
+  return kOperands == Operands::e4m3_channel || (kOperands != Operands::bf16 && args.input_weights.data);
+}
+
+template <Product kProduct, Operands kOperands, int kN>
 class Epilogue {
  public:
   __device__ Epilogue(const WgmmaArgs& args, const Shared& shared, const Tile& tile, const Place& place)
       : args_(args), shared_(shared), tile_(tile), place_(place), slot_(slot_of(args.slots, tile)) {}
 
-  __device__ void run(Accumulators& sums) const {
-    if (kOperands == Operands::e4m3_channel || (kOperands != Operands::bf16 && args_.input_weights.data))
-      multiply_scales(sums);
+  __device__ void run(Accumulators<kN>& sums) const {
+    if (multiplies_factors<kOperands>(args_)) multiply_scales(sums);
     if (args_.bias) add_bias(sums);
     if constexpr (kProduct != Product::down) activate_sums(sums);
     if constexpr (kProduct == Product::down || kOperands == Operands::bf16 || kOperands == Operands::e2m1)
@@ -40,9 +70,9 @@ class Epilogue {
   __device__ float* warp_maxima() const { return shared_.token_floats + kNumGroups * max_width(); }  // [8 warps, max_width]
 
   // Scales per token and per weight row, and weights of the input row.
-  __device__ void multiply_scales(Accumulators& sums) const {
+  __device__ void multiply_scales(Accumulators<kN>& sums) const {
     float* factors = token_floats();
-    if (place_.thread < tile_.width) factors[place_.thread] = token_factor(place_.thread);
+    if (place_.thread < kN) factors[place_.thread] = token_factor<kProduct, kOperands>(args_, tile_, slot_, place_.thread);
     sync_group();
 #pragma unroll
     for (int b = 0; b < kGroupBlocks; ++b) {
@@ -53,8 +83,7 @@ class Epilogue {
                                            place_.weight_row<kProduct>(args_, tile_, b, half)];
       }
 #pragma unroll
-      for (int j = 0; j < kMaxAccumulators / 4; ++j) {
-        if (8 * j >= tile_.width) break;
+      for (int j = 0; j < kN / 8; ++j) {
 #pragma unroll
         for (int i = 0; i < 4; ++i) sums[b][4 * j + i] *= factors[8 * j + 2 * place_.pair + i % 2] * rows[i / 2];
       }
@@ -62,29 +91,17 @@ class Epilogue {
     sync_group();
   }
 
-  __device__ float token_factor(uint32_t token) const {
-    const int32_t row = row_of<kProduct>(args_.slots, tile_, slot_, token);
-    if (row < 0) return 0.0f;
-    float factor = kOperands == Operands::e4m3_channel ? args_.token_scales.data[row * args_.token_scales.stride] : 1.0f;
-    if (args_.input_weights.data) {
-      const uint32_t pair = args_.slots.sorted_pairs ? static_cast<uint32_t>(args_.slots.sorted_pairs[slot_ + token])
-                                                     : static_cast<uint32_t>(row);
-      factor *=
-          args_.input_weights.data[row * args_.input_weights.stride + pair - static_cast<uint32_t>(row) * args_.num_topk];
-    }
-    return factor;
-  }
-
-  __device__ void add_bias(Accumulators& sums) const {
+  __device__ void add_bias(Accumulators<kN>& sums) const {
     const float* bias = args_.bias + int64_t{tile_.expert} * args_.weight_rows;
 #pragma unroll
     for (int b = 0; b < kGroupBlocks; ++b)
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const float value = bias[place_.weight_row<kProduct>(args_, tile_, b, half)];
+        // Outputs that are none may not be the largest of a group.
+        const bool inside = place_.output<kProduct>(tile_, b, half) < args_.num_outputs;
+        const float value = inside ? bias[place_.weight_row<kProduct>(args_, tile_, b, half)] : 0.0f;
 #pragma unroll
-        for (int j = 0; j < kMaxAccumulators / 4; ++j) {
-          if (8 * j >= tile_.width) break;
+        for (int j = 0; j < kN / 8; ++j) {
           sums[b][4 * j + 2 * half] += value;
           sums[b][4 * j + 2 * half + 1] += value;
         }
@@ -92,7 +109,7 @@ class Epilogue {
   }
 
   // With a gate the outputs are where the gate was.
-  __device__ void activate_sums(Accumulators& sums) const {
+  __device__ void activate_sums(Accumulators<kN>& sums) const {
     if constexpr (!kGated) return activate_as<ActivationKind::relu2>(sums);
     switch (args_.activation.kind) {
       case ActivationKind::swiglu_oai: return activate_as<ActivationKind::swiglu_oai>(sums);
@@ -102,12 +119,11 @@ class Epilogue {
   }
 
   template <ActivationKind kKind>
-  __device__ void activate_as(Accumulators& sums) const {
+  __device__ void activate_as(Accumulators<kN>& sums) const {
 #pragma unroll
     for (int b = 0; b < kGroupBlocks; ++b)
 #pragma unroll
-      for (int j = 0; j < kMaxAccumulators / 4; ++j) {
-        if (8 * j >= tile_.width) break;
+      for (int j = 0; j < kN / 8; ++j) {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           float* sum = &sums[b][4 * j + i];
@@ -123,10 +139,9 @@ class Epilogue {
 
   // Through shared memory, so that a token's row is written in runs of 128 bytes: 64 outputs of this warpgroup, which are
   // those of both blocks with a gate and of one block without.
-  __device__ void store_bf16(const Accumulators& sums) const {
+  __device__ void store_bf16(const Accumulators<kN>& sums) const {
 #pragma unroll
-    for (int first = 0; first < static_cast<int>(kMaxTokens); first += Rows::kTokens) {
-      if (first >= static_cast<int>(tile_.width)) break;
+    for (int first = 0; first < kN; first += Rows::kTokens) {
       if constexpr (kGated) {
         store_run(sums[0], sums[1], 0, 0, 4, place_.warp, first,
                   place_.output<kProduct>(tile_, 0, 0) - place_.warp * 8 - place_.row);
@@ -141,14 +156,14 @@ class Epilogue {
 
   // Eight outputs per warp from accumulators 4 j + low_at and high_at of `low` and `high`; they are packets `packet` and
   // `packet` + `apart` of the run that begins with output `output`.
-  __device__ void store_run(const float (&low)[kMaxAccumulators], const float (&high)[kMaxAccumulators], const int low_at,
-                            const int high_at, uint32_t apart, uint32_t packet, const int first, uint32_t output) const {
-    const uint32_t lane = threadIdx.x % 32;
+  __device__ void store_run(const float (&low)[kN / 2], const float (&high)[kN / 2], const int low_at, const int high_at,
+                            uint32_t apart, uint32_t packet, const int first, uint32_t output) const {
+    const uint32_t lane = place_.lane;
     const uint32_t own_packet = packet + (lane / 8 % 2) * apart;
     const uint32_t to = ptx::shared_address(staging()) + lane % 8 * 128 + ((own_packet ^ (lane % 8)) << 4);
 #pragma unroll
     for (int j = 0; j < static_cast<int>(Rows::kTokens) / 8; ++j) {
-      if (first + 8 * j >= static_cast<int>(tile_.width)) break;
+      if (first + 8 * j >= kN) break;
       const int at = 4 * (first / 8 + j);
       ptx::store_matrices_transposed(to + static_cast<uint32_t>(j) * 1024,
                                      gpu::f32x2_to_bf16x2(low[at + low_at], low[at + low_at + 1]),
@@ -165,7 +180,7 @@ class Epilogue {
     sync_group();
   }
 
-  __device__ void store_f32(const Accumulators& sums) const {
+  __device__ void store_f32(const Accumulators<kN>& sums) const {
 #pragma unroll
     for (int b = 0; b < kGroupBlocks; ++b)
 #pragma unroll
@@ -173,7 +188,7 @@ class Epilogue {
         if (half == 1 && kGated) break;
         const uint32_t output = place_.output<kProduct>(tile_, b, half);
 #pragma unroll
-        for (int j = 0; j < kMaxAccumulators / 4; ++j)
+        for (int j = 0; j < kN / 8; ++j)
 #pragma unroll
           for (int i = 0; i < 2; ++i) {
             const uint32_t token = static_cast<uint32_t>(8 * j + i) + 2 * place_.pair;
@@ -184,18 +199,18 @@ class Epilogue {
   }
 
   // A group of 128 outputs: the tile's with a gate, this warpgroup's without.
-  __device__ void store_e4m3(const Accumulators& sums) const {
+  __device__ void store_e4m3(const Accumulators<kN>& sums) const {
     const uint32_t pitch = max_width();
     write_warp_maxima(sums);
     sync_groups();
     const uint32_t first_warp = kGated ? 0 : place_.group * 4;
     const uint32_t num_warps = kGated ? 8 : 4;
     float* scales = token_floats();
-    if (place_.thread < tile_.width) {
+    if (place_.thread < kN) {
       float largest = 0.0f;
       for (uint32_t w = 0; w < num_warps; ++w)
         largest = fmaxf(largest, warp_maxima()[(first_warp + w) * pitch + place_.thread]);
-      const float scale = fmaxf(fminf(largest, 3.402823466e38f), 1e-10f) / 448.0f;
+      const float scale = group_scale(largest);
       scales[place_.thread] = scale;
       const uint32_t group = kGated ? tile_.index : tile_.index * 2 + place_.group;
       if (place_.thread < tile_.num_rows && group * 128 < args_.num_outputs && (!kGated || place_.group == 0))
@@ -203,8 +218,7 @@ class Epilogue {
     }
     sync_group();
 #pragma unroll
-    for (int first = 0; first < static_cast<int>(kMaxTokens); first += Rows::kTokens) {
-      if (first >= static_cast<int>(tile_.width)) break;
+    for (int first = 0; first < kN; first += Rows::kTokens) {
       stage_codes(sums, scales, first);
       sync_group();
       store_codes(static_cast<uint32_t>(first));
@@ -213,53 +227,47 @@ class Epilogue {
     sync_groups();  // warp_maxima() may be written again
   }
 
-  __device__ void write_warp_maxima(const Accumulators& sums) const {
-    float largest[kMaxTokens / 4];
+  static constexpr int kPadded = kN <= 32 ? 32 : 64;  // tokens; e4m3 tiles have no more
+  __device__ void write_warp_maxima(const Accumulators<kN>& sums) const {
+    float largest[kPadded / 4];
 #pragma unroll
-    for (int i = 0; i < static_cast<int>(kMaxTokens) / 4; ++i) {
+    for (int i = 0; i < kPadded / 4; ++i) {
       const int at = 4 * (i / 2) + i % 2;
       largest[i] = 0.0f;
-      if (4 * i >= static_cast<int>(tile_.width)) continue;
+      if (4 * i >= kN) continue;
       largest[i] = fmaxf(fabsf(sums[0][at]), fabsf(sums[1][at]));
       if (!kGated) largest[i] = fmaxf(largest[i], fmaxf(fabsf(sums[0][at + 2]), fabsf(sums[1][at + 2])));
     }
     // The eight lanes of a token halve their tokens three times.
+    constexpr int kLeft = kPadded / 32;
     uint32_t first = 0;
-    halve<16>(largest, first);
-    halve<8>(largest, first);
-    halve<4>(largest, first);
+    halve<16, kLeft * 4>(largest, first);
+    halve<8, kLeft * 2>(largest, first);
+    halve<4, kLeft>(largest, first);
     float* to = warp_maxima() + (place_.group * 4 + place_.warp) * max_width();
 #pragma unroll
-    for (uint32_t i = 0; i < 4; ++i) {
+    for (uint32_t i = 0; i < kLeft; ++i) {
       const uint32_t token = 8 * ((first + i) / 2) + 2 * place_.pair + (first + i) % 2;
-      if (token < tile_.width) to[token] = largest[i];
+      if (token < kN) to[token] = largest[i];
     }
   }
 
-  // Lanes that differ in bit kBit, which is also the number of values that each keeps.
-  template <int kBit>
-  __device__ static void halve(float (&values)[kMaxTokens / 4], uint32_t& first) {
-    const bool upper = (threadIdx.x & kBit) != 0;
+  // Among lanes that differ in bit kBit; each keeps kCount values.
+  template <int kBit, int kCount>
+  __device__ void halve(float (&values)[kPadded / 4], uint32_t& first) const {
+    const bool upper = (place_.lane & kBit) != 0;
 #pragma unroll
-    for (int i = 0; i < kBit; ++i) {
-      const float other = __shfl_xor_sync(~0u, upper ? values[i] : values[i + kBit], kBit);
-      values[i] = fmaxf(upper ? values[i + kBit] : values[i], other);
+    for (int i = 0; i < kCount; ++i) {
+      const float other = __shfl_xor_sync(~0u, upper ? values[i] : values[i + kCount], kBit);
+      values[i] = fmaxf(upper ? values[i + kCount] : values[i], other);
     }
-    if (upper) first += kBit;
+    if (upper) first += kCount;
   }
 
-  // value / scale, correctly rounded, as ops/quant/encode.cuh has it; an infinity stays one.
-  __device__ static float quotient(float value, float scale, float reciprocal) {
-    float q = value * reciprocal;
-    if (fabsf(value) > 3.402823466e38f) return q;
-    q = __fmaf_rn(__fmaf_rn(-q, scale, value), reciprocal, q);
-    return __fmaf_rn(__fmaf_rn(-q, scale, value), reciprocal, q);
-  }
-
-  __device__ void stage_codes(const Accumulators& sums, const float* scales, const int first) const {
+  __device__ void stage_codes(const Accumulators<kN>& sums, const float* scales, const int first) const {
 #pragma unroll
     for (int j = 0; j < static_cast<int>(Rows::kTokens) / 8; ++j) {
-      if (first + 8 * j >= static_cast<int>(tile_.width)) break;
+      if (first + 8 * j >= kN) break;
       const uint32_t token = static_cast<uint32_t>(8 * j) + 2 * place_.pair;
       const float2 scale = *reinterpret_cast<const float2*>(scales + first + token);
       const float2 reciprocal = make_float2(1.0f / scale.x, 1.0f / scale.y);

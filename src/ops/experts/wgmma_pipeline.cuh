@@ -19,7 +19,6 @@ struct Fixed {
   Plan plan;
   uint64_t full[kMaxStages];
   uint64_t empty[kMaxStages];
-  const std::byte* rows[kMaxTokens];  // of the tile that is gathered
 };
 
 // Where tiles are turned from columns of registers to rows of memory, kTokens at a time, and floats per token.
@@ -32,13 +31,18 @@ struct Staging {
   static constexpr uint32_t kPitch = kOutputBytes + (kQuantises ? 16 : 0);
   static constexpr uint32_t kGroupBytes = kTokens * kPitch;
   static constexpr uint32_t kRowBytes = kNumGroups * kGroupBytes;
-  static constexpr uint32_t kFloats = kNumGroups + kNumGroups * 4;  // per token: one of each warpgroup, one of each warp
+  // Per token: one of each warpgroup, one of each warp.
+  static constexpr uint32_t kFloats = kOperands == Operands::bf16 ? 0 : kNumGroups + kNumGroups * 4;
 };
 
-// Scales in a stage, in floats: a token's, and three of the weights' blocks of 128 rows that a tile meets.
+// Scales in a stage, in words. e4m3_block: three of the weights' blocks of 128 rows that a tile meets, one not used, and a
+// token's each. e2m1: two words of each weight row, in which its four bytes are.
 template <Operands kOperands>
-inline constexpr uint32_t kTokenScales = kOperands == Operands::e4m3_block ? 1 : 0;
-inline constexpr uint32_t kWeightScales = 4;
+struct StageScales {
+  static constexpr bool kAny = kOperands == Operands::e4m3_block || kOperands == Operands::e2m1;
+  static constexpr uint32_t kPerToken = kOperands == Operands::e4m3_block ? 1 : 0;
+  static constexpr uint32_t kOfWeights = kOperands == Operands::e4m3_block ? 4 : kAny ? 2 * kTileRows : 0;
+};
 
 struct Shared {
   Fixed* fixed;
@@ -55,7 +59,7 @@ struct Shared {
     staging = stages + plan.num_stages * Step<kOperands>::stage_bytes(plan.max_width);
     token_floats = reinterpret_cast<float*>(staging + Staging<kProduct, kOperands>::kRowBytes);
     scales = token_floats + Staging<kProduct, kOperands>::kFloats * plan.max_width;
-    scale_floats = (plan.max_width + kWeightScales) * kTokenScales<kOperands>;
+    scale_floats = plan.max_width * StageScales<kOperands>::kPerToken + StageScales<kOperands>::kOfWeights;
   }
   uint32_t scale_floats;  // per stage
   __device__ static constexpr uint32_t fixed_bytes() { return round_up(sizeof(Fixed), 1024); }
@@ -78,11 +82,13 @@ class Pipeline {
   __device__ std::byte* tokens() const { return weights() + Step<kOperands>::kWeightBytes; }
   // Between a token's rows of 128 bytes.
   __device__ uint32_t token_bytes() const { return Step<kOperands>::token_bytes(width_); }
-  // Of the stage: {first, second, third} of the weights, one not used, and of the tokens.
   __device__ float* scales() const { return scales_ + stage_ * scale_floats_; }
+  __device__ float* token_scales() const { return scales() + StageScales<kOperands>::kOfWeights; }
   __device__ uint64_t* full() const { return &fixed_->full[stage_]; }
   __device__ uint64_t* empty() const { return &fixed_->empty[stage_]; }
   __device__ void wait_empty() const { ptx::mbarrier_wait(empty(), phase_ ^ 1); }
+  // The same for all lanes.
+  __device__ bool is_full() const { return __all_sync(~0u, ptx::mbarrier_test(full(), phase_)); }
   __device__ void wait_full() const { ptx::mbarrier_wait(full(), phase_); }
   __device__ void advance() {
     if (++stage_ == num_stages_) {
@@ -104,6 +110,22 @@ class Pipeline {
 // Arrivals that end the empty phase of a stage: of each multiplying warp of both blocks, because either block's weights may
 // go to both. Warps, not warpgroups: each has read scales or packed weights for itself.
 inline constexpr uint32_t kEmptyArrivals = kNumGroups * (ptx::kWarpgroupThreads / 32) * kClusterBlocks;
+
+// Where the e8m0 scales of a weight row begin, a byte per 32 of k.
+__device__ inline const uint8_t* packed_scales_of(const WgmmaArgs& args, const Tile& tile, uint32_t row) {
+  return args.mx_scales + (int64_t{tile.expert} * args.weight_rows + row) * (args.depth / 32);
+}
+
+__device__ inline uint32_t word_offset(const void* address) {
+  return static_cast<uint32_t>(reinterpret_cast<uintptr_t>(address) % 4);
+}
+
+// A value that the compiler takes for another one each time, so that what follows from it is worked out where it is needed
+// and not kept in registers over all stages or tiles.
+__device__ inline uint32_t unknown(uint32_t value) {
+  asm volatile("" : "+r"(value));
+  return value;
+}
 
 // By a warp that has read a stage.
 __device__ inline void release_stage(const uint64_t* empty) {

@@ -10,7 +10,7 @@ struct Producers {
   using Ring = Pipeline<kOperands>;
   using S = Step<kOperands>;
   static constexpr bool kGathers = kProduct != Product::down;
-  static constexpr bool kScales = kOperands == Operands::e4m3_block;
+  static constexpr bool kScales = StageScales<kOperands>::kAny;
   static constexpr uint32_t kWeightsWarp = 0;
   static constexpr uint32_t kScalesWarp = 1;
   static constexpr uint32_t kTokensWarp = 2;  // and the next one if they gather
@@ -30,8 +30,9 @@ struct Producers {
     if (warp == kWeightsWarp) {
       if (threadIdx.x % 32 == 0) copy_weights();
     } else if (warp == kScalesWarp) {
+      if constexpr (kOperands == Operands::e2m1) copy_packed_scales();
       if constexpr (kProduct == Product::down) gpu::wait_for_previous_kernel();
-      if constexpr (kScales) copy_scales();
+      if constexpr (kOperands == Operands::e4m3_block) copy_scales();
     } else if constexpr (kGathers) {
       gather_tokens();
     } else if (warp == kTokensWarp) {
@@ -40,20 +41,16 @@ struct Producers {
     }
   }
 
-  template <class Body>
-  __device__ void for_each_tile(Body&& body) const {
-    for (uint32_t unit = blockIdx.x / kClusterBlocks; unit < plan.num_units(); unit += gridDim.x / kClusterBlocks)
-      body(plan.tile(unit, rank));
-  }
-
   // A half of the tile is one box of 128 rows. With a gate it is eight times eight rows of the gate and the up rows
   // that belong to them, so that a thread's accumulators of rows r and r + 8 are gate and up of one output.
   __device__ void copy_weights() const {
     Ring pipe(shared);
     const int32_t unit = kProduct == Product::gate_up ? 8 : 16;  // of eight rows, in a box
-    for_each_tile([&](const Tile& tile) {
+    plan.for_each_tile(rank, [&](const Tile& tile) {
       const auto expert = static_cast<int32_t>(tile.expert);
       const int32_t first = static_cast<int32_t>(tile.index) * 2 * unit;
+      // Others want the same weights for the expert's other rows.
+      const uint64_t policy = tile.first_row > 0 ? ptx::kEvictNormal : ptx::kEvictFirst;
       for (uint32_t step = tile.first_step; step < tile.end_step; ++step, pipe.advance()) {
         pipe.wait_empty();
         ptx::mbarrier_arrive_expect(pipe.full(), S::kWeightBytes);
@@ -63,9 +60,9 @@ struct Producers {
           ptx::copy_box_5d_multicast(pipe.weights() + rank * (S::kWeightBytes / 2), &args.weights, pipe.full(),
                                      {{k, 0, 0, first + half * unit, expert}}, 0b11, ptx::kEvictNormal);
         } else {
-          ptx::copy_box_5d(pipe.weights(), &args.weights, pipe.full(), {{k, 0, 0, first, expert}}, ptx::kEvictFirst);
+          ptx::copy_box_5d(pipe.weights(), &args.weights, pipe.full(), {{k, 0, 0, first, expert}}, policy);
           ptx::copy_box_5d(pipe.weights() + S::kWeightBytes / 2, &args.weights, pipe.full(),
-                           {{k, 0, 0, first + unit, expert}}, ptx::kEvictFirst);
+                           {{k, 0, 0, first + unit, expert}}, policy);
         }
       }
     });
@@ -73,7 +70,7 @@ struct Producers {
 
   __device__ void copy_tokens() const {
     Ring pipe(shared);
-    for_each_tile([&](const Tile& tile) {
+    plan.for_each_tile(rank, [&](const Tile& tile) {
       const auto slot = static_cast<int32_t>(slot_of(args.slots, tile));
       const uint32_t num_boxes = (tile.width + kBoxTokens - 1) / kBoxTokens;
       for (uint32_t step = tile.first_step; step < tile.end_step; ++step, pipe.advance()) {
@@ -94,31 +91,65 @@ struct Producers {
   __device__ void gather_tokens() const {
     Ring pipe(shared);
     const uint32_t lane = threadIdx.x % 32;
-    const uint32_t first = (threadIdx.x / 32 - kTokensWarp) * 4;
     const uint32_t packet = lane % 8;
-    const uint32_t row_in_eight = first + lane / 8;
+    const uint32_t row_in_eight = (threadIdx.x / 32 - kTokensWarp) * 4 + lane / 8;
     const uint32_t to = row_in_eight * kRowBytes + (packet ^ row_in_eight) * 16;
-    const std::byte** const rows = shared.fixed->rows;
-    for_each_tile([&](const Tile& tile) {
+    const auto stride = static_cast<uint32_t>(args.rows.stride);
+    plan.for_each_tile(rank, [&](const Tile& tile) {
       const uint32_t slot = slot_of(args.slots, tile);
-      __syncwarp();
+      uint32_t rows[S::kMaxTokens / 8];
 #pragma unroll
-      for (uint32_t half = 0; half < kMaxTokens; half += 64) {
-        const uint32_t token = half + lane / 4 * 8 + first + lane % 4;
-        rows[token] = args.rows.data + max(row_of<kProduct>(args.slots, tile, slot, token), 0) * args.rows.stride;
-      }
-      __syncwarp();
+      for (uint32_t i = 0; i < S::kMaxTokens / 8; ++i)
+        rows[i] = static_cast<uint32_t>(max(row_of<kProduct>(args.slots, tile, slot, 8 * i + row_in_eight), 0));
       for (uint32_t step = tile.first_step; step < tile.end_step; ++step, pipe.advance()) {
         pipe.wait_empty();
 #pragma unroll
         for (uint32_t part = 0; part < S::kTokenRows; ++part) {
           const uint32_t k = (step * S::kTokenRows + part) * kRowBytes + packet * 16;
           const bool inside = k < args.depth * S::kTokenValueBytes;
-          const uint32_t offset = inside ? k : 0;
+          const std::byte* from = args.rows.data + (inside ? k : 0);
           const uint32_t at = ptx::shared_address(pipe.tokens()) + part * pipe.token_bytes() + to;
-          const std::byte* const* from = rows + row_in_eight;
-#pragma unroll 4
-          for (uint32_t i = 0; i < tile.width; i += 8) ptx::copy_packet(at + i * kRowBytes, from[i] + offset, inside);
+#pragma unroll
+          for (uint32_t i = 0; i < S::kMaxTokens / 8; ++i) {
+            if (8 * i >= tile.width) break;
+            ptx::copy_packet(at + i * 8 * kRowBytes, from + uint64_t{unknown(rows[i])} * stride, inside);
+          }
+        }
+        ptx::mbarrier_arrive_after_copies(pipe.full());
+      }
+    });
+  }
+
+  // The e8m0 scales of the tile's weight rows: the words in which the bytes of a stage are, the second of them where rows
+  // begin inside a word. Zeros behind a row's end.
+  __device__ void copy_packed_scales() const {
+    Ring pipe(shared);
+    const uint32_t lane = threadIdx.x % 32;
+    const uint32_t groups = args.depth / 32;
+    const bool inside_words = (word_offset(args.mx_scales) | groups) % 4 != 0;
+    plan.for_each_tile(rank, [&](const Tile& tile) {
+      uint32_t rows[kTileRows / 32];
+#pragma unroll
+      for (uint32_t i = 0; i < kTileRows / 32; ++i) {
+        const uint32_t row = lane + 32 * i;
+        rows[i] = kProduct == Product::gate_up
+                      ? min(tile.index * (kTileRows / 2) + row / 16 * 8 + row % 8, args.num_outputs - 1) +
+                            (row % 16 < 8 ? 0 : args.num_outputs)
+                      : min(tile.index * kTileRows + row, args.weight_rows - 1);
+      }
+      for (uint32_t step = tile.first_step; step < tile.end_step; ++step, pipe.advance()) {
+        pipe.wait_empty();
+        const uint32_t at = ptx::shared_address(pipe.scales()) + lane * 8;
+#pragma unroll
+        for (uint32_t i = 0; i < kTileRows / 32; ++i) {
+          const uint8_t* from = packed_scales_of(args, tile, unknown(rows[i]));
+          const auto offset = static_cast<int32_t>(word_offset(from));
+          from += static_cast<int32_t>(step * 4) - offset;
+          const int32_t left = static_cast<int32_t>(groups - step * 4) + offset;
+          ptx::copy_part_of_word(at + i * 256, from, static_cast<uint32_t>(min(left, 4)));
+          if (inside_words)
+            ptx::copy_part_of_word(at + i * 256 + 4, left > 4 ? from + 4 : from,
+                                   static_cast<uint32_t>(max(min(left - 4, 4), 0)));
         }
         ptx::mbarrier_arrive_after_copies(pipe.full());
       }
@@ -131,7 +162,7 @@ struct Producers {
     Ring pipe(shared);
     const uint32_t lane = threadIdx.x % 32;
     const uint32_t groups = plan.num_steps, blocks = (args.weight_rows + 127) / 128;
-    for_each_tile([&](const Tile& tile) {
+    plan.for_each_tile(rank, [&](const Tile& tile) {
       const uint32_t slot = slot_of(args.slots, tile);
       const float* from[kMaxTokens / 32];
 #pragma unroll
@@ -144,11 +175,11 @@ struct Producers {
       const float* weights = args.weight_scales + (int64_t{tile.expert} * blocks + min(block, blocks - 1)) * groups;
       for (uint32_t step = tile.first_step; step < tile.end_step; ++step, pipe.advance()) {
         pipe.wait_empty();
-        const uint32_t at = ptx::shared_address(pipe.scales()) + lane * 4;
-        if (lane < 3) ptx::copy_word(at, weights + step, true);
+        if (lane < 3) ptx::copy_word(ptx::shared_address(pipe.scales()) + lane * 4, weights + step, true);
+        const uint32_t at = ptx::shared_address(pipe.token_scales()) + lane * 4;
 #pragma unroll
         for (uint32_t i = 0; i < kMaxTokens / 32; ++i)
-          if (lane + i * 32 < tile.width) ptx::copy_word(at + (kWeightScales + i * 32) * 4, from[i] + step, true);
+          if (lane + i * 32 < tile.width) ptx::copy_word(at + i * 128, from[i] + step, true);
         ptx::mbarrier_arrive_after_copies(pipe.full());
       }
     });

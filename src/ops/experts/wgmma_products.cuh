@@ -6,17 +6,20 @@
 
 namespace mixlane::experts_gpu {
 
-inline constexpr int kGroupBlocks = 2;       // of 64 rows, per warpgroup
-inline constexpr int kMaxAccumulators = 64;  // of a block and thread: kMaxTokens / 2
-using Accumulators = float[kGroupBlocks][kMaxAccumulators];
+inline constexpr int kGroupBlocks = 2;  // of 64 rows, per warpgroup
+// Of a tile of so many tokens.
+template <int kN>
+using Accumulators = float[kGroupBlocks][kN / 2];
 
 // Where a thread stands in its warpgroup and in the tile.
 struct Place {
-  uint32_t group = threadIdx.x / ptx::kWarpgroupThreads - 1;
-  uint32_t thread = threadIdx.x % ptx::kWarpgroupThreads;  // in the group
-  uint32_t warp = thread / 32;                             // in the group
-  uint32_t row = threadIdx.x % 32 / 4;                     // in eight rows
-  uint32_t pair = threadIdx.x % 4;                         // tokens 8 j + 2 pair + {0, 1}
+  uint32_t in_block = unknown(threadIdx.x);
+  uint32_t group = in_block / ptx::kWarpgroupThreads - 1;
+  uint32_t thread = in_block % ptx::kWarpgroupThreads;  // in the group
+  uint32_t warp = thread / 32;                          // in the group
+  uint32_t lane = in_block % 32;
+  uint32_t row = lane / 4;       // in eight rows
+  uint32_t pair = in_block % 4;  // tokens 8 j + 2 pair + {0, 1}
 
   // The output that accumulators 4 j + 2 half + {0, 1} of a block are of; with a gate, those of both halves.
   template <Product kProduct>
@@ -53,19 +56,49 @@ __device__ void wait_stage(const Pipeline<kOperands>& pipe) {
 }
 
 template <int kN>
-__device__ void clear(Accumulators& sums) {
+__device__ void clear(Accumulators<kN>& sums) {
 #pragma unroll
   for (int b = 0; b < kGroupBlocks; ++b)
 #pragma unroll
     for (int i = 0; i < kN / 2; ++i) sums[b][i] = 0.0f;
 }
 
-// One tile of bf16 operands; one stage's products are in flight while the next one is waited for.
+// Products that were started and have not released their stage: at most those of one stage while the next one's start.
+class StagesInFlight {
+ public:
+  // A stage that is not there yet may be waiting for the one that these products hold.
+  template <Operands kOperands>
+  __device__ void drain_unless_full(const Pipeline<kOperands>& next) {
+    if (held_ && !next.is_full()) drain();
+  }
+  // What was started of the stage is a group.
+  template <Operands kOperands>
+  __device__ void commit(const Pipeline<kOperands>& started) {
+    ptx::wgmma_commit();
+    if (held_) {
+      ptx::wgmma_wait<1>();
+      release_stage(held_);
+    }
+    held_ = started.empty();
+  }
+  __device__ void drain() {
+    ptx::wgmma_wait<0>();
+    if (held_) release_stage(held_);
+    held_ = nullptr;
+  }
+
+ private:
+  const uint64_t* held_ = nullptr;
+};
+
+// One tile of bf16 operands.
 template <Product kProduct, int kN>
-__device__ void multiply_bf16(Pipeline<Operands::bf16>& pipe, const Place& place, uint32_t num_steps, Accumulators& sums) {
+__device__ void multiply_bf16(Pipeline<Operands::bf16>& pipe, const Place& place, uint32_t num_steps,
+                              Accumulators<kN>& sums) {
   clear<kN>(sums);
-  const uint64_t* previous = nullptr;
+  StagesInFlight in_flight;
   for (uint32_t step = 0; step < num_steps; ++step, pipe.advance()) {
+    in_flight.drain_unless_full(pipe);
     wait_stage<kProduct != Product::down>(pipe);
     const Descriptors at(pipe, place);
     ptx::wgmma_fence();
@@ -76,21 +109,15 @@ __device__ void multiply_bf16(Pipeline<Operands::bf16>& pipe, const Place& place
         ptx::Wgmma<kN>::template mma<ptx::MatrixType::bf16>(
             sums[b], at.weights + ptx::descriptor_rows(64 * b) + k * ptx::kDescriptorStep,
             at.tokens + k * ptx::kDescriptorStep, true);
-    ptx::wgmma_commit();
-    if (step > 0) {
-      ptx::wgmma_wait<1>();
-      release_stage(previous);
-    }
-    previous = pipe.empty();
+    in_flight.commit(pipe);
   }
-  ptx::wgmma_wait<0>();
-  release_stage(previous);
+  in_flight.drain();
 }
 
 // Adds a block's products over 128 of k, times the scales of their tokens and of their two weight rows.
 template <int kN>
-__device__ void promote(float (&sums)[kMaxAccumulators], const float (&part)[kN / 2], const float2 (&tokens)[kN / 8],
-                        float low, float high) {
+__device__ void promote(float (&sums)[kN / 2], const float (&part)[kN / 2], const float2 (&tokens)[kN / 8], float low,
+                        float high) {
 #pragma unroll
   for (int j = 0; j < kN / 8; ++j) {
     float* sum = sums + 4 * j;
@@ -136,7 +163,7 @@ __device__ void multiply_block(const Descriptors& at, int b, float (&part)[kN / 
 // One block's products at a time: the other warpgroup's fill the tensor cores in between.
 template <Product kProduct, int kN>
 __device__ void multiply_e4m3_block(Pipeline<Operands::e4m3_block>& pipe, const Place& place, uint32_t num_steps,
-                                    const OwnScales<kProduct>& own, Accumulators& sums) {
+                                    const OwnScales<kProduct>& own, Accumulators<kN>& sums) {
   clear<kN>(sums);
   float part[kN / 2] = {};
   for (uint32_t step = 0; step < num_steps; ++step, pipe.advance()) {
@@ -147,7 +174,7 @@ __device__ void multiply_e4m3_block(Pipeline<Operands::e4m3_block>& pipe, const 
     float2 tokens[kN / 8];
 #pragma unroll
     for (int j = 0; j < kN / 8; ++j)
-      tokens[j] = *reinterpret_cast<const float2*>(pipe.scales() + kWeightScales + 8 * j + 2 * place.pair);
+      tokens[j] = *reinterpret_cast<const float2*>(pipe.token_scales() + 8 * j + 2 * place.pair);
 #pragma unroll
     for (int b = 0; b < kGroupBlocks; ++b) {
       if (b > 0) multiply_block<kN>(at, b, part);
@@ -162,7 +189,7 @@ __device__ void multiply_e4m3_block(Pipeline<Operands::e4m3_block>& pipe, const 
 // The same with scales per token and per row, which are the epilogue's.
 template <Product kProduct, int kN>
 __device__ void multiply_e4m3_channel(Pipeline<Operands::e4m3_channel>& pipe, const Place& place, uint32_t num_steps,
-                                      Accumulators& sums) {
+                                      Accumulators<kN>& sums) {
   clear<kN>(sums);
   float part[kN / 2] = {};
   for (uint32_t step = 0; step < num_steps; ++step, pipe.advance()) {

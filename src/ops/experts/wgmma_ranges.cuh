@@ -12,47 +12,35 @@ class RangeSums {
       : args_(args), plan_(plan), tile_(tile), place_(place) {}
 
   // multiply(first, end) makes the sums of these steps. True: `sums` are the tile's; false: they went to the block that has
-  // its first part.
+  // its first range.
   template <class Multiply>
-  __device__ bool add_up(Multiply&& multiply, Accumulators& sums) const {
+  __device__ bool add_up(Multiply&& multiply, Accumulators<kN>& sums) const {
     float total[kGroupBlocks][kN / 2] = {};
     for (uint32_t range = tile_.first_range; range < tile_.end_range; ++range) {
       const uint32_t first = plan_.range_begin(range), end = plan_.range_begin(range + 1);
       if (first < end) multiply(first, end);
       if (tile_.first_range > 0)
-        for_each([&](int b, int i) { partials(range)[(b * (kN / 2) + i) * kThreads] = first < end ? sums[b][i] : 0.0f; });
+        for_each([&](int b, int i) { partials(own_pair(), range)[at(b, i)] = first < end ? sums[b][i] : 0.0f; });
       else if (first < end)
         for_each([&](int b, int i) { total[b][i] += sums[b][i]; });
     }
     if (tile_.first_range > 0) {
       __threadfence();
       sync_group();
-      if (place_.thread == 0)
-        gpu::store_release<gpu::Scope::device>(flag(tile_.first_range / (kRanges / plan_.num_parts)), 1);
+      if (place_.thread == 0) gpu::store_release<gpu::Scope::device>(flag(own_pair()), 1);
       return false;
     }
-    for (uint32_t part = 1; part < plan_.num_parts; ++part) wait_for(part);
-    if (plan_.num_parts > 1) add_others(total);
+    if (tile_.end_range < kRanges) {
+      const bool there = wait_for_others();
+      add_others(total);
+      if (!there) for_each([&](int b, int i) { total[b][i] = __int_as_float(0x7fffffff); });
+    }
     for_each([&](int b, int i) { sums[b][i] = total[b][i]; });
     return true;
   }
 
  private:
-  // As many ranges' loads at a time as registers hold.
-  __device__ void add_others(float (&total)[kGroupBlocks][kN / 2]) const {
-    constexpr uint32_t kBatch = 32 / kN;
-    float other[kBatch][kGroupBlocks][kN / 2];
-    for (uint32_t first = tile_.end_range; first < kRanges; first += kBatch) {
-#pragma unroll
-      for (uint32_t r = 0; r < kBatch; ++r)
-        for_each([&](int b, int i) {
-          other[r][b][i] = first + r < kRanges ? __ldcg(partials(first + r) + (b * (kN / 2) + i) * kThreads) : 0.0f;
-        });
-#pragma unroll
-      for (uint32_t r = 0; r < kBatch; ++r) for_each([&](int b, int i) { total[b][i] += other[r][b][i]; });
-    }
-  }
-
+  static constexpr int64_t kMaxWaitNs = int64_t{30} * 1000 * 1000 * 1000;
   static constexpr uint32_t kThreads = kNumGroups * ptx::kWarpgroupThreads;
 
   template <class Body>
@@ -64,23 +52,50 @@ class RangeSums {
   }
 
   __device__ void sync_group() const { ptx::sync_threads(1 + static_cast<int>(place_.group), ptx::kWarpgroupThreads); }
-  __device__ uint32_t shared_tile() const { return tile_.item * kClusterBlocks + ptx::cluster_rank(); }
-  // This thread's first value of a range; the next ones are kThreads further each.
-  __device__ float* partials(uint32_t range) const {
-    return args_.partial_sums + int64_t{shared_tile() * kRanges + range} * (kTileRows * kRangeWidth) +
+  __device__ static uint32_t own_pair() { return blockIdx.x / kClusterBlocks; }
+  __device__ static uint32_t block_of(uint32_t pair) { return pair * kClusterBlocks + ptx::cluster_rank(); }
+  __device__ uint32_t pair_of(uint32_t range) const { return plan_.pair_of_range(tile_.item * kRanges + range); }
+  // This thread's first value of a range; value i of block b is at(b, i) further. At most one of a pair's tiles begins
+  // behind its first range.
+  __device__ float* partials(uint32_t pair, uint32_t range) const {
+    return args_.partial_sums + int64_t{block_of(pair) * kRanges + range} * (kTileRows * kRangeWidth) +
            place_.group * ptx::kWarpgroupThreads + place_.thread;
   }
-  __device__ uint32_t* flag(uint32_t part) const {
-    return args_.partial_flags + (shared_tile() * (plan_.num_parts - 1) + part - 1) * kNumGroups + place_.group;
-  }
-  // All blocks of the grid run at once, one per multiprocessor, so that the other one is on its way.
-  __device__ void wait_for(uint32_t part) const {
-    if (place_.thread == 0) {
-      while (gpu::load_acquire<gpu::Scope::device>(flag(part)) == 0) {
+  __device__ static uint32_t at(int b, int i) { return static_cast<uint32_t>(b * (kN / 2) + i) * kThreads; }
+  __device__ uint32_t* flag(uint32_t pair) const { return args_.partial_flags + block_of(pair) * kNumGroups + place_.group; }
+
+  // Until the other ranges' sums are there, each pair watched by a lane of its own. All blocks of the grid run at once, one
+  // per multiprocessor, and begin with what others wait for: only a device that is not its own any more makes it false.
+  __device__ bool wait_for_others() const {
+    bool late = false;
+    const uint32_t range = tile_.end_range + place_.thread;
+    if (range < kRanges && plan_.share_begin(pair_of(range)) == tile_.item * kRanges + range) {
+      uint32_t* watched = flag(pair_of(range));
+      const uint64_t begin = gpu::clock_ns();
+      while (gpu::load_acquire<gpu::Scope::device>(watched) == 0 && !late) late = gpu::clock_ns() - begin > kMaxWaitNs;
+      gpu::store_relaxed<gpu::Scope::device>(watched, 0);
+      if (late && args_.status && args_.status->code == ErrorCode::ok) {
+        args_.status->code = ErrorCode::internal;
+        args_.status->waited_us = kMaxWaitNs / 1000;
       }
-      gpu::store_relaxed<gpu::Scope::device>(flag(part), 0);
     }
-    sync_group();
+    return !ptx::sync_threads_or(1 + static_cast<int>(place_.group), ptx::kWarpgroupThreads, late);
+  }
+
+  // As many ranges' loads at a time as registers hold.
+  __device__ void add_others(float (&total)[kGroupBlocks][kN / 2]) const {
+    constexpr uint32_t kBatch = 32 / kN;
+    float other[kBatch][kGroupBlocks][kN / 2];
+    for (uint32_t first = tile_.end_range; first < kRanges; first += kBatch) {
+#pragma unroll
+      for (uint32_t r = 0; r < kBatch; ++r) {
+        const bool exists = first + r < kRanges;
+        const float* from = partials(pair_of(exists ? first + r : first), exists ? first + r : first);
+        for_each([&](int b, int i) { other[r][b][i] = exists ? __ldcg(from + at(b, i)) : 0.0f; });
+      }
+#pragma unroll
+      for (uint32_t r = 0; r < kBatch; ++r) for_each([&](int b, int i) { total[b][i] += other[r][b][i]; });
+    }
   }
 
   const WgmmaArgs& args_;

@@ -188,6 +188,43 @@ TEST_P(ExpertsGpu, RowsPerExpert) {
       }
 }
 
+// Wide tiles, pairs of them and what remains behind these; an odd number of tiles of weights.
+TEST_P(ExpertsGpu, ManyRowsPerExpert) {
+  uint64_t seed = 800;
+  for (const QuantFormat format : kFormats)
+    for (const ActivationKind kind : {ActivationKind::swiglu, ActivationKind::swiglu_oai, ActivationKind::relu2})
+      for (const std::vector<int>& counts : {std::vector<int>{65, 128, 1}, {129, 256}, {257, 320}, {530}}) {
+        ExpertsShape shape;
+        shape.hidden = 160;
+        shape.intermediate = 384;
+        shape.row_padding = 16;
+        shape.kind = kind;
+        shape.format = format;
+        shape.bias = kind != ActivationKind::swiglu;
+        shape.fp8_rows = kind == ActivationKind::swiglu && format != QuantFormat::none && format != QuantFormat::mxfp4;
+        shape.input_weights = shape.fp8_rows;
+        shape.counts = counts;
+        check(shape, seed++);
+      }
+}
+
+// Powers of two from the smallest to beyond what one bf16 factor holds.
+TEST_P(ExpertsGpu, ScalesOfPackedWeights) {
+  for (const int hidden : {160, 256}) {
+    ExpertsShape shape;
+    shape.format = QuantFormat::mxfp4;
+    shape.hidden = hidden;
+    shape.intermediate = 96;
+    shape.row_padding = 16;
+    shape.counts = {3, 40};
+    ExpertsCase test(shape, 900);
+    constexpr uint8_t kScales[] = {0, 1, 127, 128, 129, 131};
+    for (size_t i = 0; i < test.gate_up.e8m0.size(); i += 5) test.gate_up.e8m0[i] = kScales[i / 5 % 6];
+    check(std::move(test));
+  }
+  EXPECT_GT(num_checked_, 0);
+}
+
 TEST_P(ExpertsGpu, ManyExperts) {
   uint64_t seed = 300;
   for (const QuantFormat format : kFormats)
