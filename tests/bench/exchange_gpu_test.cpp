@@ -216,7 +216,7 @@ TEST_F(ExchangeBench, TuningChoosesTheFastestAndItsTableIsFound) {
     }
     EXPECT_GT(chosen, 0);
     EXPECT_LE(chosen, best * 1.1);
-    if (to_string(entry.key[3]) == "window") {
+    if (mixlane::to_string(entry.key[3]) == "window") {
       EXPECT_NE(entry.choice, "dispatch.copy_engine");
     }
   }
