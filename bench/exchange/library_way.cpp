@@ -53,8 +53,8 @@ class LibraryWay final : public ExchangeWay {
     });
   }
 
-  std::string dispatch_id() const override { return dispatch_id_; }
-  std::string combine_id() const override { return combine_id_; }
+  std::string dispatch_id() const override { return dispatch_id_ == "auto" ? "dispatch.auto" : dispatch_id_; }
+  std::string combine_id() const override { return combine_id_ == "auto" ? "combine.auto" : combine_id_; }
   int64_t symmetric_bytes() const override { return symmetric_bytes_; }
 
   void dispatch(int rank, Stream stream) override {

@@ -62,6 +62,13 @@ void CopyEngine::on_lanes(size_t turn, Move&& move) const {
 
 // ---------------------------------------------------------------------------------------------------------------------
 
+// Nothing is copied to or from this rank itself.
+std::vector<RowRange> CopyEngine::ranges_of(int64_t num_tokens) const {
+  const int64_t num_rows = std::min(num_tokens, capacity_);
+  if (num_ranks_ > 1 || num_rows == 0) return copy_ranges(num_rows);
+  return {{0, num_rows}};
+}
+
 void CopyEngine::send(const DispatchKernelArgs& args, const Budget& budget, Stream stream) {
   const Window& window = args.exchange.window;
   const int64_t num_rows = std::min<int64_t>(args.num_rows, capacity_);
@@ -87,7 +94,7 @@ void CopyEngine::receive(const DispatchKernelArgs& args, Stream stream) {
 
 void CopyEngine::send(const CombineKernelArgs& args, const Budget& budget, Stream stream) {
   const Window& window = args.exchange.window;
-  const std::vector<RowRange> ranges = copy_ranges(std::min<int64_t>(args.num_tokens, capacity_));
+  const std::vector<RowRange> ranges = ranges_of(args.num_tokens);
   if (num_ranks_ > 1 && !ranges.empty()) lanes_->fork(stream);
   launch_copy_make(args, wire_, stage_, budget, stream);
   for (size_t i = 0; num_ranks_ > 1 && i < ranges.size(); ++i) {
@@ -104,7 +111,7 @@ void CopyEngine::send(const CombineKernelArgs& args, const Budget& budget, Strea
 
 // A token's slot is nowhere beyond its number: the rows up to `end` are all that the tokens up to there need.
 void CopyEngine::receive(const CombineKernelArgs& args, const Budget& budget, Stream stream) {
-  std::vector<RowRange> ranges = copy_ranges(std::min<int64_t>(args.num_tokens, capacity_));
+  std::vector<RowRange> ranges = ranges_of(args.num_tokens);
   if (!ranges.empty()) ranges.back().end = args.num_tokens;
   for (size_t i = 0; i < ranges.size(); ++i) {
     for (int peer = 0; peer < num_ranks_; ++peer)

@@ -37,6 +37,7 @@ class CopyEngine {
 
  private:
   std::string try_copies(Communicator& comm) const;
+  std::vector<exchange_gpu::RowRange> ranges_of(int64_t num_tokens) const;
   template <class Move>
   void on_lanes(size_t turn, Move&& move) const;
   gpu::Event& fetched(size_t range, int peer) {
