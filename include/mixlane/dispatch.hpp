@@ -11,11 +11,13 @@ enum class WireFormat : uint8_t {
   bf16,
   fp8_1x128,  // e4m3 and one f32 scale per 128 values
   fp8_row,    // e4m3 and one f32 scale per row
+  mxfp4,      // e2m1 and one e8m0 scale per 32 values
 };
 
 // What combine puts on the wire: one partial sum per (token, rank).
 enum class CombineWire : uint8_t {
   bf16,  // half the bytes of f32; each rank's partial is rounded once
+  fp8_1x128,  // a quarter: e4m3 and one f32 scale per 128 values; each rank's partial is rounded to 3 bits of mantissa
   f32,
   f64,  // sums of bf16 rows times f32 weights are exact in f64 (docs/design/determinism.md): the result does not
         // depend on how many ranks there are, bit by bit
@@ -59,8 +61,9 @@ class RoutingHandle {
 };
 
 struct DispatchArgs {
-  ConstTensorView hidden{};        // bf16 [T, H] (quantised on the way if the wire is fp8), or fp8_e4m3 with `scales`
-  ConstTensorView scales{};        // f32 [T, ceil(H/128)] or [T], with fp8 input
+  ConstTensorView hidden{};        // bf16 [T, H], quantised on the way if the wire is not bf16; or in the wire's dtype
+                                   // (fp8_e4m3, fp4_e2m1) with `scales`
+  ConstTensorView scales{};        // f32 [T, ceil(H/128)] or [T], e8m0 [T, ceil(H/32)], with quantised input
   ConstTensorView topk_ids{};      // i32 [T, K] physical experts; -1 = no expert. Others out of range: status bad_expert_id,
                                    // the pair is dropped
   ConstTensorView topk_weights{};  // f32 [T, K]
@@ -74,7 +77,7 @@ struct DispatchArgs {
 // and behind recv_count[s] of source s are undefined. The order inside a source is its token order.
 struct ReceivedRows {
   TensorView rows{};          // wire dtype [num_ranks * capacity, H], rows strided
-  TensorView scales{};        // f32 [num_ranks * capacity, groups], rows strided; empty for bf16
+  TensorView scales{};        // f32 (mxfp4: e8m0) [num_ranks * capacity, groups], rows strided; empty for bf16
   TensorView topk_ids{};      // i32 [num_ranks * capacity, K] physical ids, those of other ranks' experts included
   TensorView topk_weights{};  // f32 [num_ranks * capacity, K]
   TensorView recv_count{};    // i32 [num_ranks]
@@ -127,7 +130,8 @@ class Dispatcher {
   // Ranks that timed out and are left out, ascending.
   std::vector<int> masked_ranks() const;
   // Symmetric bytes of one rank: 4096 + num_ranks * (3 * 64 + capacity * (row + partial row)), where row = payload +
-  // scales + 8 K rounded up to 64 and partial row = H * combine wire bytes rounded up to 64.
+  // scales (in whole words of 4) + 8 K rounded up to 64 and partial row = combine wire bytes of H values, scales included,
+  // rounded up to 64.
   // On GPUs: num_ranks * (64 + 4096 + capacity * (16 + row + partial row)), the part before the rows rounded up to 64;
   // with copy_engine also num_ranks * (4 * ceil(capacity / 128), rounded up to 64 over all ranks, + capacity * partial row).
   static int64_t window_bytes(const DispatcherConfig& config, int num_ranks, DeviceType device = DeviceType::cpu);

@@ -5,6 +5,7 @@
 #include "mixlane/comm.hpp"
 #include "mixlane/core.hpp"
 #include "mixlane/dispatch.hpp"
+#include "mixlane/expert_major.hpp"
 #include "mixlane/experts.hpp"
 #include "mixlane/layer.hpp"
 #include "mixlane/model.hpp"

@@ -34,6 +34,10 @@ Env Env::read() {
   env.deadline = std::chrono::milliseconds(integer("MIXLANE_DEADLINE_MS", 30'000, 1, 3'600'000));
   env.num_threads = static_cast<int>(integer("MIXLANE_NUM_THREADS", 0, 0, 4096));
   env.fault = variable("MIXLANE_FAULT").value_or("");
+  const std::string check = variable("MIXLANE_CHECK").value_or("");
+  if (!check.empty() && check != "protocol")
+    fail(ErrorCode::invalid_argument, "MIXLANE_CHECK='{}': set it to protocol, or unset it", check);
+  env.check_protocol = check == "protocol";
   env.cupti = variable("MIXLANE_CUPTI").value_or("");
 
   Launch& launch = env.launch;

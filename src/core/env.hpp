@@ -24,7 +24,11 @@ struct Env {
   // MIXLANE_FAULT: injects a fault for tests, "kill:<stage>:<rank>:<epoch>" or "stall_<ms>:<stage>:<rank>:<epoch>",
   // stage = dispatch | combine: the rank does that to itself in the middle of sending that epoch. "jitter_<us>": on GPUs
   // every block of every dispatch and combine is late by a random time of up to so many microseconds.
+  // "flip:<stage>:<rank>:<epoch>", on GPUs with MIXLANE_CHECK=protocol: the rank gets a row with a wrong bit.
   std::string fault;
+  // MIXLANE_CHECK: "protocol" makes dispatch and combine on GPUs check themselves (docs/stages/dispatch.md): windows are
+  // poisoned, rows carry checksums and epochs; what is wrong comes as Status `internal`. Costs several launches per call.
+  bool check_protocol = false;
   // MIXLANE_CUPTI: the file libcupti.so that kernel times are taken with; default: searched in the usual places.
   std::filesystem::path cupti;
 

@@ -48,6 +48,15 @@ std::string describe(const Status& status) {
     case ErrorCode::rank_masked:
       return fmt::format("rank {}: rank {} gave this rank up after {} ms and went on without it", s.rank, s.peer,
                          s.waited_us / 1000);
+    case ErrorCode::internal:
+      if (s.peer >= 0)
+        return fmt::format(
+            "rank {}: what lies in slot {} of rank {}'s rows is not what rank {} sent in epoch {}{} ({} such rows)", s.rank,
+            s.token, s.peer, s.peer, s.expected,
+            s.got == s.expected ? std::string() : fmt::format(" but of epoch {}", s.got), s.failures);
+      return fmt::format(
+          "rank {}: the output of token {} is not the sum of what the ranks sent in epoch {} ({} such tokens)", s.rank,
+          s.token, s.expected, s.failures);
     default:
       return fmt::format("rank {}: {} (peer {}, token {}, expected {}, got {})", s.rank, name(s.code), s.peer, s.token,
                          s.expected, s.got);

@@ -91,6 +91,12 @@ TEST(Env, RefusesNonsenseByName) {
   EXPECT_EQ(Env::read().deadline.count(), 250);
   unsetenv("MIXLANE_DEADLINE_MS");
   EXPECT_EQ(Env::read().deadline.count(), 30'000);
+  setenv("MIXLANE_CHECK", "all", 1);
+  expect_error(ErrorCode::invalid_argument, {"MIXLANE_CHECK", "all", "protocol"}, [] { Env::read(); });
+  setenv("MIXLANE_CHECK", "protocol", 1);
+  EXPECT_TRUE(Env::read().check_protocol);
+  unsetenv("MIXLANE_CHECK");
+  EXPECT_FALSE(Env::read().check_protocol);
 }
 
 struct ToyArgs {

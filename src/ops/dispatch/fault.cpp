@@ -32,12 +32,13 @@ Fault parse_fault(std::string_view text) {
   const std::string_view kind = next_field(rest), stage = next_field(rest), rank = next_field(rest);
   int64_t rank_value = 0;
   const bool stall = kind.substr(0, 6) == "stall_";
-  const bool good = (kind == "kill" || (stall && parse(kind.substr(6), fault.stall_ms))) &&
+  fault.flips = kind == "flip";
+  const bool good = (kind == "kill" || fault.flips || (stall && parse(kind.substr(6), fault.stall_ms))) &&
                     (stage == "dispatch" || stage == "combine") && parse(rank, rank_value) && parse(rest, fault.epoch);
   if (!good)
     fail(ErrorCode::invalid_argument,
-         "MIXLANE_FAULT='{}': it must be kill:<stage>:<rank>:<epoch>, stall_<ms>:<stage>:<rank>:<epoch> (stage = dispatch "
-         "or combine) or jitter_<us>",
+         "MIXLANE_FAULT='{}': it must be kill:<stage>:<rank>:<epoch>, stall_<ms>:<stage>:<rank>:<epoch>, "
+         "flip:<stage>:<rank>:<epoch> (stage = dispatch or combine) or jitter_<us>",
          text);
   fault.given = true;
   fault.stage = stage == "dispatch" ? ExchangeStage::dispatch : ExchangeStage::combine;
@@ -46,6 +47,7 @@ Fault parse_fault(std::string_view text) {
 }
 
 void Fault::strike() const {
+  if (flips) return;
   if (stall_ms < 0) raise(SIGKILL);
   std::this_thread::sleep_for(std::chrono::milliseconds(stall_ms));
 }

@@ -1,12 +1,14 @@
 // dispatch.latency and combine.latency: ranks on the GPUs of one host that write into each other's windows.
 #include <algorithm>
 #include <cstring>
+#include <optional>
 
 #include "core/env.hpp"
 #include "core/math.hpp"
 #include "core/notices.hpp"
 #include "gpu/peer.hpp"
 #include "ops/dispatch/backend.hpp"
+#include "ops/dispatch/check.hpp"
 #include "ops/dispatch/choose.hpp"
 #include "ops/dispatch/copy_engine.hpp"
 #include "ops/dispatch/fault.hpp"
@@ -52,11 +54,13 @@ class GpuBackend final : public ExchangeBackend {
         comm_(std::move(comm)),
         config_(config),
         layout_(config, comm_->num_ranks()),
-        windows_(comm_->allocate(layout_.total_bytes, "window memory of dispatch and combine", device_)),
-        own_(device_, config, comm_->num_ranks(), comm_->rank()),
-        jitter_ns_(static_cast<uint32_t>(1000 * parse_fault(context.env().fault).jitter_us)) {
+        fault_(parse_fault(context.env().fault)),
+        windows_(
+            comm_->allocate(bytes_per_rank(context.env().check_protocol), "window memory of dispatch and combine", device_)),
+        own_(device_, config, comm_->num_ranks(), comm_->rank()) {
     {
       const gpu::DeviceGuard guard(device_);
+      if (context.env().check_protocol) check_.emplace(device_, layout_, config, comm_->num_ranks(), comm_->rank(), fault_);
       load_dispatch_kernels();
       load_combine_kernels(config.combine_wire);
       budget_.has_bulk_copies = device_.type == DeviceType::cuda && gpu::compute_capability(device_.index) >= 90;
@@ -104,6 +108,10 @@ class GpuBackend final : public ExchangeBackend {
   ConstTensorView expert_map() const override { return {own_.expert_map(), DType::i32, {config_.num_experts}, device_}; }
 
  private:
+  int64_t bytes_per_rank(bool checks) {
+    comm_->require_equal("MIXLANE_CHECK", checks ? "protocol" : "nothing");
+    return layout_.total_bytes + (checks ? ProtocolCheck::window_bytes(layout_, config_, comm_->num_ranks()) : 0);
+  }
   int ranks_on_this_gpu();
   ExpertOwners make_owners() const;
   Exchange make_exchange(Status* status) const;
@@ -121,10 +129,12 @@ class GpuBackend final : public ExchangeBackend {
   std::shared_ptr<Communicator> comm_;
   DispatcherConfig config_;
   GpuWindowLayout layout_;
+  Fault fault_;
   std::shared_ptr<SymmetricMemory> windows_;
   GpuRankMemory own_;
-  uint32_t jitter_ns_;
-  Stream stream_;  // of the last call
+  std::optional<ProtocolCheck> check_;
+  DispatchArgs sent_;  // for the check, between the halves of a dispatch
+  Stream stream_;      // of the last call
   Budget budget_;
   ExpertOwners owners_;
   DispatchKernelArgs dispatch_args_;  // of the call that is being prepared
@@ -182,7 +192,7 @@ Exchange GpuBackend::make_exchange(Status* status) const {
   exchange.end = own_.end();
   exchange.deadline_ns = static_cast<uint64_t>(std::chrono::nanoseconds(comm_->deadline()).count());
   exchange.fail_on_timeout = config_.on_peer_timeout == OnPeerTimeout::fail;
-  exchange.jitter_ns = jitter_ns_;
+  exchange.jitter_ns = static_cast<uint32_t>(1000 * fault_.jitter_us);
   exchange.routing = own_.routing();
   return exchange;
 }
@@ -299,19 +309,22 @@ ReceivedRows GpuBackend::dispatch_send(const DispatchArgs& args, RoutingState& s
   auto& routing = static_cast<GpuRouting&>(state);
   routing.stream = stream;
   routing.counts_on_device = args.num_tokens.given();
+  if (check_) check_->before_dispatch(dispatch_args_, budget_, stream);
   if (by_copies_)
     copies_->send(dispatch_args_, budget_, stream);
   else if (by_bulk_copies_)
     launch_dispatch_bulk(dispatch_args_, budget_, stream);
   else
     launch_dispatch(dispatch_args_, payload_of(args), budget_, stream);
+  if (check_) sent_ = args;
   return received_rows();
 }
 
 void GpuBackend::dispatch_receive(Stream stream) {
-  if (!by_copies_) return;
+  if (!by_copies_ && !check_) return;
   const gpu::DeviceGuard guard(device_);
-  copies_->receive(dispatch_args_, stream);
+  if (by_copies_) copies_->receive(dispatch_args_, stream);
+  if (check_) check_->after_dispatch(sent_, dispatch_args_, payload_of(sent_), budget_, stream);
 }
 
 ReceivedRows GpuBackend::received_rows() const {
@@ -325,7 +338,7 @@ ReceivedRows GpuBackend::received_rows() const {
   };
   ReceivedRows received;
   received.rows = column(0, wire_dtype(config_.wire), config_.hidden);
-  if (records.num_scales > 0) received.scales = column(records.payload_bytes, DType::f32, records.num_scales);
+  if (records.num_scales > 0) received.scales = column(records.payload_bytes, records.scale_dtype, records.num_scales);
   received.topk_ids = column(records.ids_at, DType::i32, config_.num_topk);
   received.topk_weights = column(records.weights_at, DType::f32, config_.num_topk);
   received.recv_count = TensorView(own_.routing().recv_count, DType::i32, {comm_->num_ranks()}, device_);
@@ -371,6 +384,7 @@ void GpuBackend::combine_send(const CombineArgs&, const RoutingState& state, Sta
   const gpu::DeviceGuard guard(device_);
   stream_ = stream;
   combine_args_.counts_on_device = static_cast<const GpuRouting&>(state).counts_on_device;
+  if (check_) check_->before_combine(combine_args_, budget_, stream);
   if (combine_by_copies_)
     copies_->send(combine_args_, budget_, stream);
   else
@@ -378,9 +392,10 @@ void GpuBackend::combine_send(const CombineArgs&, const RoutingState& state, Sta
 }
 
 void GpuBackend::combine_receive(Stream stream) {
-  if (!combine_by_copies_) return;
+  if (!combine_by_copies_ && !check_) return;
   const gpu::DeviceGuard guard(device_);
-  copies_->receive(combine_args_, budget_, stream);
+  if (combine_by_copies_) copies_->receive(combine_args_, budget_, stream);
+  if (check_) check_->after_combine(combine_args_, budget_, stream);
 }
 
 std::vector<int> GpuBackend::masked_ranks() const {
@@ -401,6 +416,9 @@ std::unique_ptr<ExchangeBackend> make_gpu_backend(Context& context, std::shared_
   if (comm->num_ranks() > kMaxRanks)
     fail(ErrorCode::unsupported, "{} ranks; on GPUs dispatch and combine take at most {} in one node", comm->num_ranks(),
          kMaxRanks);
+  if (config.wire == WireFormat::mxfp4 || config.combine_wire == CombineWire::fp8_1x128)
+    fail(ErrorCode::unsupported, "wire {} and combine_wire {}: mxfp4 and fp8 sums go between CPUs only",
+         name(wire_dtype(config.wire)), name(wire_dtype(config.combine_wire)));
   return std::make_unique<GpuBackend>(context, std::move(comm), config);
 }
 

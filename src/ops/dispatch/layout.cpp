@@ -28,15 +28,29 @@ std::vector<int> contiguous_owners(int num_experts, int num_ranks) {
 
 }  // namespace
 
-DType wire_dtype(WireFormat wire) { return wire == WireFormat::bf16 ? DType::bf16 : DType::fp8_e4m3; }
+DType wire_dtype(WireFormat wire) {
+  switch (wire) {
+    case WireFormat::bf16: return DType::bf16;
+    case WireFormat::fp8_1x128:
+    case WireFormat::fp8_row: return DType::fp8_e4m3;
+    case WireFormat::mxfp4: return DType::fp4_e2m1;
+  }
+  fail(ErrorCode::invalid_argument, "wire is {}; it must be one of WireFormat's values", static_cast<int>(wire));
+}
+
+ScaleGroup scale_group(WireFormat wire) {
+  if (wire == WireFormat::mxfp4) return ScaleGroup::group_1x32;
+  return wire == WireFormat::fp8_row ? ScaleGroup::row : ScaleGroup::group_1x128;
+}
 
 DType wire_dtype(CombineWire wire) {
   switch (wire) {
     case CombineWire::bf16: return DType::bf16;
+    case CombineWire::fp8_1x128: return DType::fp8_e4m3;
     case CombineWire::f32: return DType::f32;
     case CombineWire::f64: return DType::f64;
   }
-  return DType::f32;
+  fail(ErrorCode::invalid_argument, "combine_wire is {}; it must be one of CombineWire's values", static_cast<int>(wire));
 }
 
 DispatcherConfig completed(const DispatcherConfig& config, int num_ranks) {
@@ -74,11 +88,20 @@ WindowLayout::WindowLayout(const DispatcherConfig& config, int num_ranks_)
   payload_bytes = size_bytes(wire_dtype(config.wire), config.hidden);
   if (config.wire == WireFormat::fp8_1x128) num_scales = ceil_div(config.hidden, 128);
   if (config.wire == WireFormat::fp8_row) num_scales = 1;
-  ids_at = payload_bytes + 4 * num_scales;
+  if (config.wire == WireFormat::mxfp4) {
+    num_scales = ceil_div(config.hidden, 32);
+    scale_dtype = DType::e8m0;
+  }
+  scale_words = ceil_div(size_bytes(scale_dtype, num_scales), int64_t{4});
+  ids_at = payload_bytes + 4 * scale_words;
   weights_at = ids_at + int64_t{4} * config.num_topk;
   record_bytes = weights_at + int64_t{4} * config.num_topk;
   record_stride = rounded_up(record_bytes);
-  partial_bytes = size_bytes(wire_dtype(config.combine_wire), config.hidden);
+  partial_bytes = partial_scales_at = size_bytes(wire_dtype(config.combine_wire), config.hidden);
+  if (config.combine_wire == CombineWire::fp8_1x128) {
+    partial_scales_at = ceil_div(partial_bytes, int64_t{4}) * 4;
+    partial_bytes = partial_scales_at + 4 * ceil_div(config.hidden, 128);
+  }
   partial_stride = rounded_up(partial_bytes);
   records_at = kControlBytes + int64_t{kNumLineKinds} * num_ranks * kLineBytes;
   partials_at = records_at + num_ranks * capacity * record_stride;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "mixlane/dispatch.hpp"
+#include "mixlane/quant.hpp"
 
 namespace mixlane {
 
@@ -55,11 +56,14 @@ struct WindowLayout {
   // Record = payload | scales | ids | weights, offsets from its start.
   int64_t payload_bytes = 0;
   int64_t num_scales = 0;  // per record
+  DType scale_dtype = DType::f32;
+  int64_t scale_words = 0;  // of 4 bytes; the last one may be filled up
   int64_t ids_at = 0;
   int64_t weights_at = 0;
   int64_t record_bytes = 0;   // without padding: what is sent
   int64_t record_stride = 0;  // a multiple of 64
-  int64_t partial_bytes = 0;
+  int64_t partial_bytes = 0;  // values, then scales
+  int64_t partial_scales_at = 0;
   int64_t partial_stride = 0;
 
   // Offsets in a rank's part.
@@ -86,6 +90,8 @@ struct WindowLayout {
 static_assert(sizeof(ControlPage) <= WindowLayout::kControlBytes && sizeof(Line) == 64);
 
 DType wire_dtype(WireFormat wire);
+// What quantize() calls the wire's scales; group_1x128 for bf16, which has none.
+ScaleGroup scale_group(WireFormat wire);
 DType wire_dtype(CombineWire wire);
 
 // Fills in capacity and expert_rank. Throws invalid_argument naming the field, its value and what is allowed.

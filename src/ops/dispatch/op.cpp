@@ -57,19 +57,21 @@ void validate(const DispatchArgs& args, const DispatcherConfig& config, Device d
   if (config.wire == WireFormat::bf16) {
     require_tensor("hidden", args.hidden, {{DType::bf16}, {kAnySize, hidden}, true}, device);
   } else {
-    require_tensor("hidden", args.hidden, {{DType::bf16, DType::fp8_e4m3}, {kAnySize, hidden}, true}, device);
+    require_tensor("hidden", args.hidden, {{DType::bf16, wire_dtype(config.wire)}, {kAnySize, hidden}, true}, device);
   }
   const int64_t num_rows = args.hidden.shape[0];
   if (num_rows > config.max_tokens)
     fail(ErrorCode::invalid_argument, "hidden has {} tokens, the dispatcher was made for {} per call; raise max_tokens",
          num_rows, config.max_tokens);
-  if (args.hidden.dtype == DType::fp8_e4m3) {
+  if (args.hidden.dtype != DType::bf16) {
     if (config.wire == WireFormat::fp8_row)
       require_tensor("scales", args.scales, {{DType::f32}, {num_rows}}, device);
+    else if (config.wire == WireFormat::mxfp4)
+      require_tensor("scales", args.scales, {{DType::e8m0}, {num_rows, ceil_div(hidden, 32)}, true}, device);
     else
       require_tensor("scales", args.scales, {{DType::f32}, {num_rows, ceil_div(hidden, 128)}, true}, device);
   } else if (args.scales.given()) {
-    fail(ErrorCode::invalid_argument, "scales are given with hidden in {}; they belong to fp8_e4m3",
+    fail(ErrorCode::invalid_argument, "scales are given with hidden in {}; they belong to fp8_e4m3 and fp4_e2m1",
          name(args.hidden.dtype));
   }
   require_tensor("topk_ids", args.topk_ids, {{DType::i32}, {num_rows, config.num_topk}}, device);
@@ -265,7 +267,7 @@ int64_t sum(const std::vector<int32_t>& values) {
 ExchangeCost dispatch_cost(const DispatcherConfig& config, const DispatchCounts& counts, int rank, int64_t num_tokens,
                            DType input) {
   const WindowLayout layout(config, static_cast<int>(counts.sent.size()));
-  const int64_t input_scales = input == DType::fp8_e4m3 ? 4 * layout.num_scales : 0;
+  const int64_t input_scales = input == DType::bf16 ? 0 : size_bytes(layout.scale_dtype, layout.num_scales);
   const int64_t input_row = size_bytes(input, config.hidden) + input_scales + int64_t{8} * config.num_topk;
   ExchangeCost cost;
   cost.bytes = num_tokens * input_row + sum(counts.sent) * layout.record_bytes;

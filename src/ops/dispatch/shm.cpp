@@ -7,6 +7,7 @@
 #include "core/parallel.hpp"
 #include "ops/dispatch/backend.hpp"
 #include "ops/dispatch/fault.hpp"
+#include "ops/dispatch/fp8_partials.hpp"
 #include "ops/dispatch/protocol.hpp"
 #include "ops/dispatch/row_sum.hpp"
 #include "ops/quant/row.hpp"
@@ -112,15 +113,21 @@ std::shared_ptr<RoutingState> ShmBackend::prepare_dispatch(const DispatchArgs& a
 
 void ShmBackend::write_payload(const DispatchArgs& args, int64_t token, std::byte* record) const {
   const std::byte* const row = row_of(args.hidden, token);
-  auto* const scales = reinterpret_cast<float*>(record + layout_.payload_bytes);
+  std::byte* const scales = record + layout_.payload_bytes;
+  if (layout_.scale_words > 0) std::memset(record + layout_.ids_at - 4, 0, 4);  // what the last word is filled up with
   if (config_.wire != WireFormat::bf16 && args.hidden.dtype == DType::bf16) {
-    const int64_t group = config_.wire == WireFormat::fp8_row ? config_.hidden : 128;
-    quant::quantize_row_e4m3(reinterpret_cast<const uint16_t*>(row), config_.hidden, group,
-                             reinterpret_cast<uint8_t*>(record), scales);
+    const auto* const values = reinterpret_cast<const uint16_t*>(row);
+    auto* const codes = reinterpret_cast<uint8_t*>(record);
+    if (config_.wire == WireFormat::mxfp4)
+      quant::quantize_row_e2m1(values, config_.hidden, codes, reinterpret_cast<uint8_t*>(scales));
+    else
+      quant::quantize_row_e4m3(values, config_.hidden, config_.wire == WireFormat::fp8_row ? config_.hidden : 128, codes,
+                               reinterpret_cast<float*>(scales));
     return;
   }
   std::memcpy(record, row, static_cast<size_t>(layout_.payload_bytes));
-  if (layout_.num_scales > 0) std::memcpy(scales, row_of(args.scales, token), static_cast<size_t>(4 * layout_.num_scales));
+  if (layout_.num_scales > 0)
+    std::memcpy(scales, row_of(args.scales, token), static_cast<size_t>(size_bytes(layout_.scale_dtype, layout_.num_scales)));
 }
 
 void ShmBackend::write_record(const DispatchArgs& args, const HostRouting& routing, int64_t token, std::byte* record) const {
@@ -185,7 +192,7 @@ ReceivedRows ShmBackend::received_rows(RoutingState& state) const {
   };
   ReceivedRows received;
   received.rows = column(0, wire_dtype(config_.wire), config_.hidden);
-  if (layout_.num_scales > 0) received.scales = column(layout_.payload_bytes, DType::f32, layout_.num_scales);
+  if (layout_.num_scales > 0) received.scales = column(layout_.payload_bytes, layout_.scale_dtype, layout_.num_scales);
   received.topk_ids = column(layout_.ids_at, DType::i32, config_.num_topk);
   received.topk_weights = column(layout_.weights_at, DType::f32, config_.num_topk);
   received.recv_count = TensorView(state.counts.received.data(), DType::i32, {num_ranks_});
@@ -210,8 +217,9 @@ void ShmBackend::prepare_combine(const CombineArgs& args, const RoutingState& ro
 
 void ShmBackend::send_partials(const CombineArgs& args, int owner, int64_t begin, int64_t end) {
   const bool reduced = args.reduced_rows.given();
-  const RowSumKernel kernel =
-      row_sum_kernel(reduced ? args.reduced_rows.dtype : DType::bf16, wire_dtype(config_.combine_wire));
+  const DType dtype = reduced ? args.reduced_rows.dtype : DType::bf16;
+  const bool fp8 = config_.combine_wire == CombineWire::fp8_1x128;
+  const RowSumKernel kernel = fp8 ? nullptr : row_sum_kernel(dtype, wire_dtype(config_.combine_wire));
   const int num_topk = config_.num_topk;
   parallel_ranges(context_.num_threads(), end - begin, rows_per_thread(layout_.partial_bytes),
                   [&](int64_t from, int64_t to) {
@@ -235,13 +243,17 @@ void ShmBackend::send_partials(const CombineArgs& args, int owner, int64_t begin
                         sum.weights = args.apply_weights ? weights : nullptr;
                       }
                       sum.out = layout_.partial(protocol_.part(owner), rank_, slot);
-                      kernel(sum);
+                      if (fp8)
+                        sum_to_fp8(sum, dtype, layout_);
+                      else
+                        kernel(sum);
                     }
                   });
 }
 
 void ShmBackend::sum_partials(const CombineArgs& args, const HostRouting& routing) {
-  const RowSumKernel kernel = row_sum_kernel(wire_dtype(config_.combine_wire), args.output.dtype);
+  const bool fp8 = config_.combine_wire == CombineWire::fp8_1x128;
+  const RowSumKernel kernel = fp8 ? nullptr : row_sum_kernel(wire_dtype(config_.combine_wire), args.output.dtype);
   const int64_t grain = rows_per_thread(layout_.partial_bytes * std::min(num_ranks_, config_.num_topk));
   parallel_ranges(context_.num_threads(), routing.num_tokens, grain, [&](int64_t from, int64_t to) {
     const void* rows[kMaxRanks];
@@ -255,7 +267,10 @@ void ShmBackend::sum_partials(const CombineArgs& args, const HostRouting& routin
       }
       sum.addend = args.addend.given() ? row_of(args.addend, t) : nullptr;
       sum.out = row_of(args.output, t);
-      kernel(sum);
+      if (fp8)
+        sum_of_fp8(sum, args.output.dtype, layout_);
+      else
+        kernel(sum);
     }
   });
 }

@@ -5,7 +5,7 @@
 #include "core/numeric.hpp"
 #include "core/parallel.hpp"
 #include "ops/quant/op.hpp"
-#include "ops/quant/runs.hpp"
+#include "ops/quant/row.hpp"
 
 namespace mixlane {
 namespace {
@@ -13,8 +13,6 @@ namespace {
 constexpr int64_t kRun = 1024;  // values converted at a time: whole tiles, 4 KB of f32
 constexpr int64_t kMaxStripTiles = kRun / 32;
 constexpr int64_t kValuesPerThread = 65536;  // below it a thread costs more than it saves
-constexpr float kMinAmax = 1e-10f;
-constexpr uint8_t kE8m0Nan = 0xff;
 
 template <class Byte>
 auto* address(const BasicTensorView<Byte>& view, int64_t row, int64_t col) {
@@ -58,15 +56,6 @@ void for_each_strip(const Context& context, ScaleGroup group, int64_t num_rows, 
   });
 }
 
-float fp8_scale(quant::Magnitude amax) { return std::max(amax.largest, kMinAmax) / kE4m3Max; }
-
-// floor(log2(amax)) - 2 as an e8m0 byte. Subnormal magnitudes are below its range, so the exponent field will do.
-uint8_t mxfp4_scale(quant::Magnitude amax) {
-  if (amax.has_nan) return kE8m0Nan;
-  const auto exponent = static_cast<int>(std::bit_cast<uint32_t>(amax.largest) >> 23);
-  return static_cast<uint8_t>(std::max(exponent - 2, 0));
-}
-
 void quantize_strip(const QuantArgs& args, const Strip& strip) {
   const bool fp4 = args.group == ScaleGroup::group_1x32;
   float buffer[kRun], scaled[kRun];
@@ -86,14 +75,11 @@ void quantize_strip(const QuantArgs& args, const Strip& strip) {
     strip.for_each_tile(run_count, [&](int64_t tile, int64_t offset, int64_t count) {
       const int64_t at = strip.scale_index(args.scales, tile);
       if (!fp4) {
-        const float scale = args.scales.as<float>()[at] = fp8_scale(amax[tile]);
+        const float scale = args.scales.as<float>()[at] = quant::e4m3_scale(amax[tile]);
         quant::divide(values + offset, count, scale, scaled + offset);
       } else {
-        const uint8_t scale = args.scales.as<uint8_t>()[at] = mxfp4_scale(amax[tile]);
-        if (scale == kE8m0Nan)
-          std::fill_n(scaled + offset, count, 0.0f);
-        else
-          quant::divide(values + offset, count, e8m0_to_f32(scale), scaled + offset);
+        const uint8_t scale = args.scales.as<uint8_t>()[at] = quant::e2m1_scale(amax[tile]);
+        quant::divide_by_e8m0(values + offset, count, scale, scaled + offset);
       }
     });
     quant::encode(scaled, run_count, args.output.dtype, address(args.output, row, col));

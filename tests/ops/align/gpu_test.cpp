@@ -333,10 +333,7 @@ TEST_F(AlignGpu, AtomicsOutOfLaneOrder) {
     on_gpu.send();
     launch_disordered_oneshot(align_gpu::make_args(on_gpu.args()), on_gpu.stream());
     on_gpu.fetch();
-    const Result want = expected(p, call.args.sorted_pairs.shape[0]);
-    EXPECT_EQ(call.out.num_padded, want.num_padded);
-    EXPECT_EQ(call.out.pairs, want.pairs);
-    EXPECT_EQ(call.out.slots, want.slots);
+    expect_result(expected(p, call.args.sorted_pairs.shape[0]), call.out, p.num_topk, true);
   }
 }
 

@@ -166,6 +166,7 @@ TEST(Fault, Texts) {
   EXPECT_EQ(kill.stall_ms, -1);
   EXPECT_EQ(parse_fault("stall_250:combine:0:1").stall_ms, 250);
   EXPECT_EQ(parse_fault("jitter_40").jitter_us, 40);
+  EXPECT_TRUE(parse_fault("flip:combine:2:5").flips);
   for (const char* text : {"kill", "kill:dispatch:1", "kill:experts:1:1", "stall_:combine:0:1", "stall_x:combine:0:1",
                            "kill:dispatch:-1:1", "kill:dispatch:1:1:1", "hang:dispatch:1:1"})
     expect_error(ErrorCode::invalid_argument, {text, "kill:<stage>:<rank>:<epoch>"}, [&] { parse_fault(text); });

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <cmath>
 #include <cstring>
 #include <thread>
 
@@ -36,6 +37,21 @@ const T* row(const TensorView& view, int64_t index) {
 double rounded(double sum, CombineWire wire) {
   if (wire == CombineWire::bf16) return bf16_to_f32(f32_to_bf16(static_cast<float>(sum)));
   return wire == CombineWire::f32 ? static_cast<float>(sum) : sum;
+}
+
+// A row of partial sums, rounded to the wire.
+void round_to_wire(std::vector<double>& row, CombineWire wire) {
+  if (wire != CombineWire::fp8_1x128) {
+    for (double& sum : row) sum = rounded(sum, wire);
+    return;
+  }
+  for (size_t begin = 0; begin < row.size(); begin += 128) {
+    const size_t end = std::min(row.size(), begin + 128);
+    float amax = 1e-10f;
+    for (size_t h = begin; h < end; ++h) amax = std::max(amax, std::fabs(static_cast<float>(row[h])));
+    const float scale = amax / 448.0f;
+    for (size_t h = begin; h < end; ++h) row[h] = e4m3_to_f32(f32_to_e4m3(static_cast<float>(row[h]) / scale)) * scale;
+  }
 }
 
 // a + b * c in the precision of the wire's sums.
@@ -107,18 +123,21 @@ std::vector<uint16_t> Oracle::output(int rank, bool with_addend) const {
   const int num_ranks = static_cast<int>(inputs.size());
   for (int by = 0; by < num_ranks; ++by) {
     if (masked >> by & 1) continue;
-    for (const int64_t t : tokens(rank, by))
-      for (int64_t h = 0; h < hidden; ++h) {
-        double partial = 0.0;
+    for (const int64_t t : tokens(rank, by)) {
+      std::vector<double> partial(static_cast<size_t>(hidden), 0.0);
+      for (int64_t h = 0; h < hidden; ++h)
         for (int k = 0; k < config.num_topk; ++k) {
           const int32_t id = in.ids[t * config.num_topk + k];
           if (owner(id) != by) continue;
           const double value = bf16_to_f32(expert_value(in.hidden[t * hidden + h], id));
-          partial = add_product(partial, in.weights[t * config.num_topk + k], value, config.combine_wire);
+          partial[h] = add_product(partial[h], in.weights[t * config.num_topk + k], value, config.combine_wire);
         }
+      round_to_wire(partial, config.combine_wire);
+      for (int64_t h = 0; h < hidden; ++h) {
         double& sum = sums[t * hidden + h];
-        sum = add_product(sum, 1.0, rounded(partial, config.combine_wire), config.combine_wire);
+        sum = add_product(sum, 1.0, partial[h], config.combine_wire);
       }
+    }
   }
   std::vector<uint16_t> out(sums.size());
   for (size_t i = 0; i < sums.size(); ++i) {

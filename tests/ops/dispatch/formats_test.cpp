@@ -1,6 +1,7 @@
 // The wires: fp8 on the way out, f32 and f64 on the way back.
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstring>
 #include <mutex>
 
@@ -96,6 +97,55 @@ TEST(Wire, Fp8RowsPassAsTheyAre) {
   }
 }
 
+// e2m1 codes, two to a byte, and e8m0 scales of a bf16 row by the definition in mixlane/quant.hpp.
+void quantize_mxfp4(const uint16_t* row, int hidden, std::vector<uint8_t>& codes, std::vector<uint8_t>& scales) {
+  for (int begin = 0; begin < hidden; begin += 32) {
+    const int end = std::min(hidden, begin + 32);
+    float amax = 0.0f;
+    for (int h = begin; h < end; ++h) amax = std::max(amax, std::fabs(bf16_to_f32(row[h])));
+    const int exponent = amax > 0.0f ? std::ilogb(amax) - 2 : -127;
+    scales.push_back(static_cast<uint8_t>(std::max(exponent + 127, 0)));
+    for (int h = begin; h < end; h += 2) {
+      const auto code = [&](int at) { return f32_to_e2m1(std::ldexp(bf16_to_f32(row[at]), 127 - scales.back())); };
+      codes.push_back(static_cast<uint8_t>(code(h) | code(h + 1) << 4));
+    }
+  }
+}
+
+// bf16 input quantised on the way and input that is quantised already give the same records.
+TEST(Wire, Mxfp4) {
+  test::run_rank_threads(3, [](auto comm) {
+    Context context(kOneThread);
+    const DispatcherConfig config = config_of(WireFormat::mxfp4, CombineWire::bf16, 1120);  // 35 scales
+    Dispatcher dispatcher(context, comm, config);
+    for (uint64_t seed = 0; seed < 6; ++seed) {
+      const std::vector<Inputs> inputs = test::make_all_inputs(seed, config, 3);
+      const Oracle oracle{dispatcher.config(), inputs};
+      const Inputs& mine = inputs[comm->rank()];
+      std::vector<uint8_t> codes, scales;
+      for (int64_t t = 0; t < mine.num_tokens; ++t) quantize_mxfp4(&mine.hidden[t * 1120], 1120, codes, scales);
+      DispatchArgs args = mine.dispatch_args(config, nullptr);
+      if (seed % 2 == 1) {
+        args.hidden = ConstTensorView(codes.data(), DType::fp4_e2m1, {mine.num_tokens, 1120});
+        args.scales = ConstTensorView(scales.data(), DType::e8m0, {mine.num_tokens, 35});
+      }
+      const ReceivedRows received = dispatcher.dispatch(args);
+      test::expect_received(received, oracle, comm->rank());
+      EXPECT_EQ(received.scales.dtype, DType::e8m0);
+      for (int s = 0; s < 3; ++s) {
+        int64_t at = int64_t{s} * oracle.config.capacity;
+        for (const int64_t t : oracle.tokens(s, comm->rank())) {
+          std::vector<uint8_t> right, right_scales;
+          quantize_mxfp4(&inputs[s].hidden[t * 1120], 1120, right, right_scales);
+          EXPECT_EQ(std::memcmp(received.rows.as<uint8_t>() + at * received.rows.strides[0] / 2, right.data(), 560), 0);
+          EXPECT_EQ(std::memcmp(received.scales.as<uint8_t>() + at * received.scales.strides[0], right_scales.data(), 35), 0);
+          ++at;
+        }
+      }
+    }
+  });
+}
+
 // The whole batch, cut into equal parts for num_ranks ranks; the outputs put together again.
 std::vector<uint16_t> exchange_batch(int num_ranks, CombineWire wire, const Inputs& batch) {
   std::vector<uint16_t> out(batch.hidden.size());
@@ -132,11 +182,25 @@ TEST(Wire, F64DoesNotDependOnTheNumberOfRanks) {
 
 TEST(Wire, RepeatedCallsGiveTheSameBits) {
   Rng rng(13);
-  for (const CombineWire wire : {CombineWire::bf16, CombineWire::f32, CombineWire::f64}) {
+  for (const CombineWire wire : {CombineWire::bf16, CombineWire::fp8_1x128, CombineWire::f32, CombineWire::f64}) {
     const Inputs batch = test::make_inputs(rng, config_of(WireFormat::bf16, wire, 40), 60, true);
     const std::vector<uint16_t> first = exchange_batch(5, wire, batch);
     for (int again = 0; again < 3; ++again) EXPECT_EQ(exchange_batch(5, wire, batch), first);
   }
+}
+
+TEST(Wire, Fp8PartialSums) {
+  test::run_rank_threads(3, [](auto comm) {
+    Context context(kOneThread);
+    const DispatcherConfig config = config_of(WireFormat::bf16, CombineWire::fp8_1x128, 328);  // the last group is short
+    Dispatcher dispatcher(context, comm, config);
+    for (uint64_t seed = 0; seed < 4; ++seed) {
+      const std::vector<Inputs> inputs = test::make_all_inputs(seed, config, 3);
+      const Oracle oracle{dispatcher.config(), inputs};
+      const ReceivedRows received = dispatcher.dispatch(inputs[comm->rank()].dispatch_args(config, nullptr));
+      EXPECT_EQ(test::combine(dispatcher, received, oracle, seed % 2 == 0), oracle.output(comm->rank(), seed % 2 == 0));
+    }
+  });
 }
 
 // Rows that are reduced already, in both dtypes, over all wires, with f32 addend and output.
