@@ -108,6 +108,10 @@ void LibraryWay::make_rank(std::shared_ptr<Communicator> comm, const DispatcherC
   gpu::copy(to.status.data(), &ok, sizeof(ok), stream.get());
   gpu::synchronize(stream.get());
   to.dispatcher = std::make_unique<Dispatcher>(*to.context, std::move(comm), config);
+  if (config.copy_engine && !to.context->notices().empty()) {
+    to.dispatcher.reset();  // collective
+    fail(ErrorCode::unsupported, "{}", to.context->notices().front());
+  }
 
   DispatchArgs& dispatch = to.dispatch;
   dispatch.hidden = ConstTensorView(from.hidden.data(), DType::bf16, {tokens, hidden}, device);

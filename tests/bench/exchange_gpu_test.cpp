@@ -80,6 +80,7 @@ std::vector<std::string> ways_here(int num_ranks) {
   std::vector<std::string> ways = exchange_ways();
   const bool nccl = Nccl::missing().empty() && gpu::num_devices() >= num_ranks;
   std::erase_if(ways, [&](const std::string& way) { return (way == kNaiveWay || way == kAllToAllWay) && !nccl; });
+  std::erase_if(ways, [&](const std::string& way) { return way == "copy_engine" && gpu::num_devices() < num_ranks; });
   return ways;
 }
 
@@ -147,7 +148,20 @@ TEST_F(ExchangeBench, RunsHaveSamplesUnderEveryCondition) {
     }
 }
 
+TEST_F(ExchangeBench, CopyEnginesNeedAGpuPerRank) {
+  Context cpu({.num_threads = 2});
+  const Model model = small_model();
+  const int num_ranks = gpu::num_devices() + 1;
+  if (num_ranks > kMaxExchangeRanks) GTEST_SKIP() << "more GPUs than ranks";
+  const ExchangeInputs inputs(shape_of(model, 3, "balanced", num_ranks), {CombineRows::reduced}, cpu);
+  const std::vector<RankOnGpu> gpus = upload(inputs);
+  mixlane::test::expect_error(ErrorCode::unsupported, {"ranks 0 and", "share a GPU"}, [&] {
+    make_way("copy_engine", {inputs, gpus, {}});
+  });
+}
+
 TEST_F(ExchangeBench, ASweepStoresEveryWay) {
+  if (gpu::num_devices() < 2) GTEST_SKIP() << "copy engines need a GPU per rank";
   const mixlane::test::TempFolder folder;
   mixlane::test::write_file(folder / "tiny.json",
                             R"({"name": "tiny", "hidden": 256, "intermediate": 32, "activation": {"kind": "swiglu"},
