@@ -107,7 +107,7 @@ void ExchangeCellRun::run_case(const ExchangeCase& exchange_case, bool with_disp
   std::vector<std::string> names;
   for (const std::string& way : request_.options.exchange.ways) {
     try {
-      ways.push_back(make_way(way, {inputs_, gpus_, exchange_case}));
+      ways.push_back(make_way(way, {inputs_, gpus_, exchange_case, request_.options.deadline}));
       names.push_back(way);
     } catch (const Error& error) {
       if (error.code() != ErrorCode::unsupported && error.code() != ErrorCode::out_of_memory) throw;

@@ -42,6 +42,7 @@ class LibraryWay final : public ExchangeWay {
     symmetric_bytes_ = Dispatcher::window_bytes(config, inputs_.num_ranks(), gpu::kDeviceType);
     const auto members = make_thread_group(inputs_.num_ranks());
     for_each_rank(inputs_.num_ranks(), [&](int rank) {
+      members[static_cast<size_t>(rank)]->set_deadline(request.deadline);
       make_rank(members[static_cast<size_t>(rank)], config, request.gpus[static_cast<size_t>(rank)]);
     });
   }
