@@ -33,12 +33,12 @@ class LibraryWay final : public ExchangeWay {
   LibraryWay(const std::string& way, const WayRequest& request)
       : inputs_(request.inputs),
         case_(request.exchange_case),
-        dispatch_id_(variant_of("dispatch", way, dispatch_variants())),
-        combine_id_(variant_of("combine", way, combine_variants())),
+        dispatch_id_(variant_of("dispatch", way.substr(0, way.find('+')), dispatch_variants())),
+        combine_id_(variant_of("combine", way.substr(way.find('+') + 1), combine_variants())),
         ranks_(static_cast<size_t>(inputs_.num_ranks())) {
     DispatcherConfig config = inputs_.config();
     config.num_multiprocessors = case_.num_multiprocessors;
-    config.copy_engine = way == "copy_engine";
+    config.copy_engine = way.find("copy_engine") != std::string::npos;
     symmetric_bytes_ = Dispatcher::window_bytes(config, inputs_.num_ranks(), gpu::kDeviceType);
     const auto members = make_thread_group(inputs_.num_ranks());
     for_each_rank(inputs_.num_ranks(), [&](int rank) {
