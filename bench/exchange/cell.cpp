@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <set>
 
 #include "core/error.hpp"
 #include "exchange/overlap.hpp"
@@ -52,6 +53,7 @@ class ExchangeCellRun {
   }
   void describe_ranks();
   void run_case(const ExchangeCase& exchange_case, bool with_dispatch, bool with_combine);
+  void leave_out(const std::string& way, const ExchangeCase& exchange_case, const Error& error);
   void check(Timed& timed, const TimerOptions& how);
   void sample(std::vector<Timed>& all, const TimerOptions& how);
   void overlap(Record& record, const Timed& timed, const ExchangeCase& exchange_case);
@@ -71,6 +73,7 @@ class ExchangeCellRun {
   ExchangeInputs inputs_;
   std::vector<RankOnGpu> gpus_;
   ExchangeStand stand_;
+  std::set<std::string> left_out_;
 };
 
 void ExchangeCellRun::run() {
@@ -104,12 +107,11 @@ void ExchangeCellRun::run_case(const ExchangeCase& exchange_case, bool with_disp
   std::vector<std::string> names;
   for (const std::string& way : request_.options.exchange.ways) {
     try {
-      ways.push_back(make_way(way, {inputs_, gpus_, exchange_case}));
+      ways.push_back(make_way(way, {inputs_, gpus_, exchange_case, request_.options.deadline}));
       names.push_back(way);
     } catch (const Error& error) {
       if (error.code() != ErrorCode::unsupported && error.code() != ErrorCode::out_of_memory) throw;
-      console_.say(fmt::format("note: {} is left out at {} tokens, {} {}: {}", way, request_.tokens,
-                               dispatch_options(exchange_case), combine_options(exchange_case), error.what()));
+      leave_out(way, exchange_case, error);
     }
   }
   for (size_t c = 0; c < conditions_.size(); ++c) {
@@ -122,8 +124,7 @@ void ExchangeCellRun::run_case(const ExchangeCase& exchange_case, bool with_disp
         timed.run = std::make_unique<ExchangeRun>(stand_, *ways[w], conditions_[c]);
       } catch (const Error& error) {
         if (error.code() != ErrorCode::unsupported) throw;
-        console_.say(fmt::format("note: {} is left out at {} tokens, {}: {}", names[w], request_.tokens,
-                                 dispatch_options(exchange_case), error.what()));
+        leave_out(names[w], exchange_case, error);
         continue;
       }
       check(timed, conditions_[c]);
@@ -138,6 +139,13 @@ void ExchangeCellRun::run_case(const ExchangeCase& exchange_case, bool with_disp
         overlap(records_[c], timed, exchange_case);
     }
   }
+}
+
+// Said once per way and reason.
+void ExchangeCellRun::leave_out(const std::string& way, const ExchangeCase& exchange_case, const Error& error) {
+  if (!left_out_.insert(way + error.what()).second) return;
+  console_.say(fmt::format("note: {} is left out at {} tokens, {} {}: {}", way, request_.tokens,
+                           dispatch_options(exchange_case), combine_options(exchange_case), error.what()));
 }
 
 void ExchangeCellRun::check(Timed& timed, const TimerOptions& how) {

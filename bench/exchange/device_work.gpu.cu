@@ -1,4 +1,4 @@
-#include "exchange/device_work.hpp"
+#include "device_work.hpp"
 #include "gpu/launch.hpp"
 #include "gpu/numeric.cuh"
 #include "gpu/peer.cuh"

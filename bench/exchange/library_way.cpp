@@ -33,15 +33,16 @@ class LibraryWay final : public ExchangeWay {
   LibraryWay(const std::string& way, const WayRequest& request)
       : inputs_(request.inputs),
         case_(request.exchange_case),
-        dispatch_id_(variant_of("dispatch", way, dispatch_variants())),
-        combine_id_(variant_of("combine", way, combine_variants())),
+        dispatch_id_(variant_of("dispatch", way.substr(0, way.find('+')), dispatch_variants())),
+        combine_id_(variant_of("combine", way.substr(way.find('+') + 1), combine_variants())),
         ranks_(static_cast<size_t>(inputs_.num_ranks())) {
     DispatcherConfig config = inputs_.config();
     config.num_multiprocessors = case_.num_multiprocessors;
-    config.copy_engine = way == "copy_engine";
+    config.copy_engine = way.find("copy_engine") != std::string::npos;
     symmetric_bytes_ = Dispatcher::window_bytes(config, inputs_.num_ranks(), gpu::kDeviceType);
     const auto members = make_thread_group(inputs_.num_ranks());
     for_each_rank(inputs_.num_ranks(), [&](int rank) {
+      members[static_cast<size_t>(rank)]->set_deadline(request.deadline);
       make_rank(members[static_cast<size_t>(rank)], config, request.gpus[static_cast<size_t>(rank)]);
     });
   }
@@ -53,8 +54,8 @@ class LibraryWay final : public ExchangeWay {
     });
   }
 
-  std::string dispatch_id() const override { return dispatch_id_; }
-  std::string combine_id() const override { return combine_id_; }
+  std::string dispatch_id() const override { return dispatch_id_ == "auto" ? "dispatch.auto" : dispatch_id_; }
+  std::string combine_id() const override { return combine_id_ == "auto" ? "combine.auto" : combine_id_; }
   int64_t symmetric_bytes() const override { return symmetric_bytes_; }
 
   void dispatch(int rank, Stream stream) override {
@@ -108,6 +109,10 @@ void LibraryWay::make_rank(std::shared_ptr<Communicator> comm, const DispatcherC
   gpu::copy(to.status.data(), &ok, sizeof(ok), stream.get());
   gpu::synchronize(stream.get());
   to.dispatcher = std::make_unique<Dispatcher>(*to.context, std::move(comm), config);
+  if (config.copy_engine && !to.context->notices().empty()) {
+    to.dispatcher.reset();  // collective
+    fail(ErrorCode::unsupported, "{}", to.context->notices().front());
+  }
 
   DispatchArgs& dispatch = to.dispatch;
   dispatch.hidden = ConstTensorView(from.hidden.data(), DType::bf16, {tokens, hidden}, device);

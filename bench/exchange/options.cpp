@@ -39,8 +39,10 @@ bool has_exchange(const std::vector<std::string>& stages) {
 ExchangeOptions parse_exchange_options(const ExchangeOptionTexts& texts) {
   ExchangeOptions options;
   const std::vector<std::string> known = exchange_ways();
+  const auto is_known = [&](const std::string& way) { return std::find(known.begin(), known.end(), way) != known.end(); };
   for (const std::string& way : texts.dispatch)
-    if (std::find(known.begin(), known.end(), way) == known.end())
+    if (const size_t plus = way.find('+');
+        !is_known(way.substr(0, plus)) || (plus != std::string::npos && !is_known(way.substr(plus + 1))))
       fail(ErrorCode::invalid_argument, "--dispatch '{}' is unknown; valid ones: {}", way, fmt::join(known, ", "));
   if (!texts.dispatch.empty()) options.ways = texts.dispatch;
   if (!texts.combine_rows.empty()) options.rows.clear();

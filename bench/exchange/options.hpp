@@ -17,7 +17,7 @@ std::string_view name(CombineRows rows);
 
 // How a dispatch and its combine go together; a list makes one run per value.
 struct ExchangeOptions {
-  std::vector<std::string> ways{"auto"};  // see exchange_ways()
+  std::vector<std::string> ways{"auto"};  // of exchange_ways(), or two of the library's: "copy_engine+latency"
   std::vector<CombineRows> rows{CombineRows::reduced};
   std::vector<int> multiprocessors{0};  // DispatcherConfig::num_multiprocessors
   bool overlap = false;                 // beside matrix products as well

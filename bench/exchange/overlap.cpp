@@ -15,6 +15,11 @@ constexpr int kLaunches = 8;  // of products: kernels of a layer, between which 
 constexpr double kComputeShare = 1.5;
 constexpr int kWarmUps = 3;
 
+void launch_products(int num_products, int num_multiprocessors, const gpu::Buffer& sink, Stream stream) {
+  if constexpr (kHasTensorCoreKernel)
+    launch_tensor_cores(DType::bf16, num_products, num_multiprocessors, sink.as<float>(), stream);
+}
+
 enum class Work : uint8_t { compute, exchange, both };
 
 class Overlap {
@@ -27,7 +32,7 @@ class Overlap {
       events_.emplace_back();
       events_.emplace_back();
       sinks_.emplace_back(device, 4096 * 4);
-      launch_tensor_cores(DType::bf16, 1, num_multiprocessors(rank), sinks_.back().as<float>(), stand.stream(rank));
+      launch_products(1, num_multiprocessors(rank), sinks_.back(), stand.stream(rank));
       gpu::synchronize(stand.stream(rank));
     }
     if (gpu::num_devices() < stand.num_ranks())
@@ -63,8 +68,7 @@ class Overlap {
   void compute(int rank, Stream stream, bool alone) {
     const int all = num_multiprocessors(rank), used = alone ? all : std::max(all - limit_, 1);
     const auto each = static_cast<int>(int64_t{num_products_} * all / used / kLaunches);
-    for (int i = 0; i < kLaunches; ++i)
-      launch_tensor_cores(DType::bf16, std::max(each, 1), used, sinks_[static_cast<size_t>(rank)].as<float>(), stream);
+    for (int i = 0; i < kLaunches; ++i) launch_products(std::max(each, 1), used, sinks_[static_cast<size_t>(rank)], stream);
   }
 
   void exchange(int rank, Stream stream) {

@@ -1,6 +1,7 @@
 // One way for the ranks to exchange rows: a dispatch and the combine that belongs to it.
 #pragma once
 
+#include <chrono>
 #include <memory>
 #include <string>
 #include <vector>
@@ -53,6 +54,7 @@ struct WayRequest {
   const ExchangeInputs& inputs;
   const std::vector<RankOnGpu>& gpus;
   ExchangeCase exchange_case;
+  std::chrono::milliseconds deadline = std::chrono::seconds(30);  // of waits for a peer
 };
 // `way` is a name of exchange_ways(). Throws unsupported with the reason where it does not take the case.
 std::unique_ptr<ExchangeWay> make_way(const std::string& way, const WayRequest& request);

@@ -42,7 +42,7 @@ std::vector<Contender> contenders_for(ExchangeStage stage, const ExchangeStand& 
     Contender each;
     each.id = id;
     try {
-      each.way = make_way(way_of(id), request);
+      each.way = make_way(stage == ExchangeStage::dispatch ? way_of(id) + "+auto" : "auto+" + way_of(id), request);
       each.run = std::make_unique<ExchangeRun>(stand, *each.way, TimerOptions{});
     } catch (const Error& error) {
       if (error.code() != ErrorCode::unsupported) throw;

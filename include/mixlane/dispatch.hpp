@@ -16,7 +16,7 @@ enum class WireFormat : uint8_t {
 
 // What combine puts on the wire: one partial sum per (token, rank).
 enum class CombineWire : uint8_t {
-  bf16,  // half the bytes of f32; each rank's partial is rounded once
+  bf16,       // half the bytes of f32; each rank's partial is rounded once
   fp8_1x128,  // a quarter: e4m3 and one f32 scale per 128 values; each rank's partial is rounded to 3 bits of mantissa
   f32,
   f64,  // sums of bf16 rows times f32 weights are exact in f64 (docs/design/determinism.md): the result does not
@@ -41,7 +41,8 @@ struct DispatcherConfig {
   int num_multiprocessors = 0;
   // GPUs: keep the memory of dispatch.copy_engine and combine.copy_engine, which keep no multiprocessor busy while bytes
   // move. What a copy moves is fixed when it is enqueued: min(T, capacity) rows to and from each peer, however few the
-  // routing sends there. Dispatch may differ from the other ranks' variants, combine.copy_engine is for all ranks alike.
+  // routing sends there. Dispatch may differ from the other ranks' variants, combine.copy_engine is for all ranks alike and
+  // not for graphs.
   bool copy_engine = false;
   // Owner of each physical expert, num_experts entries, the same on every rank. Empty: contiguous, the first
   // num_experts % num_ranks ranks own one more. A rank may own none.

@@ -80,6 +80,7 @@ std::vector<std::string> ways_here(int num_ranks) {
   std::vector<std::string> ways = exchange_ways();
   const bool nccl = Nccl::missing().empty() && gpu::num_devices() >= num_ranks;
   std::erase_if(ways, [&](const std::string& way) { return (way == kNaiveWay || way == kAllToAllWay) && !nccl; });
+  std::erase_if(ways, [&](const std::string& way) { return way == "copy_engine" && gpu::num_devices() < num_ranks; });
   return ways;
 }
 
@@ -147,7 +148,20 @@ TEST_F(ExchangeBench, RunsHaveSamplesUnderEveryCondition) {
     }
 }
 
+TEST_F(ExchangeBench, CopyEnginesNeedAGpuPerRank) {
+  Context cpu({.num_threads = 2});
+  const Model model = small_model();
+  const int num_ranks = gpu::num_devices() + 1;
+  if (num_ranks > kMaxExchangeRanks) GTEST_SKIP() << "more GPUs than ranks";
+  const ExchangeInputs inputs(shape_of(model, 3, "balanced", num_ranks), {CombineRows::reduced}, cpu);
+  const std::vector<RankOnGpu> gpus = upload(inputs);
+  mixlane::test::expect_error(ErrorCode::unsupported, {"ranks 0 and", "share a GPU"}, [&] {
+    make_way("copy_engine", {inputs, gpus, {}});
+  });
+}
+
 TEST_F(ExchangeBench, ASweepStoresEveryWay) {
+  if (gpu::num_devices() < 2) GTEST_SKIP() << "copy engines need a GPU per rank";
   const mixlane::test::TempFolder folder;
   mixlane::test::write_file(folder / "tiny.json",
                             R"({"name": "tiny", "hidden": 256, "intermediate": 32, "activation": {"kind": "swiglu"},
@@ -160,7 +174,7 @@ TEST_F(ExchangeBench, ASweepStoresEveryWay) {
   arguments.has_tokens = true;
   arguments.ranks = 2;
   arguments.stages = {"dispatch", "combine"};
-  arguments.exchange_text.dispatch = {"latency", "copy_engine"};
+  arguments.exchange_text.dispatch = {"latency", "copy_engine+latency"};
   arguments.exchange_text.combine_rows = {"reduced", "pairs"};
   arguments.mode = {"eager", "graph"};
   arguments.max_time_s = 0.01;
@@ -184,9 +198,8 @@ TEST_F(ExchangeBench, ASweepStoresEveryWay) {
         EXPECT_LE(stage.remote_bytes, record.tokens * (512 + 16));
       }
     }
-    for (const char* expected :
-         {"dispatch dispatch.latency", "dispatch dispatch.copy_engine", "combine combine.latency",
-          "combine combine.copy_engine", "exchange exchange.latency", "exchange exchange.copy_engine"})
+    for (const char* expected : {"dispatch dispatch.latency", "dispatch dispatch.copy_engine", "combine combine.latency",
+                                 "exchange exchange.latency", "exchange exchange.copy_engine+latency"})
       EXPECT_EQ(seen.count(expected), 1u) << expected;
     DispatcherConfig config;
     config.hidden = 256;
@@ -216,7 +229,7 @@ TEST_F(ExchangeBench, TuningChoosesTheFastestAndItsTableIsFound) {
     }
     EXPECT_GT(chosen, 0);
     EXPECT_LE(chosen, best * 1.1);
-    if (to_string(entry.key[3]) == "window") {
+    if (mixlane::to_string(entry.key[3]) == "window") {
       EXPECT_NE(entry.choice, "dispatch.copy_engine");
     }
   }

@@ -29,6 +29,8 @@ TEST(ExchangeOptions, ListsKeepTheirOrder) {
   EXPECT_EQ(options.rows, (std::vector<CombineRows>{CombineRows::pairs, CombineRows::reduced}));
   EXPECT_EQ(options.multiprocessors, (std::vector<int>{16, 0}));
   EXPECT_TRUE(options.overlap);
+  EXPECT_EQ(parse_exchange_options({.dispatch = {"auto+auto"}, .combine_rows = {}, .multiprocessors = {}}).ways[0],
+            "auto+auto");
 }
 
 TEST(ExchangeOptions, UnknownValuesAreNamedWithTheValidOnes) {

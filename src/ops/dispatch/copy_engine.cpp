@@ -1,6 +1,7 @@
 #include "ops/dispatch/copy_engine.hpp"
 
 #include "core/error.hpp"
+#include "gpu/peer.hpp"
 
 namespace mixlane {
 
@@ -43,8 +44,14 @@ CopyEngine::CopyEngine(Communicator& comm, const DispatcherConfig& config, const
   problem_ = try_copies(comm);
 }
 
-// From every peer once.
+// From every peer once. Ranks on one GPU share the queues of its copy engines, in which one's copy that waits for a peer
+// could hold up the copy that this peer waits for.
 std::string CopyEngine::try_copies(Communicator& comm) const {
+  const std::vector<std::string> gpus = comm.all_gather(gpu::bus_id(device_.index));
+  for (size_t r = 1; r < gpus.size(); ++r)
+    for (size_t other = 0; other < r; ++other)
+      if (gpus[other] == gpus[r])
+        return fmt::format("ranks {} and {} share a GPU, and copies of one could hold up the other's", other, r);
   const gpu::OwnedStream stream(device_);
   std::string problem;
   for (int r = 0; r < num_ranks_ && problem.empty(); ++r)
@@ -61,6 +68,13 @@ void CopyEngine::on_lanes(size_t turn, Move&& move) const {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
+
+// Nothing is copied to or from this rank itself.
+std::vector<RowRange> CopyEngine::ranges_of(int64_t num_tokens) const {
+  const int64_t num_rows = std::min(num_tokens, capacity_);
+  if (num_ranks_ > 1 || num_rows == 0) return copy_ranges(num_rows);
+  return {{0, num_rows}};
+}
 
 void CopyEngine::send(const DispatchKernelArgs& args, const Budget& budget, Stream stream) {
   const Window& window = args.exchange.window;
@@ -85,26 +99,37 @@ void CopyEngine::receive(const DispatchKernelArgs& args, Stream stream) {
   launch_copy_receive(args, stage_, stream);
 }
 
+// Waits come behind the kernels that make what the peers wait for: streams and the branches of a graph may share a queue of
+// the device, and two ranks whose waits went first would wait for each other.
 void CopyEngine::send(const CombineKernelArgs& args, const Budget& budget, Stream stream) {
-  const Window& window = args.exchange.window;
-  const std::vector<RowRange> ranges = copy_ranges(std::min<int64_t>(args.num_tokens, capacity_));
-  if (num_ranks_ > 1 && !ranges.empty()) lanes_->fork(stream);
-  launch_copy_make(args, wire_, stage_, budget, stream);
-  for (size_t i = 0; num_ranks_ > 1 && i < ranges.size(); ++i) {
-    const int64_t at = ranges[i].begin * window.partial_stride, bytes = ranges[i].end * window.partial_stride - at;
-    on_lanes(i, [&](int peer, Stream lane) {
-      launch_copy_wait(args.exchange, stage_, peer, ranges[i], lane);
-      const std::byte* const from = memory_->part(peer) + layout_.partials_at + rank_ * capacity_ * window.partial_stride;
-      std::byte* const to = window.parts[rank_] + window.partials_at + peer * capacity_ * window.partial_stride;
-      gpu::copy(to + at, from + at, bytes, lane);
-      fetched(i, peer).record(lane);
-    });
+  const std::vector<RowRange> ranges = ranges_of(args.num_tokens);
+  size_t next = 0;
+  for (const RowRange part : {RowRange{0, 256}, RowRange{256, 1024}, RowRange{1024, capacity_}}) {
+    if (part.begin > 0 && (part.begin >= capacity_ || num_ranks_ == 1)) break;
+    const bool last = part.end >= capacity_;
+    launch_copy_make(args, wire_, stage_, {part.begin, std::min(part.end, capacity_)}, budget, stream);
+    const size_t first = next;
+    while (num_ranks_ > 1 && next < ranges.size() && (last || ranges[next].end <= part.end)) ++next;
+    if (next > first) lanes_->fork(stream);
+    for (size_t i = first; i < next; ++i) fetch(args, i, ranges[i]);
   }
+}
+
+void CopyEngine::fetch(const CombineKernelArgs& args, size_t index, RowRange slots) {
+  const Window& window = args.exchange.window;
+  const int64_t at = slots.begin * window.partial_stride, bytes = slots.end * window.partial_stride - at;
+  on_lanes(index, [&](int peer, Stream lane) {
+    launch_copy_wait(args.exchange, stage_, peer, slots, lane);
+    const std::byte* const from = memory_->part(peer) + layout_.partials_at + rank_ * capacity_ * window.partial_stride;
+    std::byte* const to = window.parts[rank_] + window.partials_at + peer * capacity_ * window.partial_stride;
+    gpu::copy(to + at, from + at, bytes, lane);
+    fetched(index, peer).record(lane);
+  });
 }
 
 // A token's slot is nowhere beyond its number: the rows up to `end` are all that the tokens up to there need.
 void CopyEngine::receive(const CombineKernelArgs& args, const Budget& budget, Stream stream) {
-  std::vector<RowRange> ranges = copy_ranges(std::min<int64_t>(args.num_tokens, capacity_));
+  std::vector<RowRange> ranges = ranges_of(args.num_tokens);
   if (!ranges.empty()) ranges.back().end = args.num_tokens;
   for (size_t i = 0; i < ranges.size(); ++i) {
     for (int peer = 0; peer < num_ranks_; ++peer)

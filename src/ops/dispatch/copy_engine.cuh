@@ -164,10 +164,12 @@ __device__ inline void report_empty_groups(const CombineKernelArgs& args, const 
   }
 }
 
-// This rank's partial rows for all others, into its own memory; owners are told group by group.
+// This rank's partial rows in slots [begin, end) of all others, into its own memory; owners are told group by group. The
+// launch with begin = 0 comes first and opens the call.
 template <CombineWire kWire, PartialSource kSource>
-__global__ void __launch_bounds__(kRowThreads) combine_copy_engine_make(const MIXLANE_GRID_CONSTANT CombineKernelArgs args,
-                                                                        const MIXLANE_GRID_CONSTANT CopyStage stage) {
+__global__ void __launch_bounds__(kRowThreads)
+    combine_copy_engine_make(const MIXLANE_GRID_CONSTANT CombineKernelArgs args, const MIXLANE_GRID_CONSTANT CopyStage stage,
+                             uint32_t begin, uint32_t end) {
   using Wire = WireOctet<kWire>;
   constexpr uint32_t kHeldOctets = kWire == CombineWire::bf16 ? 4 : 1;
   __shared__ PairList pairs;
@@ -175,20 +177,27 @@ __global__ void __launch_bounds__(kRowThreads) combine_copy_engine_make(const MI
   const Exchange& exchange = args.exchange;
   const Window& window = exchange.window;
   Call call = open_call<ExchangeStage::combine>(exchange);
-  if (call.ended && blockIdx.x == 0 && threadIdx.x == 0) report_end(exchange);
-  if (call.needs_credits) call.masked = exchange_credits(exchange, call.number, call.masked, &shared_masked);
-  const ReceivedRange range(exchange, call);
-  const int peer = static_cast<int>(threadIdx.x);
-  if (blockIdx.x == 0) {
-    if (peer < window.num_ranks && peer != window.rank && call.sends_to(peer))
-      gpu::store_relaxed<Scope::system>(&source_line(window, peer, window.rank)->combine_header, call.epoch);
-    report_empty_groups(args, stage, call);
+  if (begin == 0) {
+    if (call.ended && blockIdx.x == 0 && threadIdx.x == 0) report_end(exchange);
+    if (call.needs_credits) call.masked = exchange_credits(exchange, call.number, call.masked, &shared_masked);
+    const int peer = static_cast<int>(threadIdx.x);
+    if (blockIdx.x == 0) {
+      if (peer < window.num_ranks && peer != window.rank && call.sends_to(peer))
+        gpu::store_relaxed<Scope::system>(&source_line(window, peer, window.rank)->combine_header, call.epoch);
+      report_empty_groups(args, stage, call);
+    }
   }
   be_late(exchange, call.number);
+  const auto num_peers = static_cast<uint32_t>(window.num_ranks) - 1;
+  uint32_t most = 0;
+  for (int r = 0; r < window.num_ranks; ++r)
+    if (r != window.rank) most = max(most, static_cast<uint32_t>(exchange.routing.recv_count[r]));
+  end = min(end, most);
 #pragma unroll 1
-  for (uint32_t unit = blockIdx.x; unit < range.total(); unit += gridDim.x) {
-    int owner = 0, slot = 0;
-    range.find(unit, owner, slot);
+  for (uint32_t unit = blockIdx.x; begin + unit / max(num_peers, 1u) < end; unit += gridDim.x) {
+    const int slot = static_cast<int>(begin + unit / num_peers);
+    const int owner = static_cast<int>((static_cast<uint32_t>(window.rank) + 1 + unit % num_peers) % (num_peers + 1));
+    if (slot >= exchange.routing.recv_count[owner] || !call.sends_to(owner)) continue;
     if constexpr (kSource == PartialSource::pairs) {
       if (HardwareWave::index_in_block() == 0) list_pairs(args, owner, slot, pairs);
       __syncthreads();

@@ -15,7 +15,7 @@ uint32_t row_blocks(int64_t num_rows, const Budget& budget) {
   return static_cast<uint32_t>(std::clamp<int64_t>(num_rows, 1, most));
 }
 
-using Make = void (*)(CombineKernelArgs, CopyStage);
+using Make = void (*)(CombineKernelArgs, CopyStage, uint32_t, uint32_t);
 using Add = void (*)(CombineKernelArgs, uint32_t, uint32_t);
 
 struct CombineKernels {
@@ -43,6 +43,7 @@ CombineKernels kernels_for(CombineWire wire, PartialSource source) {
     case CombineWire::bf16: return kernels_from<CombineWire::bf16>(source);
     case CombineWire::f32: return kernels_from<CombineWire::f32>(source);
     case CombineWire::f64: return kernels_from<CombineWire::f64>(source);
+    case CombineWire::fp8_1x128: break;  // between CPUs only
   }
   return {};
 }
@@ -98,14 +99,14 @@ void launch_copy_receive(const DispatchKernelArgs& args, const CopyStage& stage,
               stage);
 }
 
-void launch_copy_make(const CombineKernelArgs& args, CombineWire wire, const CopyStage& stage, const Budget& budget,
-                      Stream stream) {
-  const Window& window = args.exchange.window;
+void launch_copy_make(const CombineKernelArgs& args, CombineWire wire, const CopyStage& stage, RowRange slots,
+                      const Budget& budget, Stream stream) {
+  const int64_t num_peers = args.exchange.window.num_ranks - 1;
   gpu::launch(kernels_for(wire, args.source).make,
               {.variant = "combine.copy_engine",
-               .num_blocks = row_blocks(int64_t{window.num_ranks - 1} * window.capacity, budget),
+               .num_blocks = row_blocks((slots.end - slots.begin) * num_peers, budget),
                .num_threads = kRowThreads},
-              stream, args, stage);
+              stream, args, stage, static_cast<uint32_t>(slots.begin), static_cast<uint32_t>(slots.end));
 }
 
 void launch_copy_wait(const Exchange& exchange, const CopyStage& stage, int source, RowRange slots, Stream stream) {

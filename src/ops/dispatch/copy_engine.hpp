@@ -5,8 +5,9 @@
 //                        |          |
 //             lanes    copy 0     copy 1 ...   to the peers' windows
 //
-//   combine   make (groups of rows are reported to their owners) | add 0 -> add 1 -> ... -> close
-//             lanes    wait 0 -> fetch 0 -> wait 1 -> fetch 1 ...   from the peers' memory
+//   combine   make 0 -> make 1 -> make 2 (groups of rows are reported to their owners) | add 0 -> add 1 -> ... -> close
+//                   |         |
+//             lanes wait -> fetch, wait -> fetch ...   from the peers' memory
 //
 // A copy's size is fixed when it is enqueued, and counts are known on the device alone: both move as many rows per peer as
 // this rank could have there, min(T, capacity) of T tokens.
@@ -37,6 +38,8 @@ class CopyEngine {
 
  private:
   std::string try_copies(Communicator& comm) const;
+  std::vector<exchange_gpu::RowRange> ranges_of(int64_t num_tokens) const;
+  void fetch(const exchange_gpu::CombineKernelArgs& args, size_t index, exchange_gpu::RowRange slots);
   template <class Move>
   void on_lanes(size_t turn, Move&& move) const;
   gpu::Event& fetched(size_t range, int peer) {

@@ -381,6 +381,9 @@ void GpuBackend::combine(const CombineArgs& args, const RoutingState& state, Sta
 }
 
 void GpuBackend::combine_send(const CombineArgs&, const RoutingState& state, Status&, Stream stream) {
+  // Fetches of several rounds in one graph have been seen to wait for each other.
+  if (combine_by_copies_ && gpu::is_capturing(stream))
+    fail(ErrorCode::unsupported, "combine.copy_engine can't be captured into a graph; use combine.latency there");
   const gpu::DeviceGuard guard(device_);
   stream_ = stream;
   combine_args_.counts_on_device = static_cast<const GpuRouting&>(state).counts_on_device;
