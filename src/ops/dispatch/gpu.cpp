@@ -56,7 +56,10 @@ class GpuBackend final : public ExchangeBackend {
       load_dispatch_kernels();
       load_combine_kernels(config.combine_wire);
       budget_.has_bulk_copies = device_.type == DeviceType::cuda && gpu::compute_capability(device_.index) >= 90;
-      if (budget_.has_bulk_copies) load_bulk_kernel();
+      if (budget_.has_bulk_copies) {
+        load_bulk_kernel();
+        load_combine_bulk_kernel(config.combine_wire);
+      }
     }
     // After this meeting of all ranks nothing is allocated or loaded any more: that could wait for a running kernel of
     // another rank on the same GPU.
@@ -82,7 +85,10 @@ class GpuBackend final : public ExchangeBackend {
   void refuse(ExchangeStage, const Error&) override {}  // the peers' wait ends at the deadline
 
   std::shared_ptr<RoutingState> prepare_dispatch(const DispatchArgs& args, const RoutingState* replay, Status&) override;
-  void prepare_combine(const CombineArgs& args, const RoutingState&) override { combine_args_ = make_args(args); }
+  void prepare_combine(const CombineArgs& args, const RoutingState&) override {
+    combine_args_ = make_args(args);
+    combines_by_bulk_copies_ = takes_bulk_copies(args);
+  }
   ReceivedRows dispatch(const DispatchArgs& args, RoutingState& state, Status& status, Stream stream) override;
   void combine(const CombineArgs& args, const RoutingState& state, Status& status, Stream stream) override;
   std::vector<int> masked_ranks() const override;
@@ -97,6 +103,7 @@ class GpuBackend final : public ExchangeBackend {
   ReceivedRows received_rows() const;
   Payload payload_of(const DispatchArgs& args) const;
   bool takes_bulk_copies(const DispatchArgs& args) const;
+  bool takes_bulk_copies(const CombineArgs& args) const;
 
   Device device_;
   std::shared_ptr<Communicator> comm_;
@@ -111,6 +118,7 @@ class GpuBackend final : public ExchangeBackend {
   DispatchKernelArgs dispatch_args_;  // of the call that is being prepared
   bool by_bulk_copies_ = false;
   CombineKernelArgs combine_args_;
+  bool combines_by_bulk_copies_ = false;
   std::shared_ptr<GpuRouting> states_[2];
 };
 
@@ -154,6 +162,10 @@ Exchange GpuBackend::make_exchange(Status* status) const {
   window.record_stride = layout_.records.record_stride;
   window.partials_at = layout_.partials_at;
   window.partial_stride = layout_.records.partial_stride;
+  // Lines need 16 bytes to be written in one piece.
+  window.few_rows = gpu::kDeviceType == DeviceType::cuda ? layout_.few_rows : 0;
+  window.lines_at = layout_.lines_at;
+  window.line_stride = layout_.line_stride;
   exchange.state = own_.state();
   exchange.masked = own_.masked();
   exchange.status = status ? status : own_.status();
@@ -184,6 +196,18 @@ bool GpuBackend::takes_bulk_copies(const DispatchArgs& args) const {
   return true;
 }
 
+// combine.throughput? A rank with few tokens gets its rows in lines, which only combine.latency reads.
+bool GpuBackend::takes_bulk_copies(const CombineArgs& args) const {
+  const bool can = budget_.has_bulk_copies && takes_bulk(combine_args_, config_.combine_wire);
+  const bool in_lines = args.output.shape[0] <= combine_args_.exchange.window.few_rows;
+  if (args.variant == "auto") return can && !in_lines && budget_.limited && args.output.shape[0] >= kManyTokens;
+  if (args.variant == "combine.latency") return false;
+  if (!can)
+    fail(ErrorCode::unsupported,
+         "combine.throughput takes reduced rows of the wire's type, of at most 64 KiB, on sm_90; use combine.latency");
+  return !in_lines;
+}
+
 // ---------------------------------------------------------------------------------------------------------------------
 // Dispatch
 
@@ -201,7 +225,8 @@ DispatchKernelArgs GpuBackend::make_args(const DispatchArgs& args) const {
   to.num_tokens = args.num_tokens.as<int32_t>();
   to.num_rows = static_cast<uint32_t>(args.hidden.shape[0]);
   to.num_topk = static_cast<uint32_t>(config_.num_topk);
-  to.wide_ids = config_.num_topk % 4 == 0 && reinterpret_cast<uintptr_t>(to.ids) % kPacket == 0;
+  to.plain_ids = config_.num_topk == 8 && reinterpret_cast<uintptr_t>(to.ids) % kPacket == 0 && owners_.table == nullptr &&
+                 owners_.num_larger == 0;
   const bool quantizes = payload_of(args) != Payload::copy;
   // Quantised rows in whole groups of 128 bf16 values.
   to.num_packets =
@@ -297,7 +322,10 @@ void GpuBackend::combine(const CombineArgs&, const RoutingState& state, Status&,
   const gpu::DeviceGuard guard(device_);
   stream_ = stream;
   combine_args_.counts_on_device = static_cast<const GpuRouting&>(state).counts_on_device;
-  launch_combine(combine_args_, config_.combine_wire, budget_, stream);
+  if (combines_by_bulk_copies_)
+    launch_combine_bulk(combine_args_, config_.combine_wire, budget_, stream);
+  else
+    launch_combine(combine_args_, config_.combine_wire, budget_, stream);
 }
 
 std::vector<int> GpuBackend::masked_ranks() const {
@@ -335,8 +363,12 @@ std::span<const VariantInfo> dispatch_gpu_variants() {
 
 std::span<const VariantInfo> combine_gpu_variants() {
   static constexpr VariantInfo kVariants[] = {
-      {"combine.latency", "one launch: half of the blocks send partial sums, a flag per row; the others add them up",
-       gpu::kDeviceType},
+    {"combine.latency", "one launch: half of the blocks send partial sums, a flag per row; the others add them up",
+     gpu::kDeviceType},
+#if !defined(MIXLANE_HIP)
+    {"combine.throughput", "one launch: a thread of each block sends reduced rows by bulk copies, the other waves add up",
+     gpu::kDeviceType},
+#endif
   };
   return kVariants;
 }
