@@ -127,7 +127,7 @@ __device__ void send_partials(const CombineKernelArgs& args, Call call, CombineS
   // Rows that are flagged together: making sure that they have arrived takes a while, in which the other waves go on with
   // the next ones, and holds up what is on its way. Sums of pairs have no registers left for this.
   const uint32_t rows_each = (num_units + stride - 1) / stride;
-  const uint32_t together = kSource == PartialSource::pairs ? 1 : min(max(rows_each / 2, 1u), kWave / kRowParts);
+  const uint32_t together = kSource == PartialSource::pairs ? 1 : rows_each >= 16 ? 4 : rows_each >= 4 ? 2 : 1;
   uint32_t* flag = nullptr;  // this lane's word
   uint32_t turn = 0, num_unflagged = 0;
 #pragma unroll 1

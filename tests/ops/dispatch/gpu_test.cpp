@@ -430,6 +430,13 @@ TEST_F(ExchangeGpu, WhatBulkCopiesDoNotTakeIsRefused) {
     if (gpu::kDeviceType == DeviceType::cuda)
       test::expect_error(ErrorCode::unsupported, {"dispatch.throughput", "dispatch.latency"},
                          [&] { gpu_rank.dispatcher().dispatch(args, gpu_rank.stream()); });
+    // Experts' rows.
+    const std::vector<Inputs> inputs = make_all_inputs(1, config, 1);
+    const Oracle oracle{gpu_rank.dispatcher().config(), inputs};
+    const ReceivedRows received = gpu_rank.dispatch(inputs[0]);
+    if (gpu::kDeviceType == DeviceType::cuda)
+      test::expect_error(ErrorCode::unsupported, {"combine.throughput", "combine.latency"},
+                         [&] { gpu_rank.combine(received, oracle, false, "combine.throughput"); });
   });
 }
 
