@@ -133,8 +133,9 @@ class Dispatcher {
   // Symmetric bytes of one rank: 4096 + num_ranks * (3 * 64 + capacity * (row + partial row)), where row = payload +
   // scales (in whole words of 4) + 8 K rounded up to 64 and partial row = combine wire bytes of H values, scales included,
   // rounded up to 64.
-  // On GPUs: num_ranks * (64 + 4096 + capacity * (16 + row + partial row)), the part before the rows rounded up to 64;
-  // with copy_engine also num_ranks * (4 * ceil(capacity / 128), rounded up to 64 over all ranks, + capacity * partial row).
+  // On GPUs: num_ranks * (64 + 4096 + capacity * 16) rounded up to 128, and num_ranks * (capacity * (row + partial row) +
+  // min(capacity, 32) * 16 * ceil(H / 6)), each of these rows rounded up to 128; the last one with a bf16 wire of combine.
+  // With copy_engine also num_ranks * (4 * ceil(capacity / 128), rounded up to 64 over all ranks, + capacity * partial row).
   static int64_t window_bytes(const DispatcherConfig& config, int num_ranks, DeviceType device = DeviceType::cpu);
 
  private:

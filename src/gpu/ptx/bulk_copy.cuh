@@ -24,7 +24,11 @@ __device__ inline void bulk_store(void* global, const void* shared, uint32_t byt
 __device__ inline void end_store_group() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
 // All groups but the latest one have left shared memory.
 __device__ inline void wait_until_read_but_one() { asm volatile("cp.async.bulk.wait_group.read 1;" ::: "memory"); }
-// All stores are done and may be announced.
+// All stores, or all but the latest group of them, are done and may be announced.
+__device__ inline void wait_for_stores_but_one() {
+  asm volatile("cp.async.bulk.wait_group 1;" ::: "memory");
+  asm volatile("fence.proxy.async;" ::: "memory");
+}
 __device__ inline void wait_for_stores() {
   asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
   asm volatile("fence.proxy.async;" ::: "memory");

@@ -97,20 +97,11 @@ __global__ void __launch_bounds__(kThreads, 1)
     dispatch_throughput_bulk(const MIXLANE_GRID_CONSTANT DispatchKernelArgs args, uint32_t num_stages) {
   extern __shared__ __align__(128) std::byte rows[];
   __shared__ uint64_t arrived[kMaxStages];
-  __shared__ union {
-    SendShared send;
-    ReceiveShared receive;
-  } shared;
-  begin_launch(args);
-  const Call call = open_call<ExchangeStage::dispatch>(args.exchange);
-  const uint32_t num_tokens = num_tokens_of(args);
-  if (blockIdx.x + 1 == gridDim.x) {
-    receive_rows(args, call, num_tokens, shared.receive);
-  } else {
-    const Share share = Share::of(num_tokens, gridDim.x - 1, blockIdx.x);
+  __shared__ DispatchShared shared;
+  dispatch_rows(args, shared, [&](const Call& call, const Share& share) {
     BulkSender sender(args, share, rows, arrived, num_stages, shared.send);
     send_share(args, call, share, sender, shared.send);
-  }
+  });
 }
 
 }  // namespace

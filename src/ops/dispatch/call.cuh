@@ -39,6 +39,14 @@ __device__ inline std::byte* partial_at(const Window& window, int owner, int sou
   return window.parts[owner] + window.partials_at + (int64_t{source} * window.capacity + slot) * window.partial_stride;
 }
 
+// Before anything else.
+template <class Args>
+__device__ void begin_launch(const Args& args) {
+  gpu::prefetch_args(args);
+  gpu::allow_next_kernel();
+  gpu::wait_for_previous_kernel();
+}
+
 template <ExchangeStage kStage>
 __device__ Call open_call(const Exchange& exchange) {
   Call call;
@@ -224,7 +232,7 @@ struct Share {
   uint32_t log2_parts = 0;
   uint32_t num_active = 0;  // blocks that have a share
 
-  __device__ static uint32_t parts_for(uint32_t num_rows, uint32_t num_blocks) {
+  __host__ __device__ static uint32_t parts_for(uint32_t num_rows, uint32_t num_blocks) {
     return num_rows * 4 <= num_blocks ? 2 : num_rows * 2 <= num_blocks ? 1 : 0;
   }
 

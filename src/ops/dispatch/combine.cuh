@@ -2,7 +2,7 @@
 // flag per row behind them; the others wait for the partial sums of this rank's tokens, row by row, and add them up.
 #pragma once
 
-#include "ops/dispatch/partials.cuh"
+#include "ops/dispatch/lines.cuh"
 
 namespace mixlane::exchange_gpu {
 
@@ -22,13 +22,14 @@ struct CombineShared {
 // The rows that this rank received from others, source after source; lanes are sources, ranks begin with different ones.
 class ReceivedRange {
  public:
-  __device__ ReceivedRange(const Exchange& exchange, const Call& call) {
+  // Bits of `without`: sources left out.
+  __device__ ReceivedRange(const Exchange& exchange, uint32_t without) {
     const int lane = static_cast<int>(HardwareWave::lane()), num_ranks = exchange.window.num_ranks;
     source_ = exchange.window.rank + 1 + lane;
     if (source_ >= num_ranks) source_ -= num_ranks;
     uint32_t count = 0;
     if (lane + 1 < num_ranks) count = static_cast<uint32_t>(exchange.routing.recv_count[source_]);
-    if (lane + 1 < num_ranks && !call.sends_to(source_)) count = 0;
+    if (lane + 1 < num_ranks && (without >> source_ & 1u) != 0) count = 0;
     end_ = HardwareWave::inclusive_sum(count);
     begin_ = end_ - count;
     total_ = HardwareWave::shuffle(end_, kMaxRanks - 1);
@@ -49,43 +50,94 @@ class ReceivedRange {
   uint32_t total_;
 };
 
-template <CombineWire kWire, PartialSource kSource>
+// Rows that go in lines, a quarter of one at a time. `guess`: the thread's line of the first one by guess_line, or null.
+template <PartialSource kSource>
+__device__ void send_in_lines(const CombineKernelArgs& args, const Call& call, uint32_t owners, PairList& pairs,
+                              const LineWords* guess) {
+  const Window& window = args.exchange.window;
+  const ReceivedRange range(args.exchange, call.masked | ~owners);
+  const uint32_t num_threads = blockDim.x - kWave;
+  Share share;
+  share.log2_parts = kLog2RowParts;
+#pragma unroll 1
+  for (uint32_t unit = blockIdx.x; unit < range.total() * kRowParts; unit += args.num_send_blocks) {
+    share.part = unit % kRowParts;
+    int owner = 0, slot = 0;
+    range.find(unit / kRowParts, owner, slot);
+    if constexpr (kSource == PartialSource::pairs) {
+      __syncthreads();  // the list before has been used
+      if (threadIdx.x >= num_threads) list_pairs(args, owner, slot, pairs);
+      __syncthreads();
+    }
+    const bool guessed = guess != nullptr && unit == blockIdx.x && owner == guessed_owner(window);
+    if (threadIdx.x < num_threads)
+      send_lines<kSource>(args, call.epoch, pairs, owner, slot, share, num_threads, guessed ? guess : nullptr);
+    be_late(args.exchange, call.number);
+  }
+}
+// A rank with many tokens has few of these: in line this code would take registers from the usual.
+template <PartialSource kSource>
+static __device__ __noinline__ void send_in_lines_aside(const CombineKernelArgs& args, const Call& call, uint32_t owners,
+                                                        PairList& pairs) {
+  send_in_lines<kSource>(args, call, owners, pairs, nullptr);
+}
+
+template <CombineWire kWire, PartialSource kSource, bool kFew>
 __device__ void send_partials(const CombineKernelArgs& args, Call call, CombineShared& shared) {
   using Wire = WireOctet<kWire>;
   constexpr uint32_t kHeldOctets = kOctetsHeld<kWire>;
   const Exchange& exchange = args.exchange;
   const Window& window = exchange.window;
   const int peer = static_cast<int>(threadIdx.x);
-  ReceivedRange range(exchange, call);
+  const uint32_t num_threads = blockDim.x - kWave, stride = args.num_send_blocks, lane = HardwareWave::lane();
+  const bool flags = threadIdx.x >= num_threads;  // the last wave; the others send
+  // The first row is most likely this one: fetched before that is known.
+  constexpr bool kGuesses = kFew && kSource != PartialSource::pairs;
+  [[maybe_unused]] LineWords guess;
+  if constexpr (kGuesses)
+    if (!flags) guess = guess_line<kSource>(args);
+  // Owners that want their rows in lines.
+  const uint32_t in_lines = kWire == CombineWire::bf16 ? *exchange.routing.in_lines : 0;
+  ReceivedRange range(exchange, call.masked | in_lines);
   if (call.needs_credits) {
     call.masked = exchange_credits(exchange, call.number, call.masked, &shared.masked);
-    range = ReceivedRange(exchange, call);
+    range = ReceivedRange(exchange, call.masked | in_lines);
   }
   count_reader(exchange, call);
   if (blockIdx.x == 0 && peer < window.num_ranks && peer != window.rank && call.sends_to(peer))
     gpu::store_relaxed<Scope::system>(&source_line(window, peer, window.rank)->combine_header, call.epoch);
+  if constexpr (kFew)
+    send_in_lines<kSource>(args, call, in_lines, shared.pairs[0], kGuesses ? &guess : nullptr);
+  else if constexpr (kWire == CombineWire::bf16)
+    if (in_lines != 0) send_in_lines_aside<kSource>(args, call, in_lines, shared.pairs[0]);
 
-  const uint32_t log2_parts = Share::parts_for(range.total(), args.num_send_blocks);
-  const uint32_t num_units = range.total() << log2_parts, num_threads = blockDim.x - kWave;
-  const bool flags = threadIdx.x >= num_threads;  // the last wave; the others send
+  Share share;
+  share.log2_parts = Share::parts_for(range.total(), stride);
+  const uint32_t num_units = range.total() << share.log2_parts;
   const auto list = [&](uint32_t unit, PairList& pairs) {
     int source = 0, slot = 0;
-    range.find(unit >> log2_parts, source, slot);
+    range.find(unit >> share.log2_parts, source, slot);
     list_pairs(args, source, slot, pairs);
   };
   if constexpr (kSource == PartialSource::pairs) {
+    if (num_units != 0) __syncthreads();  // the list of the last line has been used
     if (flags && blockIdx.x < num_units) list(blockIdx.x, shared.pairs[0]);
     __syncthreads();
   }
-  uint32_t turn = 0;
+  // Rows that are flagged together: making sure that they have arrived takes a while, in which the other waves go on with
+  // the next ones, and holds up what is on its way. Sums of pairs have no registers left for this.
+  const uint32_t rows_each = (num_units + stride - 1) / stride;
+  const uint32_t together = kSource == PartialSource::pairs ? 1 : rows_each >= 16 ? 4 : rows_each >= 4 ? 2 : 1;
+  uint32_t* flag = nullptr;  // this lane's word
+  uint32_t turn = 0, num_unflagged = 0;
 #pragma unroll 1
-  for (uint32_t unit = blockIdx.x; unit < num_units; unit += args.num_send_blocks, turn ^= 1) {
-    Share share;
-    share.log2_parts = log2_parts;
-    share.part = unit & ((1u << log2_parts) - 1);
+  for (uint32_t unit = blockIdx.x; unit < num_units; unit += stride, turn ^= 1) {
+    share.part = unit & ((1u << share.log2_parts) - 1);
     int owner = 0, slot = 0;
-    range.find(unit >> log2_parts, owner, slot);
-    if (!flags) {
+    range.find(unit >> share.log2_parts, owner, slot);
+    if (flags) {
+      if (kSource == PartialSource::pairs && unit + stride < num_units) list(unit + stride, shared.pairs[turn ^ 1]);
+    } else {
       const int64_t row = int64_t{owner} * window.capacity + slot;
       std::byte* const to = partial_at(window, owner, window.rank, slot);
       const uint32_t end = share.end_of(args.num_octets);
@@ -100,16 +152,17 @@ __device__ void send_partials(const CombineKernelArgs& args, Call call, CombineS
         for (uint32_t i = 0; i < kHeldOctets; ++i)
           if (first + i * num_threads < end) held[i].store(to + int64_t{first + i * num_threads} * Wire::kBytes);
       }
-    } else if (kSource == PartialSource::pairs && unit + args.num_send_blocks < num_units) {
-      list(unit + args.num_send_blocks, shared.pairs[turn ^ 1]);
     }
     be_late(exchange, call.number);
     __syncthreads();
-    // This part's words of the row's flag. Making sure that the row has arrived before takes a while, in which the other
-    // waves go on with the next row.
-    const uint32_t word = threadIdx.x - num_threads;
-    if (flags && word >= share.first_of(kRowParts) && word < share.end_of(kRowParts))
-      gpu::store_release<Scope::system>(row_flag(window, owner, window.rank, slot) + word, call.epoch);
+    // This part's words of the row's flag.
+    const uint32_t word = lane % kRowParts;
+    if (lane / kRowParts == num_unflagged && word >= share.first_of(kRowParts) && word < share.end_of(kRowParts))
+      flag = row_flag(window, owner, window.rank, slot) + word;
+    if (++num_unflagged < together && unit + stride < num_units) continue;
+    if (flags && flag != nullptr) gpu::store_release<Scope::system>(flag, call.epoch);
+    flag = nullptr;
+    num_unflagged = 0;
   }
 }
 
@@ -238,10 +291,25 @@ __device__ void add_up_row(const CombineKernelArgs& args, const Call& call, uint
   }
 }
 
-template <CombineWire kWire, PartialSource kSource>
+// The block that closes the call. Also a rank without rows for this one must be past its dispatch before the next one of
+// this rank.
+__device__ inline void finish_combine(const Exchange& exchange, const Call& call) {
+  const Window& window = exchange.window;
+  const int peer = static_cast<int>(threadIdx.x);
+  if (peer < window.num_ranks && peer != window.rank && call.sends_to(peer)) {
+    const uint32_t* const header = &source_line(window, window.rank, peer)->combine_header;
+    wait_for(
+        exchange, peer, call.epoch, [&] { return gpu::load_acquire<Scope::system>(header); },
+        [&](uint32_t epoch) { return epoch == call.epoch; });
+  }
+  if (peer == 0) wait_for_readers(exchange);
+  __syncthreads();
+  if (peer == 0) close_call<ExchangeStage::combine>(exchange, call);
+}
+
+template <CombineWire kWire, PartialSource kSource, bool kFew>
 __device__ void add_up(const CombineKernelArgs& args, const Call& call, CombineShared& shared) {
   const Exchange& exchange = args.exchange;
-  const Window& window = exchange.window;
   const uint32_t block = blockIdx.x - args.num_send_blocks, num_blocks = gridDim.x - args.num_send_blocks;
   if (threadIdx.x == 0) shared.masked = call.masked;
   if (block == 0)
@@ -255,37 +323,28 @@ __device__ void add_up(const CombineKernelArgs& args, const Call& call, CombineS
 #pragma unroll 1
   for (uint32_t unit = block; unit < num_tokens << share.log2_parts; unit += num_blocks, turn ^= 1) {
     share.part = unit & ((1u << share.log2_parts) - 1);
-    add_up_row<kWire, kSource>(args, call, unit >> share.log2_parts, share, shared.pairs[turn], shared.partial[turn],
-                               &shared.masked);
+    const uint32_t token = unit >> share.log2_parts;
+    if constexpr (kFew)
+      add_up_lines<kSource>(args, call, token, share, shared.pairs[turn], &shared.masked);
+    else
+      add_up_row<kWire, kSource>(args, call, token, share, shared.pairs[turn], shared.partial[turn], &shared.masked);
   }
   if (block != 0) return;
-  // The first of these blocks closes the call. Also a rank without rows for this one must be past its dispatch before the
-  // next one of this rank.
-  const int peer = static_cast<int>(threadIdx.x);
-  if (peer < window.num_ranks && peer != window.rank && call.sends_to(peer)) {
-    const uint32_t* const header = &source_line(window, window.rank, peer)->combine_header;
-    wait_for(
-        exchange, peer, call.epoch, [&] { return gpu::load_acquire<Scope::system>(header); },
-        [&](uint32_t epoch) { return epoch == call.epoch; });
-  }
-  if (peer == 0) wait_for_readers(exchange);
-  __syncthreads();
-  if (peer == 0) close_call<ExchangeStage::combine>(exchange, call);
+  finish_combine(exchange, call);
 }
 
-template <CombineWire kWire, PartialSource kSource>
-__global__ void __launch_bounds__(kMaxThreads, kWire == CombineWire::f64 ? 1 : 2)
+// kFew: this rank's dispatch said that it wants its rows in lines.
+template <CombineWire kWire, PartialSource kSource, bool kFew>
+__global__ void __launch_bounds__(kMaxThreads, kFew || kWire == CombineWire::f64 ? 1 : 2)
     combine_latency(const MIXLANE_GRID_CONSTANT CombineKernelArgs args) {
   __shared__ CombineShared shared;
-  gpu::prefetch_args(args);
-  gpu::allow_next_kernel();
-  gpu::wait_for_previous_kernel();
+  begin_launch(args);
   const Call call = open_call<ExchangeStage::combine>(args.exchange);
-  if (call.ended && blockIdx.x == 0 && threadIdx.x == 0) report_end(args.exchange);
   if (blockIdx.x < args.num_send_blocks)
-    send_partials<kWire, kSource>(args, call, shared);
+    send_partials<kWire, kSource, kFew>(args, call, shared);
   else
-    add_up<kWire, kSource>(args, call, shared);
+    add_up<kWire, kSource, kFew>(args, call, shared);
+  if (call.ended && blockIdx.x == 0 && threadIdx.x == 0) report_end(args.exchange);
 }
 
 }  // namespace mixlane::exchange_gpu

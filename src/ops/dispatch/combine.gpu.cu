@@ -10,21 +10,29 @@ namespace {
 
 using Kernel = void (*)(CombineKernelArgs);
 
+template <CombineWire kWire, PartialSource kSource>
+Kernel kernel_for(bool few) {
+  // Only bf16 goes in lines.
+  if constexpr (kWire == CombineWire::bf16)
+    if (few) return combine_latency<kWire, kSource, true>;
+  return combine_latency<kWire, kSource, false>;
+}
+
 template <CombineWire kWire>
-Kernel kernel_from(PartialSource source) {
+Kernel kernel_for(PartialSource source, bool few) {
   switch (source) {
-    case PartialSource::pairs: return combine_latency<kWire, PartialSource::pairs>;
-    case PartialSource::reduced_bf16: return combine_latency<kWire, PartialSource::reduced_bf16>;
-    case PartialSource::reduced_f32: return combine_latency<kWire, PartialSource::reduced_f32>;
+    case PartialSource::pairs: return kernel_for<kWire, PartialSource::pairs>(few);
+    case PartialSource::reduced_bf16: return kernel_for<kWire, PartialSource::reduced_bf16>(few);
+    case PartialSource::reduced_f32: return kernel_for<kWire, PartialSource::reduced_f32>(few);
   }
   return nullptr;
 }
 
-Kernel kernel_for(CombineWire wire, PartialSource source) {
+Kernel kernel_for(CombineWire wire, PartialSource source, bool few) {
   switch (wire) {
-    case CombineWire::bf16: return kernel_from<CombineWire::bf16>(source);
-    case CombineWire::f32: return kernel_from<CombineWire::f32>(source);
-    case CombineWire::f64: return kernel_from<CombineWire::f64>(source);
+    case CombineWire::bf16: return kernel_for<CombineWire::bf16>(source, few);
+    case CombineWire::f32: return kernel_for<CombineWire::f32>(source, few);
+    case CombineWire::f64: return kernel_for<CombineWire::f64>(source, few);
   }
   return nullptr;
 }
@@ -38,12 +46,18 @@ constexpr uint32_t kMinSendBlocks = 32;
 
 void load_combine_kernels(CombineWire wire) {
   for (const PartialSource source : {PartialSource::pairs, PartialSource::reduced_bf16, PartialSource::reduced_f32})
-    gpu::max_resident_blocks(reinterpret_cast<const void*>(kernel_for(wire, source)), kMaxThreads, 0);
+    for (const bool few : {true, false})
+      gpu::max_resident_blocks(reinterpret_cast<const void*>(kernel_for(wire, source, few)), kMaxThreads, 0);
 }
 
 void launch_combine(CombineKernelArgs args, CombineWire wire, const Budget& budget, Stream stream) {
-  const Kernel kernel = kernel_for(wire, args.source);
-  const uint32_t num_threads = threads_for(args.num_octets, kWave);  // a wave more: the one that flags rows
+  const auto few_rows = static_cast<uint32_t>(args.exchange.window.few_rows);
+  const bool few = args.num_tokens <= few_rows;
+  const Kernel kernel = kernel_for(wire, args.source, few);
+  // A wave more: the one that flags rows.
+  const uint32_t lines_of_part = (4 * args.num_octets / kLineWords + kRowParts - 1) / kRowParts;
+  const uint32_t num_threads =
+      few ? std::min(small_block(lines_of_part), kMaxThreads - kWave) + kWave : threads_for(args.num_octets, kWave);
   // Blocks that add up wait for peers, whose blocks may wait for this rank's sending ones: all must run at once. Blocks go
   // to the emptiest multiprocessors, so a limit leaves room for one each.
   const int resident = gpu::max_resident_blocks(reinterpret_cast<const void*>(kernel), static_cast<int>(num_threads), 0);

@@ -120,13 +120,12 @@ __global__ void __launch_bounds__(kMaxThreads)
   const Call call = open_call<ExchangeStage::dispatch>(exchange);
   const int rank = static_cast<int>(threadIdx.x);
   if (rank < kMaxRanks) shared.received[rank] = 0;
-  if (rank == 0) shared.late = 0;
+  if (rank == 0) shared.late = shared.in_lines = 0;
   be_late(exchange, call.number);
   const int32_t sent = rank < window.num_ranks ? stage.counts[rank] : 0;
   if (rank < window.num_ranks && rank != window.rank && call.sends_to(rank)) {
-    const uint64_t stamp = uint64_t{call.epoch} << 32;
-    gpu::store_relaxed_system(&source_line(window, rank, window.rank)->dispatch_header, stamp | 1u);
-    gpu::store_release_system(done_flags(window, rank, window.rank), stamp | static_cast<uint32_t>(sent));
+    send_header(args, call, 1, rank);
+    gpu::store_release_system(done_flags(window, rank, window.rank), uint64_t{call.epoch} << 32 | static_cast<uint32_t>(sent));
   }
   __syncthreads();
   wait_for_all(exchange, call, shared);
@@ -138,6 +137,7 @@ __global__ void __launch_bounds__(kMaxThreads)
   }
   if (rank != 0) return;
   *exchange.routing.num_tokens = static_cast<int32_t>(num_tokens_of(args));
+  *exchange.routing.in_lines = shared.in_lines;
   close_call<ExchangeStage::dispatch>(exchange, call);
 }
 

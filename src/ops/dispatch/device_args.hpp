@@ -15,15 +15,20 @@ inline constexpr uint32_t kMaxBlocks = 1024;
 inline constexpr uint32_t kMaxSendBlocks = 512;
 inline constexpr uint32_t kMaxThreads = 512;
 // A row's flag has a word per quarter of the row, since up to four blocks may send it.
-inline constexpr uint32_t kRowParts = 4;
+inline constexpr uint32_t kRowParts = 4, kLog2RowParts = 2;
+// A rank with so few tokens gets its partial sums in lines with flags of their own (lines.cuh): 12 bytes of a row each.
+inline constexpr int kFewRows = 32;
+inline constexpr uint32_t kLineWords = 3;
 
 // What rank s tells the owner of a window besides rows; lies in the window, written by s alone.
 struct alignas(64) SourceLine {
-  uint64_t dispatch_header;  // epoch << 32 | blocks that send
+  uint64_t dispatch_header;  // epoch << 32 | kWantsLines | blocks that send
   uint32_t credit;           // number of the call before which s has read everything
   uint32_t masked;           // PeerMark
   uint32_t combine_header;   // epoch of the combine that s has begun
 };
+
+inline constexpr uint32_t kWantsLines = 1u << 31;
 
 // What a rank has done to another one, in SourceLine::masked.
 inline constexpr uint32_t kLeftOut = 1;
@@ -49,6 +54,9 @@ struct Window {
   int64_t record_stride = 0;
   int64_t partials_at = 0;  // [R][C]
   int64_t partial_stride = 0;
+  int64_t lines_at = 0;  // [R][few_rows]: a row in lines of 16 bytes
+  int64_t line_stride = 0;
+  int32_t few_rows = 0;
 };
 
 // What dispatch leaves behind for combine, in this rank's own memory.
@@ -57,6 +65,7 @@ struct DeviceRouting {
   int32_t* recv_count = nullptr;  // [num_ranks]
   int32_t* sent_count = nullptr;  // [num_ranks]
   int32_t* num_tokens = nullptr;  // [1]
+  uint32_t* in_lines = nullptr;   // [1], bit r: rank r wants its partial sums in lines
 };
 
 struct Exchange {
@@ -100,11 +109,12 @@ struct DispatchKernelArgs {
   const int32_t* num_tokens = nullptr;  // null: all rows
   uint32_t num_rows = 0;
   uint32_t num_topk = 0;
-  bool wide_ids = false;     // four ids may be loaded at once
+  bool plain_ids = false;    // eight per token at multiples of 16 bytes, as many experts on every rank in their order
   uint32_t num_packets = 0;  // 16 bytes of input each, of a row; a multiple of 16 if quantised
   uint32_t num_values = 0;   // of a row
   uint32_t payload_bytes = 0;
   uint32_t num_scales = 0;
+  uint32_t scale_rows = 1;  // quantize_1x128: rows of scales between barriers, a power of two
   ExpertOwners owners;
 };
 

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "ops/dispatch/receive_rows.cuh"
-#include "ops/dispatch/send_rows.cuh"
+#include "ops/dispatch/send_one_row.cuh"
 
 namespace mixlane::exchange_gpu {
 
@@ -11,30 +11,37 @@ __device__ inline uint32_t num_tokens_of(const DispatchKernelArgs& args) {
   return static_cast<uint32_t>(min(max(*args.num_tokens, 0), static_cast<int32_t>(args.num_rows)));
 }
 
-// Before anything else.
-__device__ inline void begin_launch(const DispatchKernelArgs& args) {
-  gpu::prefetch_args(args);
-  gpu::allow_next_kernel();
-  gpu::wait_for_previous_kernel();
-}
+union DispatchShared {
+  SendShared send;
+  ReceiveShared receive;
+};
 
-template <Payload kPayload>
-__global__ void __launch_bounds__(kMaxThreads, 2) dispatch_latency(const MIXLANE_GRID_CONSTANT DispatchKernelArgs args) {
-  extern __shared__ float scales[];
-  __shared__ union {
-    SendShared send;
-    ReceiveShared receive;
-  } shared;
+// What the kernels of dispatch have in common: `send(call, share)` moves a block's rows.
+template <class Send>
+__device__ void dispatch_rows(const DispatchKernelArgs& args, DispatchShared& shared, Send&& send) {
   begin_launch(args);
   const Call call = open_call<ExchangeStage::dispatch>(args.exchange);
   const uint32_t num_tokens = num_tokens_of(args);
   if (blockIdx.x + 1 == gridDim.x) {
     receive_rows(args, call, num_tokens, shared.receive);
-  } else {
-    const Share share = Share::of(num_tokens, gridDim.x - 1, blockIdx.x);
-    RowSender<kPayload> sender(args, share, scales, shared.send);
-    send_share(args, call, share, sender, shared.send);
+    return;
   }
+  send(call, Share::of(num_tokens, gridDim.x - 1, blockIdx.x));
+}
+
+// kOneRow: no block has more than one row.
+template <Payload kPayload, bool kOneRow>
+__global__ void __launch_bounds__(kMaxThreads, kOneRow ? 1 : 2)
+    dispatch_latency(const MIXLANE_GRID_CONSTANT DispatchKernelArgs args) {
+  extern __shared__ float scales[];
+  __shared__ DispatchShared shared;
+  dispatch_rows(args, shared, [&](const Call& call, const Share& share) {
+    RowSender<kPayload> sender(args, share, scales, shared.send);
+    if constexpr (kOneRow)
+      send_one_row(args, call, share, sender, shared.send);
+    else
+      send_share(args, call, share, sender, shared.send);
+  });
 }
 
 }  // namespace mixlane::exchange_gpu

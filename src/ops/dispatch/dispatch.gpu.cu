@@ -8,32 +8,47 @@ namespace {
 
 using Kernel = void (*)(DispatchKernelArgs);
 
+template <bool kOneRow>
 Kernel kernel_for(Payload payload) {
   switch (payload) {
-    case Payload::copy: return dispatch_latency<Payload::copy>;
-    case Payload::quantize_1x128: return dispatch_latency<Payload::quantize_1x128>;
-    case Payload::quantize_row: return dispatch_latency<Payload::quantize_row>;
+    case Payload::copy: return dispatch_latency<Payload::copy, kOneRow>;
+    case Payload::quantize_1x128: return dispatch_latency<Payload::quantize_1x128, kOneRow>;
+    case Payload::quantize_row: return dispatch_latency<Payload::quantize_row, kOneRow>;
   }
   return nullptr;
+}
+
+// Rows whose scales a block puts together between barriers; memory for twice as many.
+uint32_t scale_rows_for(uint32_t num_scales) {
+  constexpr uint32_t kMostRows = 8, kMostBytes = 16 * 1024;
+  uint32_t rows = kMostRows;
+  while (rows > 1 && 8 * rows * num_scales > kMostBytes) rows /= 2;
+  return rows;
 }
 
 }  // namespace
 
 void load_dispatch_kernels() {
   for (const Payload payload : {Payload::copy, Payload::quantize_1x128, Payload::quantize_row})
-    gpu::max_resident_blocks(reinterpret_cast<const void*>(kernel_for(payload)), kMaxThreads, 0);
+    for (const Kernel kernel : {kernel_for<true>(payload), kernel_for<false>(payload)})
+      gpu::max_resident_blocks(reinterpret_cast<const void*>(kernel), kMaxThreads, 0);
 }
 
-void launch_dispatch(const DispatchKernelArgs& args, Payload payload, const Budget& budget, Stream stream) {
+void launch_dispatch(DispatchKernelArgs args, Payload payload, const Budget& budget, Stream stream) {
   // One block per multiprocessor: they fill the link, and after a dispatch without a combine, when all of them wait for the
   // peers' credits, they run at once.
   const uint32_t most = std::clamp(static_cast<uint32_t>(budget.num_multiprocessors) - 1, 1u, kMaxSendBlocks);
-  const uint32_t wanted = args.num_rows < most ? args.num_rows * kRowParts : most;
-  gpu::launch(kernel_for(payload),
+  const uint32_t wanted = std::clamp(args.num_rows < most ? args.num_rows * kRowParts : most, 1u, most);
+  // A part of a row takes fewer threads: what they do before the first store is most of a small call.
+  const uint32_t packets = args.num_packets >> Share::parts_for(args.num_rows, wanted);
+  const uint32_t num_threads = packets < args.num_packets ? small_block(packets / kHeld) : threads_for(args.num_packets);
+  const bool one_row = args.num_rows <= std::min(most, num_threads);
+  args.scale_rows = one_row ? 1 : scale_rows_for(args.num_scales);
+  gpu::launch(one_row ? kernel_for<true>(payload) : kernel_for<false>(payload),
               {.variant = "dispatch.latency",
-               .num_blocks = std::clamp(wanted, 1u, most) + 1,
-               .num_threads = threads_for(args.num_packets),
-               .shared_bytes = payload == Payload::quantize_1x128 ? int64_t{8} * args.num_scales : 0,
+               .num_blocks = wanted + 1,
+               .num_threads = num_threads,
+               .shared_bytes = payload == Payload::quantize_1x128 ? int64_t{8} * args.scale_rows * args.num_scales : 0,
                .overlaps_previous = budget.overlaps},
               stream, args);
 }

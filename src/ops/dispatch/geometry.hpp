@@ -1,6 +1,8 @@
 // Launch geometry that the exchange kernels share.
 #pragma once
 
+#include <algorithm>
+
 #include "ops/dispatch/device_args.hpp"
 
 namespace mixlane::exchange_gpu {
@@ -19,5 +21,8 @@ inline uint32_t threads_for(uint32_t num_pieces, uint32_t others = 0) {
   }
   return best + others;
 }
+
+// One whose threads have a piece each.
+inline uint32_t small_block(uint32_t num_pieces) { return std::clamp((num_pieces + 63) / 64 * 64, 128u, kMaxThreads); }
 
 }  // namespace mixlane::exchange_gpu

@@ -64,7 +64,10 @@ class GpuBackend final : public ExchangeBackend {
       load_dispatch_kernels();
       load_combine_kernels(config.combine_wire);
       budget_.has_bulk_copies = device_.type == DeviceType::cuda && gpu::compute_capability(device_.index) >= 90;
-      if (budget_.has_bulk_copies) load_bulk_kernel();
+      if (budget_.has_bulk_copies) {
+        load_bulk_kernel();
+        load_combine_bulk_kernel(config.combine_wire);
+      }
     }
     // After this meeting of all ranks nothing is allocated or loaded any more: that could wait for a running kernel of
     // another rank on the same GPU.
@@ -97,6 +100,7 @@ class GpuBackend final : public ExchangeBackend {
   void prepare_combine(const CombineArgs& args, const RoutingState&) override {
     combine_args_ = make_args(args);
     combine_by_copies_ = args.variant == "combine.copy_engine" && has_copy_engines("combine.copy_engine");
+    combines_by_bulk_copies_ = takes_bulk_copies(args);
   }
   ReceivedRows dispatch(const DispatchArgs& args, RoutingState& state, Status& status, Stream stream) override;
   ReceivedRows dispatch_send(const DispatchArgs& args, RoutingState& state, Status& status, Stream stream) override;
@@ -123,6 +127,7 @@ class GpuBackend final : public ExchangeBackend {
   bool takes_copy_engines(const DispatchArgs& args) const;
   bool has_copy_engines(std::string_view variant) const;
   DispatchArgs with_choice(const DispatchArgs& args) const;
+  bool takes_bulk_copies(const CombineArgs& args) const;
 
   Context& context_;
   Device device_;
@@ -142,6 +147,7 @@ class GpuBackend final : public ExchangeBackend {
   bool by_copies_ = false;  // by copy engines
   CombineKernelArgs combine_args_;
   bool combine_by_copies_ = false;
+  bool combines_by_bulk_copies_ = false;
   std::shared_ptr<GpuRouting> states_[2];
   std::unique_ptr<CopyEngine> copies_;  // if the configuration asks for it
 };
@@ -186,6 +192,10 @@ Exchange GpuBackend::make_exchange(Status* status) const {
   window.record_stride = layout_.records.record_stride;
   window.partials_at = layout_.partials_at;
   window.partial_stride = layout_.records.partial_stride;
+  // Lines need 16 bytes to be written in one piece.
+  window.few_rows = gpu::kDeviceType == DeviceType::cuda ? layout_.few_rows : 0;
+  window.lines_at = layout_.lines_at;
+  window.line_stride = layout_.line_stride;
   exchange.state = own_.state();
   exchange.masked = own_.masked();
   exchange.status = status ? status : own_.status();
@@ -247,6 +257,18 @@ bool GpuBackend::takes_copy_engines(const DispatchArgs& args) const {
   return has_copy_engines(args.variant);
 }
 
+// combine.throughput? A rank with few tokens gets its rows in lines, which only combine.latency reads.
+bool GpuBackend::takes_bulk_copies(const CombineArgs& args) const {
+  const bool can = budget_.has_bulk_copies && takes_bulk(combine_args_, config_.combine_wire);
+  const bool in_lines = args.output.shape[0] <= combine_args_.exchange.window.few_rows;
+  if (args.variant == "auto") return can && !in_lines && budget_.limited && args.output.shape[0] >= kManyTokens;
+  if (args.variant == "combine.latency") return false;
+  if (!can)
+    fail(ErrorCode::unsupported,
+         "combine.throughput takes reduced rows of the wire's type, of at most 64 KiB, on sm_90; use combine.latency");
+  return !in_lines;
+}
+
 // ---------------------------------------------------------------------------------------------------------------------
 // Dispatch
 
@@ -264,7 +286,8 @@ DispatchKernelArgs GpuBackend::make_args(const DispatchArgs& args) const {
   to.num_tokens = args.num_tokens.as<int32_t>();
   to.num_rows = static_cast<uint32_t>(args.hidden.shape[0]);
   to.num_topk = static_cast<uint32_t>(config_.num_topk);
-  to.wide_ids = config_.num_topk % 4 == 0 && reinterpret_cast<uintptr_t>(to.ids) % kPacket == 0;
+  to.plain_ids = config_.num_topk == 8 && reinterpret_cast<uintptr_t>(to.ids) % kPacket == 0 && owners_.table == nullptr &&
+                 owners_.num_larger == 0;
   const bool quantizes = payload_of(args) != Payload::copy;
   // Quantised rows in whole groups of 128 bf16 values.
   to.num_packets =
@@ -390,6 +413,8 @@ void GpuBackend::combine_send(const CombineArgs&, const RoutingState& state, Sta
   if (check_) check_->before_combine(combine_args_, budget_, stream);
   if (combine_by_copies_)
     copies_->send(combine_args_, budget_, stream);
+  else if (combines_by_bulk_copies_)
+    launch_combine_bulk(combine_args_, config_.combine_wire, budget_, stream);
   else
     launch_combine(combine_args_, config_.combine_wire, budget_, stream);
 }
@@ -441,10 +466,14 @@ std::span<const VariantInfo> dispatch_gpu_variants() {
 
 std::span<const VariantInfo> combine_gpu_variants() {
   static constexpr VariantInfo kVariants[] = {
-      {"combine.latency", "one launch: half of the blocks send partial sums, a flag per row; the others add them up",
-       gpu::kDeviceType},
-      {"combine.copy_engine", "copy engines fetch the partial sums from the ranks that made them; all ranks alike",
-       gpu::kDeviceType},
+    {"combine.latency", "one launch: half of the blocks send partial sums, a flag per row; the others add them up",
+     gpu::kDeviceType},
+#if !defined(MIXLANE_HIP)
+    {"combine.throughput", "one launch: a thread of each block sends reduced rows by bulk copies, the other waves add up",
+     gpu::kDeviceType},
+#endif
+    {"combine.copy_engine", "copy engines fetch the partial sums from the ranks that made them; all ranks alike",
+     gpu::kDeviceType},
   };
   return kVariants;
 }

@@ -1,6 +1,9 @@
 // The bytes of one rank's window on a GPU; docs/stages/dispatch.md has the picture.
 #pragma once
 
+#include <algorithm>
+
+#include "core/math.hpp"
 #include "ops/dispatch/device_args.hpp"
 #include "ops/dispatch/layout.hpp"
 
@@ -10,6 +13,9 @@ struct GpuWindowLayout {
   WindowLayout records;  // a record's and a partial row's inside; its offsets are the CPU's
   int64_t done_at = 0;
   int64_t row_flags_at = 0;
+  int few_rows = 0;
+  int64_t lines_at = 0;
+  int64_t line_stride = 0;
   int64_t records_at = 0;
   int64_t partials_at = 0;
   int64_t total_bytes = 0;
@@ -18,8 +24,14 @@ struct GpuWindowLayout {
     const int64_t rows = int64_t{num_ranks} * config.capacity;
     done_at = num_ranks * static_cast<int64_t>(sizeof(exchange_gpu::SourceLine));
     row_flags_at = done_at + num_ranks * static_cast<int64_t>(exchange_gpu::kMaxSendBlocks * sizeof(uint64_t));
-    // Rows start at multiples of 64 bytes.
-    records_at = (row_flags_at + rows * static_cast<int64_t>(exchange_gpu::kRowParts * sizeof(uint32_t)) + 63) / 64 * 64;
+    // What crosses a link goes in pieces of 128 bytes at multiples of 128: rows and lines start there.
+    const auto rounded_up = [](int64_t bytes) { return (bytes + 127) / 128 * 128; };
+    records.record_stride = rounded_up(records.record_bytes);
+    records.partial_stride = rounded_up(records.partial_bytes);
+    lines_at = rounded_up(row_flags_at + rows * static_cast<int64_t>(exchange_gpu::kRowParts * sizeof(uint32_t)));
+    if (config.combine_wire == CombineWire::bf16) few_rows = std::min(config.capacity, exchange_gpu::kFewRows);
+    line_stride = rounded_up(ceil_div(int64_t{2} * config.hidden, int64_t{4 * exchange_gpu::kLineWords}) * 16);
+    records_at = lines_at + int64_t{num_ranks} * few_rows * line_stride;
     partials_at = records_at + rows * records.record_stride;
     total_bytes = partials_at + rows * records.partial_stride;
   }

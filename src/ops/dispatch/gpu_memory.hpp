@@ -13,7 +13,7 @@ class GpuRankMemory {
       : state_(device, sizeof(CallState)),
         masked_(device, sizeof(uint32_t)),
         status_(device, sizeof(Status)),
-        routing_(device, 4 * (int64_t{config.max_tokens} * num_ranks + 2 * num_ranks + 1)),
+        routing_(device, 4 * (int64_t{config.max_tokens} * num_ranks + 2 * num_ranks + 2)),
         owners_(device, config.num_experts),
         expert_map_(device, int64_t{4} * config.num_experts),
         end_(sizeof(Status)) {
@@ -28,7 +28,8 @@ class GpuRankMemory {
     gpu::synchronize(stream.get());
     int32_t* const words = routing_.as<int32_t>();
     const int64_t slots = int64_t{config.max_tokens} * num_ranks;
-    device_routing_ = {words, words + slots, words + slots + num_ranks, words + slots + 2 * num_ranks};
+    device_routing_ = {words, words + slots, words + slots + num_ranks, words + slots + 2 * num_ranks,
+                       reinterpret_cast<uint32_t*>(words + slots + 2 * num_ranks + 1)};
   }
 
   CallState* state() const { return state_.as<CallState>(); }

@@ -21,11 +21,15 @@ struct Budget {
 void load_dispatch_kernels();
 void load_combine_kernels(CombineWire wire);
 
-void launch_dispatch(const DispatchKernelArgs& args, Payload payload, const Budget& budget, Stream stream);
+void launch_dispatch(DispatchKernelArgs args, Payload payload, const Budget& budget, Stream stream);
 // dispatch.throughput by bulk copies, for rows of which three fit in shared memory.
 bool takes_bulk(const DispatchKernelArgs& args);
 void load_bulk_kernel();
 void launch_dispatch_bulk(const DispatchKernelArgs& args, const Budget& budget, Stream stream);
 void launch_combine(CombineKernelArgs args, CombineWire wire, const Budget& budget, Stream stream);
+// combine.throughput by bulk copies, for reduced rows of the wire's type of which three fit in shared memory.
+bool takes_bulk(const CombineKernelArgs& args, CombineWire wire);
+void load_combine_bulk_kernel(CombineWire wire);
+void launch_combine_bulk(const CombineKernelArgs& args, CombineWire wire, const Budget& budget, Stream stream);
 
 }  // namespace mixlane::exchange_gpu

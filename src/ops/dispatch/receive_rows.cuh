@@ -12,7 +12,8 @@ struct ReceiveShared {
   uint32_t num_bad;
   uint32_t first_bad;  // pair
   uint32_t masked;
-  uint32_t late;  // bit per rank whose rows did not come
+  uint32_t late;      // bit per rank whose rows did not come
+  uint32_t in_lines;  // bit per rank that wants its partial sums so
 };
 
 static __device__ __noinline__ void count_bad_ids(const DispatchKernelArgs& args, uint32_t token, ReceiveShared& shared) {
@@ -90,7 +91,7 @@ static __device__ __noinline__ void report_tokens(const DispatchKernelArgs& args
 
 // Lanes `lane`, `lane + num_lanes`, ... of those that watch `source`. False if it is left out.
 __device__ inline bool wait_for_rows(const Exchange& exchange, const Call& call, int source, uint32_t lane,
-                                     uint32_t num_lanes, uint32_t* received) {
+                                     uint32_t num_lanes, ReceiveShared& shared) {
   const Window& window = exchange.window;
   uint64_t header = 0;
   const auto stamped = [&](uint64_t word) { return word >> 32 == call.epoch; };
@@ -99,14 +100,15 @@ __device__ inline bool wait_for_rows(const Exchange& exchange, const Call& call,
       [&] { return header = gpu::load_acquire_system(&source_line(window, window.rank, source)->dispatch_header); },
       stamped);
   if (!here) return false;
-  const auto num_blocks = static_cast<uint32_t>(header);
+  const uint32_t num_blocks = static_cast<uint32_t>(header) & ~kWantsLines;
+  if (lane == 0 && (header & kWantsLines) != 0) atomicOr(&shared.in_lines, 1u << source);
   const uint64_t* const flags = done_flags(window, window.rank, source);
   for (uint32_t block = lane; block < num_blocks; block += num_lanes) {
     uint64_t flag = 0;
     if (!wait_for(
             exchange, source, call.epoch, [&] { return flag = gpu::load_acquire_system(flags + block); }, stamped))
       return false;
-    if (block + 1 == num_blocks) *received = static_cast<uint32_t>(flag);
+    if (block + 1 == num_blocks) shared.received[source] = static_cast<uint32_t>(flag);
   }
   return true;
 }
@@ -120,7 +122,7 @@ __device__ inline void wait_for_all(const Exchange& exchange, const Call& call, 
   for (uint32_t peer = wave / waves_each; peer < num_peers; peer += num_waves / waves_each) {
     const int source = (window.rank + 1 + static_cast<int>(peer)) % window.num_ranks;
     const uint32_t lane = wave % waves_each * kWave + HardwareWave::lane();
-    if (!call.sends_to(source) || !wait_for_rows(exchange, call, source, lane, waves_each * kWave, &shared.received[source]))
+    if (!call.sends_to(source) || !wait_for_rows(exchange, call, source, lane, waves_each * kWave, shared))
       atomicOr(&shared.late, 1u << source);
     if (num_waves >= num_peers) break;
   }
@@ -146,6 +148,7 @@ __device__ inline void receive_rows(const DispatchKernelArgs& args, Call call, u
   if (rank == 0) {
     shared.num_bad = 0;
     shared.late = 0;
+    shared.in_lines = 0;
     shared.first_bad = ~0u;
   }
   if (args.num_tokens) report_num_tokens(args);
@@ -172,6 +175,7 @@ __device__ inline void receive_rows(const DispatchKernelArgs& args, Call call, u
   }
   if (rank != 0) return;
   *exchange.routing.num_tokens = static_cast<int32_t>(num_tokens);
+  *exchange.routing.in_lines = shared.in_lines;
   close_call<ExchangeStage::dispatch>(exchange, call);
 }
 

@@ -10,10 +10,26 @@ namespace mixlane::exchange_gpu {
 inline constexpr uint32_t kHeld = 2;
 
 struct SendShared {
-  uint32_t before[kMaxRanks];  // rows of the tokens before the block's
-  Batch batch;
+  union {
+    struct {
+      uint32_t before[kMaxRanks];  // rows of the tokens before the block's
+      Batch batch;
+    };
+    HardwareWave::Mask having[kMaxWaves][kMaxRanks];  // send_one_row: each wave's tokens that go to a rank
+  };
   uint32_t largest[kWave];  // magnitude of each row of a batch, as bits
   uint32_t masked;
+};
+
+// The records that a row goes to, the own rank's last.
+struct BatchTargets {
+  const Batch& batch;
+  uint32_t row;
+  template <class Visit>
+  __device__ void each(Visit&& visit) const {
+#pragma unroll 1
+    for (uint32_t to = 0; to < batch.num_targets[row]; ++to) visit(batch.target[row][to]);
+  }
 };
 
 // A word of what follows the payload, made by the caller: scales of fp8 input, ids, weights.
@@ -30,7 +46,7 @@ __device__ inline uint32_t tail_word(const DispatchKernelArgs& args, uint32_t to
 template <Payload kPayload>
 class RowSender {
  public:
-  // `scales`: two rows of them, quantize_1x128 only.
+  // `scales`: 2 * args.scale_rows rows of them, quantize_1x128 only.
   __device__ RowSender(const DispatchKernelArgs& args, const Share& share, float* scales, SendShared& shared)
       : args_(args), share_(share), scales_(scales), shared_(shared) {
     // Groups of 128 values stay whole.
@@ -56,15 +72,29 @@ class RowSender {
   // The rows [first, end) of the batch; all threads of the block.
   __device__ void send(uint32_t first, uint32_t end) {
     if constexpr (kPayload == Payload::quantize_row) find_largest(first, end);
+    if constexpr (kPayload == Payload::quantize_1x128) {
 #pragma unroll 1
-    for (uint32_t token = first; token < end; ++token) {
-      const uint32_t row = token - first;
+      for (uint32_t group = first; group < end; group += args_.scale_rows)
+        send_group(first, group, min(group + args_.scale_rows, end));
+    } else {
 #pragma unroll 1
-      for (uint32_t packet = first_packet_; packet < end_packet_; packet += kHeld * blockDim.x) store(row, token, packet);
-      if constexpr (kPayload == Payload::quantize_1x128) __syncthreads();  // the row's scales are complete
-      if (sends_tail(token)) store_tail(row, token);
-      fetch_tail(token + 1);
+      for (uint32_t token = first; token < end; ++token) {
+        const BatchTargets targets{shared_.batch, token - first};
+        send_payload(targets, token - first, token);
+        if (sends_tail(token)) store_tail(targets, token - first, token);
+        fetch_tail(token + 1);
+      }
     }
+  }
+
+  // The block's only row.
+  template <class Targets>
+  __device__ void send_one(const Targets& targets) {
+    const uint32_t token = share_.begin;
+    if constexpr (kPayload == Payload::quantize_row) find_largest(token, share_.end);
+    send_payload(targets, 0, token);
+    if constexpr (kPayload == Payload::quantize_1x128) __syncthreads();  // the scales are complete
+    if (sends_tail(token)) store_tail(targets, 0, token);
   }
 
   __device__ void finish() {}
@@ -73,6 +103,26 @@ class RowSender {
   static constexpr uint32_t kGroupPackets = 16;
   static constexpr uint32_t kPerStore = kPayload == Payload::copy ? 1 : 2;  // packets
   using Octet = gpu::Octet<DType::bf16>;
+
+  // Rows that share a barrier: behind it their scales are complete. A wave sends a row's tail while the next rows' scales
+  // go to the other half of the memory for them.
+  __device__ void send_group(uint32_t first, uint32_t begin, uint32_t end) {
+#pragma unroll 1
+    for (uint32_t token = begin; token < end; ++token)
+      send_payload(BatchTargets{shared_.batch, token - first}, token - first, token);
+    __syncthreads();
+    for (uint32_t token = begin + HardwareWave::index_in_block(); token < end; token += blockDim.x / kWave) {
+      fetch_words(token);
+      store_tail(BatchTargets{shared_.batch, token - first}, token - first, token);
+    }
+  }
+
+  template <class Targets>
+  __device__ void send_payload(const Targets& targets, uint32_t row, uint32_t token) {
+#pragma unroll 1
+    for (uint32_t packet = first_packet_; packet < end_packet_; packet += kHeld * blockDim.x)
+      store(targets, row, token, packet);
+  }
 
   // Which packet of those from `packet` on. Quantised, a thread has two neighbours: their codes are one store.
   __device__ static uint32_t held_at(uint32_t packet, uint32_t i) {
@@ -93,7 +143,8 @@ class RowSender {
   }
 
   // What is held goes out; what comes next is fetched before.
-  __device__ void store(uint32_t row, uint32_t token, uint32_t packet) {
+  template <class Targets>
+  __device__ void store(const Targets& targets, uint32_t row, uint32_t token, uint32_t packet) {
     uint4 now[kHeld];
 #pragma unroll
     for (uint32_t i = 0; i < kHeld; ++i) now[i] = held_[i];
@@ -107,16 +158,14 @@ class RowSender {
 #pragma unroll
       for (uint32_t i = 0; i < kHeld; i += 2) now[i / 2] = encode(row, token, held_at(packet, i), now[i], now[i + 1]);
     }
-#pragma unroll 1
-    for (uint32_t to = 0; to < shared_.batch.num_targets[row]; ++to) {
-      std::byte* const record = shared_.batch.target[row][to];
+    targets.each([&](std::byte* record) {
 #pragma unroll
       for (uint32_t i = 0; i < kHeld / kPerStore; ++i) {
         const uint32_t at = held_at(packet, i * kPerStore);
         const bool there = at < end_packet_ && (kPayload == Payload::copy || at * gpu::kOctet < args_.num_values);
         if (there) *reinterpret_cast<uint4*>(record + int64_t{at} * (16 / kPerStore)) = now[i];
       }
-    }
+    });
   }
 
   // Sixteen neighbouring values; eight lanes have a group of 128.
@@ -129,9 +178,8 @@ class RowSender {
       magnitude = gpu::wave_max<kGroupPackets / 2>(
           max(quant_gpu::E4m3Scale::magnitude(first), quant_gpu::E4m3Scale::magnitude(second)));
     const quant_gpu::E4m3Scale scale(magnitude);
-    // Two rows' scales: the tail of the one before may still be read.
     if (kPayload == Payload::quantize_1x128 && packet < end_packet_ && packet % kGroupPackets == 0)
-      scales_[(token & 1u) * args_.num_scales + packet / kGroupPackets] = scale.value();
+      scales_of(token)[packet / kGroupPackets] = scale.value();
     const uint2 front = scale.encode(first), back = scale.encode(second);
     return make_uint4(front.x, front.y, back.x, back.y);
   }
@@ -155,20 +203,25 @@ class RowSender {
     return HardwareWave::index_in_block() == num_waves - 1 - (token - share_.begin) % num_waves;
   }
   __device__ void fetch_tail(uint32_t token) {
-    const uint32_t word = tail_begin_ + HardwareWave::lane();
-    if (token < share_.end && sends_tail(token) && word < tail_end_ && !in_shared(word))
-      held_word_ = tail_word(args_, token, word);
+    if (token < share_.end && sends_tail(token)) fetch_words(token);
   }
-  __device__ void store_tail(uint32_t row, uint32_t token) const {
+  __device__ void fetch_words(uint32_t token) {
+    const uint32_t word = tail_begin_ + HardwareWave::lane();
+    if (word < tail_end_ && !in_shared(word)) held_word_ = tail_word(args_, token, word);
+  }
+  template <class Targets>
+  __device__ void store_tail(const Targets& targets, uint32_t row, uint32_t token) const {
 #pragma unroll 1
-    for (uint32_t word = tail_begin_ + HardwareWave::lane(); word < tail_end_; word += kWave) {
-      const bool held = word < tail_begin_ + kWave && !in_shared(word);
+    for (uint32_t first = tail_begin_; first < tail_end_; first += kWave) {
+      const uint32_t word = first + HardwareWave::lane();
+      const bool there = word < tail_end_, held = first == tail_begin_ && !in_shared(word);
       const uint32_t value = held              ? held_word_
+                             : !there          ? 0
                              : in_shared(word) ? shared_word(row, token, word)
                                                : tail_word(args_, token, word);
-#pragma unroll 1
-      for (uint32_t to = 0; to < shared_.batch.num_targets[row]; ++to)
-        reinterpret_cast<uint32_t*>(shared_.batch.target[row][to] + args_.payload_bytes)[word] = value;
+      targets.each([&](std::byte* record) {
+        if (there) reinterpret_cast<uint32_t*>(record + args_.payload_bytes)[word] = value;
+      });
     }
   }
 
@@ -177,8 +230,12 @@ class RowSender {
   __device__ uint32_t shared_word(uint32_t row, uint32_t token, uint32_t word) const {
     if constexpr (kPayload == Payload::quantize_row)
       return __float_as_uint(quant_gpu::E4m3Scale(shared_.largest[row]).value());
-    return __float_as_uint(scales_[(token & 1u) * args_.num_scales + word]);
+    return __float_as_uint(scales_of(token)[word]);
   }
+  __device__ float* scales_of(uint32_t token) const {
+    return scales_ + ((token - share_.begin) & (2 * args_.scale_rows - 1)) * args_.num_scales;
+  }
+
   const DispatchKernelArgs& args_;
   const Share& share_;
   float* scales_;
@@ -192,6 +249,13 @@ class RowSender {
   uint4 held_[kHeld];
   uint32_t held_word_ = 0;
 };
+
+__device__ inline void send_header(const DispatchKernelArgs& args, const Call& call, uint32_t count, int peer) {
+  const Window& window = args.exchange.window;
+  const bool few = static_cast<int64_t>(args.num_rows) <= window.few_rows;
+  gpu::store_relaxed_system(&source_line(window, peer, window.rank)->dispatch_header,
+                            uint64_t{call.epoch} << 32 | (few ? kWantsLines : 0) | count);
+}
 
 // All threads of the block. Everything that can be is fetched before the first result is looked at.
 template <class Sender>
@@ -221,8 +285,7 @@ __device__ void send_share(const DispatchKernelArgs& args, Call call, const Shar
       if (call.needs_credits) call.masked = exchange_credits(args.exchange, call.number, call.masked, &shared.masked);
       if (first != 0) __syncthreads();
       if (blockIdx.x == 0 && to_peer && call.sends_to(static_cast<int>(peer)))
-        gpu::store_relaxed_system(&source_line(window, static_cast<int>(peer), window.rank)->dispatch_header,
-                                  stamp | share.num_active);
+        send_header(args, call, share.num_active, static_cast<int>(peer));
       if (share.empty()) {
         count_reader(args.exchange, call);
         return;

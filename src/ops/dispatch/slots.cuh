@@ -19,39 +19,33 @@ __device__ inline uint32_t owner_of(const ExpertOwners& owners, uint32_t expert)
 
 inline constexpr uint32_t kBadId = 1u << 31;
 
-// Bit per rank that owns one of the token's experts, and kBadId. Selections instead of branches: short code counts.
-__device__ inline uint32_t ranks_of(const DispatchKernelArgs& args, uint32_t token) {
-  constexpr uint32_t kTogether = 8;
-  const ExpertOwners& owners = args.owners;
-  const int32_t* const ids = args.ids + int64_t{token} * args.num_topk;
+// Bit per rank that owns one of these experts, and kBadId.
+static __device__ __noinline__ uint32_t ranks_of_any(const int32_t* ids, uint32_t num_topk, const uint8_t* table,
+                                                     const ExpertOwners& owners) {
   uint32_t ranks = 0;
-#pragma unroll 1
-  for (uint32_t first = 0; first < args.num_topk; first += kTogether) {
-    int32_t each[kTogether];
-    if (args.wide_ids) {
-      const auto* const fours = reinterpret_cast<const int4*>(ids + first);
-      const int4 low = fours[0], high = fours[first + 4 < args.num_topk ? 1 : 0];
-      each[0] = low.x, each[1] = low.y, each[2] = low.z, each[3] = low.w;
-      each[4] = high.x, each[5] = high.y, each[6] = high.z, each[7] = high.w;
-    } else {
-      // Behind the last one the last one again.
+#pragma unroll 4
+  for (uint32_t k = 0; k < num_topk; ++k) {
+    const int32_t id = ids[k];
+    const auto expert = static_cast<uint32_t>(id);
+    const bool good = expert < owners.num_experts;
+    const uint32_t rank = !good ? 0 : table ? table[expert] : owner_of(owners, expert);
+    ranks |= good ? 1u << rank : id != -1 ? kBadId : 0u;
+  }
+  return ranks;
+}
+
+// The same of a token's experts. What is usual is short code in place: fetching it takes longer than running it.
+__device__ inline uint32_t ranks_of(const DispatchKernelArgs& args, uint32_t token) {
+  const int32_t* const ids = args.ids + int64_t{token} * args.num_topk;
+  if (!args.plain_ids) return ranks_of_any(ids, args.num_topk, args.owners.table, args.owners);
+  const auto* const fours = reinterpret_cast<const int4*>(ids);
+  const int4 low = fours[0], high = fours[1];
+  uint32_t ranks = 0;
 #pragma unroll
-      for (uint32_t k = 0; k < kTogether; ++k) each[k] = ids[min(first + k, args.num_topk - 1)];
-    }
-    uint32_t owner[kTogether];
-    if (owners.table) {
-#pragma unroll
-      for (uint32_t k = 0; k < kTogether; ++k)
-        owner[k] = owners.table[min(static_cast<uint32_t>(each[k]), owners.num_experts - 1)];
-    } else {
-#pragma unroll
-      for (uint32_t k = 0; k < kTogether; ++k) owner[k] = owner_of(owners, static_cast<uint32_t>(each[k]));
-    }
-#pragma unroll
-    for (uint32_t k = 0; k < kTogether; ++k) {
-      const bool good = static_cast<uint32_t>(each[k]) < owners.num_experts;
-      ranks |= good ? 1u << (owner[k] & 31u) : each[k] != -1 ? kBadId : 0u;
-    }
+  for (const int32_t id : {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w}) {
+    const bool good = static_cast<uint32_t>(id) < args.owners.num_experts;
+    const uint32_t rank = gpu::divide(static_cast<uint32_t>(id), args.owners.by_smaller) & 31u;
+    ranks |= good ? 1u << rank : id != -1 ? kBadId : 0u;
   }
   return ranks;
 }

@@ -167,7 +167,8 @@ TEST_F(ExchangeGpu, ReducedRows) {
     for (const DType dtype : {DType::bf16, DType::f32}) {
       DispatcherConfig config = small_config();
       config.combine_wire = wire;
-      config.max_tokens = 40;
+      config.max_tokens = 70;
+      const bool as_it_is = wire != CombineWire::f64 && (wire == CombineWire::bf16) == (dtype == DType::bf16);
       // Rows reduced to bf16 give what a bf16 wire gives; an f64 wire of f32 rows what an f32 wire gives.
       DispatcherConfig expected = config;
       if (dtype == DType::bf16) expected.combine_wire = CombineWire::bf16;
@@ -180,7 +181,10 @@ TEST_F(ExchangeGpu, ReducedRows) {
           const std::vector<Inputs> inputs = make_all_inputs(seed, config, 3);
           const Oracle oracle{full, inputs};
           const ReceivedRows received = gpu_rank.dispatch(inputs[comm->rank()]);
-          const std::vector<uint16_t> out = gpu_rank.combine_reduced(received, oracle, dtype);
+          // Ranks need not agree about the variant.
+          const bool by_bulk = has_bulk_copies() && as_it_is && (seed + static_cast<uint64_t>(comm->rank())) % 3 != 0;
+          const std::vector<uint16_t> out =
+              gpu_rank.combine_reduced(received, oracle, dtype, by_bulk ? "combine.throughput" : "combine.latency");
           if (wire == CombineWire::f64) continue;  // sums of f32 rows in f64: compared in WiresOfCombine's arithmetic only
           EXPECT_EQ(out, oracle.output(comm->rank(), false));
         }
@@ -432,6 +436,13 @@ TEST_F(ExchangeGpu, WhatBulkCopiesDoNotTakeIsRefused) {
     if (gpu::kDeviceType == DeviceType::cuda)
       test::expect_error(ErrorCode::unsupported, {"dispatch.throughput", "dispatch.latency"},
                          [&] { gpu_rank.dispatcher().dispatch(args, gpu_rank.stream()); });
+    // Experts' rows.
+    const std::vector<Inputs> inputs = make_all_inputs(1, config, 1);
+    const Oracle oracle{gpu_rank.dispatcher().config(), inputs};
+    const ReceivedRows received = gpu_rank.dispatch(inputs[0]);
+    if (gpu::kDeviceType == DeviceType::cuda)
+      test::expect_error(ErrorCode::unsupported, {"combine.throughput", "combine.latency"},
+                         [&] { gpu_rank.combine(received, oracle, false, "combine.throughput"); });
   });
 }
 
@@ -569,14 +580,15 @@ TEST(CopyRanges, CoverAllRowsInOrder) {
 }
 
 TEST_F(ExchangeGpu, WindowBytes) {
-  // row = 64 + 16 rounded up to 128, partial row = 64
+  // All rounded up to 128: row = 64 + 16, partial row = 64, a partial row in lines of 12 bytes 6 * 16, and what lies before.
   DispatcherConfig config = small_config();
   config.hidden = 32;
   config.num_topk = 2;
   config.max_tokens = 5;
-  EXPECT_EQ(Dispatcher::window_bytes(config, 4, gpu::kDeviceType), 4 * (64 + 4096 + 5 * (16 + 128 + 64)));
+  EXPECT_EQ(Dispatcher::window_bytes(config, 4, gpu::kDeviceType), 64 + 4 * (64 + 4096 + 5 * (16 + 128 + 128 + 128)));
   config.copy_engine = true;
-  EXPECT_EQ(Dispatcher::window_bytes(config, 4, gpu::kDeviceType), 4 * (64 + 4096 + 5 * (16 + 128 + 64 + 64)) + 64);
+  EXPECT_EQ(Dispatcher::window_bytes(config, 4, gpu::kDeviceType),
+            64 + 4 * (64 + 4096 + 5 * (16 + 128 + 128 + 128)) + 64 + 4 * 5 * 128);
 }
 
 }  // namespace
