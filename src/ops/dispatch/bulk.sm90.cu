@@ -71,7 +71,7 @@ class BulkSender {
     if (!share_.last_part()) return;
     const uint32_t wave = HardwareWave::index_in_block();
     const uint32_t num_waves = kThreads / kWave - 1, turn = wave == 0 ? 0 : wave - 1;
-    const uint32_t num_words = args_.num_scales + 2 * args_.num_topk;
+    const uint32_t num_words = args_.num_scale_words + 2 * args_.num_topk;
 #pragma unroll 1
     for (uint32_t token = first + turn; token < end; token += num_waves)
 #pragma unroll 1

@@ -23,13 +23,14 @@ ProtocolCheck::ProtocolCheck(Device device, const GpuWindowLayout& layout, const
     : device_(device),
       config_(config),
       payload_bytes_(static_cast<uint32_t>(layout.records.payload_bytes)),
+      num_scales_(layout.records.num_scales),
       window_end_(layout.total_bytes),
       sums_(device, int64_t{4} * num_ranks * config.capacity),
       outputs_(device, int64_t{4} * config.max_tokens * config.hidden),
       ignored_(device, sizeof(Status)) {
   if (config.wire != WireFormat::bf16) {
-    codes_ = gpu::Buffer(device, int64_t{config.max_tokens} * config.hidden);
-    scales_ = gpu::Buffer(device, int64_t{4} * config.max_tokens * layout.records.num_scales);
+    codes_ = gpu::Buffer(device, int64_t{config.max_tokens} * payload_bytes_);
+    scales_ = gpu::Buffer(device, size_bytes(layout.records.scale_dtype, config.max_tokens * layout.records.num_scales));
   }
   args_.lines_at = layout.total_bytes;
   args_.stamps_at = args_.lines_at + num_ranks * static_cast<int64_t>(sizeof(CheckLine));
@@ -37,7 +38,7 @@ ProtocolCheck::ProtocolCheck(Device device, const GpuWindowLayout& layout, const
   args_.sums = sums_.as<uint32_t>();
   args_.outputs = outputs_.as<std::byte>();
   args_.ignored = ignored_.as<Status>();
-  args_.num_record_words = payload_bytes_ / 4 + static_cast<uint32_t>(layout.records.num_scales + 2 * config.num_topk);
+  args_.num_record_words = payload_bytes_ / 4 + static_cast<uint32_t>(layout.records.scale_words + 2 * config.num_topk);
   if (fault.flips && fault.rank == rank)
     args_.flip_epochs[static_cast<int>(fault.stage)] = static_cast<uint32_t>(fault.epoch);
   load_check_kernels(config.combine_wire);
@@ -73,30 +74,34 @@ void ProtocolCheck::after_dispatch(const DispatchArgs& args, const DispatchKerne
 // The rows as quant's own kernels make them.
 DispatchKernelArgs ProtocolCheck::quantized(const DispatchArgs& args, const DispatchKernelArgs& given, const Budget& budget,
                                             Stream stream) const {
-  const bool by_row = config_.wire == WireFormat::fp8_row;
-  const int64_t rows = args.hidden.shape[0], num_scales = by_row ? 1 : ceil_div(config_.hidden, 128);
+  const ScaleGroup group = scale_group(config_.wire);
+  const bool by_row = group == ScaleGroup::row, fp4 = group == ScaleGroup::group_1x32;
+  const int64_t rows = args.hidden.shape[0];
   QuantArgs quant;
   quant.input = args.hidden;
-  quant.group = by_row ? ScaleGroup::row : ScaleGroup::group_1x128;
-  quant.output = TensorView(codes_.data(), DType::fp8_e4m3, {rows, config_.hidden}, device_);
+  quant.group = group;
+  quant.output = TensorView(codes_.data(), wire_dtype(config_.wire), {rows, config_.hidden}, device_);
   quant.scales = by_row ? TensorView(scales_.data(), DType::f32, {rows}, device_)
-                        : TensorView(scales_.data(), DType::f32, {rows, num_scales}, device_);
+                        : TensorView(scales_.data(), fp4 ? DType::e8m0 : DType::f32, {rows, num_scales_}, device_);
   quant.num_valid_rows = args.num_tokens;
   const quant_gpu::QuantKernelArgs kernel_args = quant_gpu::make_args(quant);
   if (by_row && rows > 0)
     quant_gpu::launch_tiles(kernel_args, DType::bf16, false, false, stream);
   else if (rows > 0)
-    quant_gpu::launch_groups(kernel_args, DType::bf16, false, budget.num_multiprocessors, false, stream);
+    quant_gpu::launch_groups(kernel_args, DType::bf16, fp4, budget.num_multiprocessors, false, stream);
   DispatchKernelArgs sent = given;
-  sent.hidden = {codes_.as<std::byte>(), config_.hidden};
-  sent.scales = scales_.as<float>();
-  sent.scale_row_stride = num_scales;
+  sent.hidden = {codes_.as<std::byte>(), payload_bytes_};
+  sent.scales = scales_.data();
+  sent.scale_row_stride = num_scales_;
   sent.scale_col_stride = 1;
   return sent;
 }
 
-void ProtocolCheck::after_combine(const CombineKernelArgs& args, const Budget& budget, Stream stream) const {
-  launch_check_combine(args, config_.combine_wire, args_, budget, stream);
+void ProtocolCheck::after_combine(const CombineKernelArgs& args, bool partials_in_window, const Budget& budget,
+                                  Stream stream) const {
+  CheckArgs check = args_;
+  check.partials_in_window = partials_in_window;
+  launch_check_combine(args, config_.combine_wire, check, budget, stream);
 }
 
 }  // namespace mixlane::exchange_gpu

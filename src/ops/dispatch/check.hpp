@@ -22,7 +22,7 @@ class ProtocolCheck {
   void after_dispatch(const DispatchArgs& args, const DispatchKernelArgs& given, Payload payload, const Budget& budget,
                       Stream stream) const;
   void before_combine(const CombineKernelArgs& args, const Budget& budget, Stream stream) const;
-  void after_combine(const CombineKernelArgs& args, const Budget& budget, Stream stream) const;
+  void after_combine(const CombineKernelArgs& args, bool partials_in_window, const Budget& budget, Stream stream) const;
 
  private:
   void load_quant_kernel() const;
@@ -32,6 +32,7 @@ class ProtocolCheck {
   Device device_;
   DispatcherConfig config_;
   uint32_t payload_bytes_;
+  int64_t num_scales_;
   int64_t window_end_;
   CheckArgs args_;
   gpu::Buffer sums_;

@@ -20,6 +20,7 @@ struct CheckArgs {
   std::byte* outputs = nullptr;   // [max_tokens][H] f32, own memory: outputs once more
   Status* ignored = nullptr;      // for what the exchange has reported already
   uint32_t flip_epochs[2] = {};   // tests: in these epochs a bit of the first row is wrong; 0 = never
+  bool partials_in_window = true;  // combine leaves the sums of other ranks where partial_at() says
   uint32_t num_record_words = 0;  // payload, scales, ids and weights
 };
 

@@ -66,7 +66,7 @@ __global__ void __launch_bounds__(kRowThreads)
                               uint32_t first_target, uint32_t num_targets) {
   constexpr uint32_t kTogether = 4;
   const Window& window = args.exchange.window;
-  const uint32_t num_words = args.num_scales + 2 * args.num_topk;
+  const uint32_t num_words = args.num_scale_words + 2 * args.num_topk;
 #pragma unroll 1
   for (uint32_t unit = blockIdx.x; unit < (end - begin) * num_targets; unit += gridDim.x) {
     const uint32_t slot = begin + unit / num_targets;
@@ -128,7 +128,7 @@ __global__ void __launch_bounds__(kMaxThreads)
     gpu::store_release_system(done_flags(window, rank, window.rank), uint64_t{call.epoch} << 32 | static_cast<uint32_t>(sent));
   }
   __syncthreads();
-  wait_for_all(exchange, call, shared);
+  wait_for_all<true>(exchange, call, shared);
   __syncthreads();
   if (rank < window.num_ranks) {
     const bool here = (shared.late >> rank & 1u) == 0;

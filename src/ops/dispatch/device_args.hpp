@@ -96,12 +96,16 @@ struct ExpertOwners {
   uint32_t num_larger = 0;  // ranks
 };
 
-enum class Payload : uint8_t { copy, quantize_1x128, quantize_row };
+enum class Payload : uint8_t { copy, quantize_1x128, quantize_row, quantize_1x32 };
+// Scales that a block makes for each row and puts together in shared memory: f32, or bytes (e8m0), four to a word.
+constexpr bool makes_scale_rows(Payload payload) {
+  return payload == Payload::quantize_1x128 || payload == Payload::quantize_1x32;
+}
 
 struct DispatchKernelArgs {
   Exchange exchange;
   Matrix hidden;
-  const float* scales = nullptr;  // fp8 input
+  const void* scales = nullptr;  // of quantised input: f32, or bytes (e8m0)
   int64_t scale_row_stride = 0;
   int64_t scale_col_stride = 0;
   const int32_t* ids = nullptr;
@@ -113,8 +117,9 @@ struct DispatchKernelArgs {
   uint32_t num_packets = 0;  // 16 bytes of input each, of a row; a multiple of 16 if quantised
   uint32_t num_values = 0;   // of a row
   uint32_t payload_bytes = 0;
-  uint32_t num_scales = 0;
-  uint32_t scale_rows = 1;  // quantize_1x128: rows of scales between barriers, a power of two
+  uint32_t num_scale_words = 0;
+  uint32_t num_byte_scales = 0;  // 0: the scales are f32
+  uint32_t scale_rows = 1;  // makes_scale_rows: rows of scales between barriers, a power of two
   ExpertOwners owners;
 };
 

@@ -209,7 +209,11 @@ Exchange GpuBackend::make_exchange(Status* status) const {
 
 Payload GpuBackend::payload_of(const DispatchArgs& args) const {
   if (config_.wire == WireFormat::bf16 || args.hidden.dtype != DType::bf16) return Payload::copy;
-  return config_.wire == WireFormat::fp8_row ? Payload::quantize_row : Payload::quantize_1x128;
+  switch (scale_group(config_.wire)) {
+    case ScaleGroup::row: return Payload::quantize_row;
+    case ScaleGroup::group_1x32: return Payload::quantize_1x32;
+    default: return Payload::quantize_1x128;
+  }
 }
 
 // From so many tokens on a few multiprocessors do as well as all of them.
@@ -277,7 +281,7 @@ DispatchKernelArgs GpuBackend::make_args(const DispatchArgs& args) const {
   to.exchange = make_exchange(args.status);
   to.hidden = rows_of("hidden", args.hidden);
   if (args.scales.given()) {
-    to.scales = args.scales.as<float>();
+    to.scales = args.scales.data;
     to.scale_row_stride = args.scales.strides[0];
     to.scale_col_stride = args.scales.ndim > 1 ? args.scales.strides[1] : 0;
   }
@@ -294,7 +298,8 @@ DispatchKernelArgs GpuBackend::make_args(const DispatchArgs& args) const {
       static_cast<uint32_t>(quantizes ? ceil_div(config_.hidden, 128) * 16 : layout_.records.payload_bytes / kPacket);
   to.num_values = static_cast<uint32_t>(config_.hidden);
   to.payload_bytes = static_cast<uint32_t>(layout_.records.payload_bytes);
-  to.num_scales = static_cast<uint32_t>(layout_.records.num_scales);
+  to.num_scale_words = static_cast<uint32_t>(layout_.records.scale_words);
+  if (layout_.records.scale_dtype == DType::e8m0) to.num_byte_scales = static_cast<uint32_t>(layout_.records.num_scales);
   to.owners = owners_;
   return to;
 }
@@ -423,7 +428,8 @@ void GpuBackend::combine_receive(Stream stream) {
   if (!combine_by_copies_ && !check_) return;
   const gpu::DeviceGuard guard(device_);
   if (combine_by_copies_) copies_->receive(combine_args_, budget_, stream);
-  if (check_) check_->after_combine(combine_args_, budget_, stream);
+  const bool in_lines = static_cast<int64_t>(combine_args_.num_tokens) <= combine_args_.exchange.window.few_rows;
+  if (check_) check_->after_combine(combine_args_, !in_lines && !combine_by_copies_, budget_, stream);
 }
 
 std::vector<int> GpuBackend::masked_ranks() const {
@@ -444,9 +450,8 @@ std::unique_ptr<ExchangeBackend> make_gpu_backend(Context& context, std::shared_
   if (comm->num_ranks() > kMaxRanks)
     fail(ErrorCode::unsupported, "{} ranks; on GPUs dispatch and combine take at most {} in one node", comm->num_ranks(),
          kMaxRanks);
-  if (config.wire == WireFormat::mxfp4 || config.combine_wire == CombineWire::fp8_1x128)
-    fail(ErrorCode::unsupported, "wire {} and combine_wire {}: mxfp4 and fp8 sums go between CPUs only",
-         name(wire_dtype(config.wire)), name(wire_dtype(config.combine_wire)));
+  if (config.combine_wire == CombineWire::fp8_1x128)
+    fail(ErrorCode::unsupported, "combine_wire {}: fp8 sums go between CPUs only", name(wire_dtype(config.combine_wire)));
   return std::make_unique<GpuBackend>(context, std::move(comm), config);
 }
 

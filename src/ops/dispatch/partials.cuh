@@ -139,4 +139,11 @@ __device__ WireOctet<kWire> local_partial(const CombineKernelArgs& args, const P
   }
 }
 
+template <CombineWire kWire, PartialSource kSource>
+__device__ WireOctet<kWire> local_partial(const CombineKernelArgs& args, const PairList& list, int64_t row, uint32_t octet) {
+  LocalOctet<kWire, kSource> local;
+  local.fetch(args, list, row, octet);
+  return local.sum(args, list, octet);
+}
+
 }  // namespace mixlane::exchange_gpu

@@ -32,11 +32,24 @@ struct BatchTargets {
   }
 };
 
+// Of quantised input.
+__device__ inline uint32_t scale_word(const DispatchKernelArgs& args, uint32_t token, uint32_t word) {
+  if (args.num_byte_scales == 0) {
+    const auto* const row = static_cast<const float*>(args.scales) + token * args.scale_row_stride;
+    return __float_as_uint(row[word * args.scale_col_stride]);
+  }
+  const auto* const row = static_cast<const uint8_t*>(args.scales) + token * args.scale_row_stride;
+  uint32_t bytes = 0;
+  for (uint32_t i = 0; i < 4; ++i)
+    if (4 * word + i < args.num_byte_scales) bytes |= static_cast<uint32_t>(row[4 * word + i]) << (8 * i);
+  return bytes;
+}
+
 // A word of what follows the payload, made by the caller: scales of fp8 input, ids, weights.
 __device__ inline uint32_t tail_word(const DispatchKernelArgs& args, uint32_t token, uint32_t word) {
-  const uint32_t num_scales = args.num_scales, num_topk = args.num_topk;
-  if (word < num_scales) return __float_as_uint(args.scales[token * args.scale_row_stride + word * args.scale_col_stride]);
-  word -= num_scales;
+  const uint32_t num_topk = args.num_topk;
+  if (word < args.num_scale_words) return scale_word(args, token, word);
+  word -= args.num_scale_words;
   const int64_t pair = int64_t{token} * num_topk;
   if (word >= num_topk) return __float_as_uint(args.weights[pair + word - num_topk]);
   const auto id = static_cast<uint32_t>(args.ids[pair + word]);
@@ -46,16 +59,16 @@ __device__ inline uint32_t tail_word(const DispatchKernelArgs& args, uint32_t to
 template <Payload kPayload>
 class RowSender {
  public:
-  // `scales`: 2 * args.scale_rows rows of them, quantize_1x128 only.
+  // `scales`: 2 * args.scale_rows rows of them, kMakesScaleRows only.
   __device__ RowSender(const DispatchKernelArgs& args, const Share& share, float* scales, SendShared& shared)
       : args_(args), share_(share), scales_(scales), shared_(shared) {
-    // Groups of 128 values stay whole.
+    // Groups of 128 values stay whole: they have one scale, or a word of four.
     const uint32_t unit = kPayload == Payload::copy ? 1 : kGroupPackets;
     first_packet_ = share.first_of(args.num_packets / unit) * unit;
     end_packet_ = share.end_of(args.num_packets / unit) * unit;
-    tail_begin_ = share.last_part() ? 0 : args.num_scales;
-    tail_end_ = share.last_part() ? args.num_scales + 2 * args.num_topk : args.num_scales;
-    if constexpr (kPayload == Payload::quantize_1x128) {
+    tail_begin_ = share.last_part() ? 0 : args.num_scale_words;
+    tail_end_ = share.last_part() ? args.num_scale_words + 2 * args.num_topk : args.num_scale_words;
+    if constexpr (kMakesScaleRows) {
       tail_begin_ = first_packet_ / kGroupPackets;
       if (!share.last_part()) tail_end_ = end_packet_ / kGroupPackets;
     }
@@ -72,7 +85,7 @@ class RowSender {
   // The rows [first, end) of the batch; all threads of the block.
   __device__ void send(uint32_t first, uint32_t end) {
     if constexpr (kPayload == Payload::quantize_row) find_largest(first, end);
-    if constexpr (kPayload == Payload::quantize_1x128) {
+    if constexpr (kMakesScaleRows) {
 #pragma unroll 1
       for (uint32_t group = first; group < end; group += args_.scale_rows)
         send_group(first, group, min(group + args_.scale_rows, end));
@@ -93,7 +106,7 @@ class RowSender {
     const uint32_t token = share_.begin;
     if constexpr (kPayload == Payload::quantize_row) find_largest(token, share_.end);
     send_payload(targets, 0, token);
-    if constexpr (kPayload == Payload::quantize_1x128) __syncthreads();  // the scales are complete
+    if constexpr (kMakesScaleRows) __syncthreads();  // the scales are complete
     if (sends_tail(token)) store_tail(targets, 0, token);
   }
 
@@ -102,6 +115,9 @@ class RowSender {
  private:
   static constexpr uint32_t kGroupPackets = 16;
   static constexpr uint32_t kPerStore = kPayload == Payload::copy ? 1 : 2;  // packets
+  // Of a packet on the wire.
+  static constexpr uint32_t kWireBytes = kPayload == Payload::copy ? 16 : kPayload == Payload::quantize_1x32 ? 4 : 8;
+  static constexpr bool kMakesScaleRows = makes_scale_rows(kPayload);
   using Octet = gpu::Octet<DType::bf16>;
 
   // Rows that share a barrier: behind it their scales are complete. A wave sends a row's tail while the next rows' scales
@@ -163,14 +179,25 @@ class RowSender {
       for (uint32_t i = 0; i < kHeld / kPerStore; ++i) {
         const uint32_t at = held_at(packet, i * kPerStore);
         const bool there = at < end_packet_ && (kPayload == Payload::copy || at * gpu::kOctet < args_.num_values);
-        if (there) *reinterpret_cast<uint4*>(record + int64_t{at} * (16 / kPerStore)) = now[i];
+        if (!there) continue;
+        if constexpr (kPayload == Payload::quantize_1x32)
+          *reinterpret_cast<uint2*>(record + int64_t{at} * kWireBytes) = make_uint2(now[i].x, now[i].y);
+        else
+          *reinterpret_cast<uint4*>(record + int64_t{at} * kWireBytes) = now[i];
       }
     });
   }
 
-  // Sixteen neighbouring values; eight lanes have a group of 128.
+  // Sixteen neighbouring values; eight lanes have a group of 128, two one of 32.
   __device__ uint4 encode(uint32_t row, uint32_t token, uint32_t packet, const uint4& low, const uint4& high) {
     const Octet first{{low.x, low.y, low.z, low.w}}, second{{high.x, high.y, high.z, high.w}};
+    if constexpr (kPayload == Payload::quantize_1x32) {
+      constexpr uint32_t kPackets = 4;
+      using Scale = quant_gpu::E2m1Scale;
+      const Scale scale(gpu::wave_max<kPackets / 2>(max(Scale::magnitude(first), Scale::magnitude(second))));
+      if (packet < end_packet_ && packet % kPackets == 0) scale.store(scales_of(token), packet / kPackets);
+      return make_uint4(scale.encode(first), scale.encode(second), 0, 0);
+    }
     uint32_t magnitude = 0;
     if constexpr (kPayload == Payload::quantize_row)
       magnitude = shared_.largest[row];
@@ -226,14 +253,14 @@ class RowSender {
   }
 
   // Scales that this kernel makes.
-  __device__ bool in_shared(uint32_t word) const { return kPayload != Payload::copy && word < args_.num_scales; }
+  __device__ bool in_shared(uint32_t word) const { return kPayload != Payload::copy && word < args_.num_scale_words; }
   __device__ uint32_t shared_word(uint32_t row, uint32_t token, uint32_t word) const {
     if constexpr (kPayload == Payload::quantize_row)
       return __float_as_uint(quant_gpu::E4m3Scale(shared_.largest[row]).value());
     return __float_as_uint(scales_of(token)[word]);
   }
   __device__ float* scales_of(uint32_t token) const {
-    return scales_ + ((token - share_.begin) & (2 * args_.scale_rows - 1)) * args_.num_scales;
+    return scales_ + ((token - share_.begin) & (2 * args_.scale_rows - 1)) * args_.num_scale_words;
   }
 
   const DispatchKernelArgs& args_;

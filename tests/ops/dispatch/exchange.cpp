@@ -147,6 +147,20 @@ std::vector<uint16_t> Oracle::output(int rank, bool with_addend) const {
   return out;
 }
 
+void quantize_mxfp4(const uint16_t* row, int hidden, std::vector<uint8_t>& codes, std::vector<uint8_t>& scales) {
+  for (int begin = 0; begin < hidden; begin += 32) {
+    const int end = std::min(hidden, begin + 32);
+    float amax = 0.0f;
+    for (int h = begin; h < end; ++h) amax = std::max(amax, std::fabs(bf16_to_f32(row[h])));
+    const int exponent = amax > 0.0f ? std::ilogb(amax) - 2 : -127;
+    scales.push_back(static_cast<uint8_t>(std::max(exponent + 127, 0)));
+    for (int h = begin; h < end; h += 2) {
+      const auto code = [&](int at) { return f32_to_e2m1(std::ldexp(bf16_to_f32(row[at]), 127 - scales.back())); };
+      codes.push_back(static_cast<uint8_t>(code(h) | code(h + 1) << 4));
+    }
+  }
+}
+
 void expect_received(const ReceivedRows& received, const Oracle& oracle, int rank) {
   const DispatcherConfig& config = oracle.config;
   const auto num_topk = static_cast<size_t>(config.num_topk);

@@ -41,6 +41,9 @@ struct Oracle {
   std::vector<uint16_t> output(int rank, bool with_addend) const;
 };
 
+// e2m1 codes, two to a byte, and e8m0 scales of a bf16 row by the definition in mixlane/quant.hpp.
+void quantize_mxfp4(const uint16_t* row, int hidden, std::vector<uint8_t>& codes, std::vector<uint8_t>& scales);
+
 // Counts, payloads (bf16 wire), ids and weights of everything that `rank` received.
 void expect_received(const ReceivedRows& received, const Oracle& oracle, int rank);
 // The same of counts and payloads alone, for processes that report to a test.

@@ -97,21 +97,6 @@ TEST(Wire, Fp8RowsPassAsTheyAre) {
   }
 }
 
-// e2m1 codes, two to a byte, and e8m0 scales of a bf16 row by the definition in mixlane/quant.hpp.
-void quantize_mxfp4(const uint16_t* row, int hidden, std::vector<uint8_t>& codes, std::vector<uint8_t>& scales) {
-  for (int begin = 0; begin < hidden; begin += 32) {
-    const int end = std::min(hidden, begin + 32);
-    float amax = 0.0f;
-    for (int h = begin; h < end; ++h) amax = std::max(amax, std::fabs(bf16_to_f32(row[h])));
-    const int exponent = amax > 0.0f ? std::ilogb(amax) - 2 : -127;
-    scales.push_back(static_cast<uint8_t>(std::max(exponent + 127, 0)));
-    for (int h = begin; h < end; h += 2) {
-      const auto code = [&](int at) { return f32_to_e2m1(std::ldexp(bf16_to_f32(row[at]), 127 - scales.back())); };
-      codes.push_back(static_cast<uint8_t>(code(h) | code(h + 1) << 4));
-    }
-  }
-}
-
 // bf16 input quantised on the way and input that is quantised already give the same records.
 TEST(Wire, Mxfp4) {
   test::run_rank_threads(3, [](auto comm) {
@@ -123,7 +108,7 @@ TEST(Wire, Mxfp4) {
       const Oracle oracle{dispatcher.config(), inputs};
       const Inputs& mine = inputs[comm->rank()];
       std::vector<uint8_t> codes, scales;
-      for (int64_t t = 0; t < mine.num_tokens; ++t) quantize_mxfp4(&mine.hidden[t * 1120], 1120, codes, scales);
+      for (int64_t t = 0; t < mine.num_tokens; ++t) test::quantize_mxfp4(&mine.hidden[t * 1120], 1120, codes, scales);
       DispatchArgs args = mine.dispatch_args(config, nullptr);
       if (seed % 2 == 1) {
         args.hidden = ConstTensorView(codes.data(), DType::fp4_e2m1, {mine.num_tokens, 1120});
@@ -136,7 +121,7 @@ TEST(Wire, Mxfp4) {
         int64_t at = int64_t{s} * oracle.config.capacity;
         for (const int64_t t : oracle.tokens(s, comm->rank())) {
           std::vector<uint8_t> right, right_scales;
-          quantize_mxfp4(&inputs[s].hidden[t * 1120], 1120, right, right_scales);
+          test::quantize_mxfp4(&inputs[s].hidden[t * 1120], 1120, right, right_scales);
           EXPECT_EQ(std::memcmp(received.rows.as<uint8_t>() + at * received.rows.strides[0] / 2, right.data(), 560), 0);
           EXPECT_EQ(std::memcmp(received.scales.as<uint8_t>() + at * received.scales.strides[0], right_scales.data(), 35), 0);
           ++at;

@@ -88,7 +88,13 @@ GpuRank::GpuRank(std::shared_ptr<Communicator> comm, const DispatcherConfig& con
 
 void GpuRank::send(const Inputs& inputs, const GpuCall& call) {
   const DispatcherConfig& config = dispatcher_->config();
-  if (call.fp8_input) {
+  if (call.fp8_input && config.wire == WireFormat::mxfp4) {
+    std::vector<uint8_t> codes, scales;
+    for (int64_t t = 0; t < inputs.num_tokens; ++t)
+      quantize_mxfp4(&inputs.hidden[t * config.hidden], config.hidden, codes, scales);
+    up(hidden_, codes);
+    up(scales_, scales);
+  } else if (call.fp8_input) {
     std::vector<uint8_t> codes;
     std::vector<float> scales;
     for (int64_t t = 0; t < inputs.num_tokens; ++t)
@@ -111,9 +117,11 @@ DispatchArgs GpuRank::dispatch_args(int64_t num_tokens, const GpuCall& call) {
   if (call.count_on_device) num_tokens = config.max_tokens;
   DispatchArgs args;
   args.hidden =
-      ConstTensorView(hidden_.data(), call.fp8_input ? DType::fp8_e4m3 : DType::bf16, {num_tokens, config.hidden}, device_);
+      ConstTensorView(hidden_.data(), call.fp8_input ? wire_dtype(config.wire) : DType::bf16, {num_tokens, config.hidden}, device_);
   if (call.fp8_input && config.wire == WireFormat::fp8_row)
     args.scales = ConstTensorView(scales_.data(), DType::f32, {num_tokens}, device_);
+  else if (call.fp8_input && config.wire == WireFormat::mxfp4)
+    args.scales = ConstTensorView(scales_.data(), DType::e8m0, {num_tokens, ceil_div(config.hidden, 32)}, device_);
   else if (call.fp8_input)
     args.scales = ConstTensorView(scales_.data(), DType::f32, {num_tokens, ceil_div(config.hidden, 128)}, device_);
   args.topk_ids = ConstTensorView(ids_.data(), DType::i32, {num_tokens, config.num_topk}, device_);

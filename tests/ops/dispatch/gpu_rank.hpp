@@ -12,7 +12,7 @@ Device device_of_rank(int rank);
 // What a call gets besides the rows.
 struct GpuCall {
   std::string_view variant = "auto";
-  bool fp8_input = false;  // quantise on the host, pass codes and scales
+  bool fp8_input = false;  // or mxfp4, as the wire: quantise on the host, pass codes and scales
   bool count_on_device = false;
   RoutingHandle replay{};
 };

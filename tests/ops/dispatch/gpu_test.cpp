@@ -208,6 +208,50 @@ void expect_fp8_rows(const ReceivedRows& received, const Oracle& oracle, int ran
   }
 }
 
+// Rows in a window on the host.
+void expect_mxfp4_rows(const ReceivedRows& received, const Oracle& oracle, int rank) {
+  const int hidden = oracle.config.hidden;
+  EXPECT_EQ(received.scales.dtype, DType::e8m0);
+  for (int s = 0; s < static_cast<int>(oracle.inputs.size()); ++s) {
+    int64_t at = int64_t{s} * oracle.config.capacity;
+    for (const int64_t t : oracle.tokens(s, rank)) {
+      std::vector<uint8_t> codes, scales;
+      test::quantize_mxfp4(&oracle.inputs[s].hidden[t * hidden], hidden, codes, scales);
+      EXPECT_EQ(std::memcmp(received.rows.as<uint8_t>() + at * received.rows.strides[0] / 2, codes.data(), codes.size()), 0);
+      EXPECT_EQ(std::memcmp(received.scales.as<uint8_t>() + at * received.scales.strides[0], scales.data(), scales.size()),
+                0);
+      ++at;
+    }
+  }
+}
+
+TEST_F(ExchangeGpu, Mxfp4Wire) {
+  for (const int hidden : {32, 1120, 7168})
+    for (const int tokens : {2, 30, 200}) {
+      DispatcherConfig config = small_config();
+      config.wire = WireFormat::mxfp4;
+      config.hidden = hidden;
+      config.max_tokens = tokens;
+      config.copy_engine = true;
+      run_ranks(2, [&](auto comm) {
+        GpuRank gpu_rank(comm, config);
+        const int rank = comm->rank();
+        for (uint64_t seed = 0; seed < 4; ++seed) {
+          const std::vector<Inputs> inputs = make_all_inputs(seed, config, 2);
+          const Oracle oracle{gpu_rank.dispatcher().config(), inputs};
+          std::vector<GpuCall> calls = {{}, {.fp8_input = true}, {.variant = "dispatch.copy_engine", .fp8_input = true}};
+          if (has_bulk_copies()) calls.push_back({.variant = "dispatch.throughput", .fp8_input = true});
+          for (const GpuCall& call : calls) {
+            SCOPED_TRACE(std::string(call.variant) + (call.fp8_input ? " of mxfp4" : " of bf16"));
+            const ReceivedRows received = gpu_rank.dispatch(inputs[rank], call);
+            test::expect_received(received, oracle, rank);
+            expect_mxfp4_rows(received, oracle, rank);
+          }
+        }
+      });
+    }
+}
+
 TEST_F(ExchangeGpu, Fp8Wires) {
   for (const WireFormat wire : {WireFormat::fp8_1x128, WireFormat::fp8_row})
     for (const int hidden : {16, 1296, 7168})
