@@ -198,10 +198,12 @@ __global__ void __launch_bounds__(kCheckThreads)
       __syncthreads();
       const int64_t row = int64_t{source} * window.capacity + slot;
       std::byte* const to = checked_partial(window, check, source, window.rank, slot);
-      for (uint32_t octet = threadIdx.x; octet < args.num_octets; octet += blockDim.x) {
-        WireOctet<kWire> sums = local_partial<kWire, kSource>(args, pairs, row, octet);
+      for (uint32_t first = 0; first < args.num_octets; first += blockDim.x) {
+        const uint32_t octet = first + threadIdx.x;
+        const bool here = octet < args.num_octets;
+        WireOctet<kWire> sums = local_partial<kWire, kSource>(args, pairs, row, octet, here);
         if (flips && slot == 0 && octet == 0 && source != window.rank) sums.words[0] ^= 1u;
-        sums.store(to + int64_t{octet} * WireOctet<kWire>::kBytes);
+        if (here) sums.store_to_row(to, octet, args.num_octets);
       }
       __syncthreads();
     }
@@ -228,11 +230,13 @@ __device__ uint32_t find_wrong(const CombineKernelArgs& args, const CheckArgs& c
   typename Wire::Sum sums[gpu::kOctet] = {};
   for (int r = 0; r < window.num_ranks; ++r) {
     if (slots[r] < 0) continue;
-    const int64_t at = int64_t{octet} * Wire::kBytes;
-    const std::byte* const repeated = checked_partial(window, check, window.rank, r, slots[r]) + at;
-    const std::byte* const came = partial_at(window, window.rank, r, slots[r]) + at;
-    if (check.partials_in_window && r != window.rank && !same(repeated, came, Wire::kBytes / 16)) wrong |= 1u << r;
-    const Wire partial = Wire::load(repeated);
+    const std::byte* const repeated = checked_partial(window, check, window.rank, r, slots[r]);
+    const Wire partial = Wire::load_from_row(repeated, octet, args.num_octets);
+    if (check.partials_in_window && r != window.rank) {
+      const Wire came = Wire::load_from_row(partial_at(window, window.rank, r, slots[r]), octet, args.num_octets);
+      for (int v = 0; v < gpu::kOctet; ++v)
+        if (!(came.value(v) == partial.value(v)) && !(isnan(came.value(v)) && isnan(partial.value(v)))) wrong |= 1u << r;
+    }
     for (int v = 0; v < gpu::kOctet; ++v) sums[v] += partial.value(v);
   }
   CombineKernelArgs again = args;

@@ -19,6 +19,7 @@ CombineKernel repeat_kernel(PartialSource source) {
 CombineKernel repeat_kernel(CombineWire wire, PartialSource source) {
   switch (wire) {
     case CombineWire::bf16: return repeat_kernel<CombineWire::bf16>(source);
+    case CombineWire::fp8_1x128: return repeat_kernel<CombineWire::fp8_1x128>(source);
     case CombineWire::f32: return repeat_kernel<CombineWire::f32>(source);
     case CombineWire::f64: return repeat_kernel<CombineWire::f64>(source);
   }
@@ -28,6 +29,7 @@ CombineKernel repeat_kernel(CombineWire wire, PartialSource source) {
 CombineKernel compare_kernel(CombineWire wire) {
   switch (wire) {
     case CombineWire::bf16: return compare_outputs<CombineWire::bf16>;
+    case CombineWire::fp8_1x128: return compare_outputs<CombineWire::fp8_1x128>;
     case CombineWire::f32: return compare_outputs<CombineWire::f32>;
     case CombineWire::f64: return compare_outputs<CombineWire::f64>;
   }

@@ -86,6 +86,7 @@ template <CombineWire kWire, PartialSource kSource, bool kFew>
 __device__ void send_partials(const CombineKernelArgs& args, Call call, CombineShared& shared) {
   using Wire = WireOctet<kWire>;
   constexpr uint32_t kHeldOctets = kOctetsHeld<kWire>;
+  constexpr bool kWholeWaves = kOctetsOfGroup<kWire> > 1;
   const Exchange& exchange = args.exchange;
   const Window& window = exchange.window;
   const int peer = static_cast<int>(threadIdx.x);
@@ -140,17 +141,18 @@ __device__ void send_partials(const CombineKernelArgs& args, Call call, CombineS
     } else {
       const int64_t row = int64_t{owner} * window.capacity + slot;
       std::byte* const to = partial_at(window, owner, window.rank, slot);
-      const uint32_t end = share.end_of(args.num_octets);
+      const uint32_t end = end_octet<kWire>(args, share);
 #pragma unroll 1
-      for (uint32_t first = share.first_of(args.num_octets) + threadIdx.x; first < end; first += kHeldOctets * num_threads) {
+      for (uint32_t begin = first_octet<kWire>(args, share); begin < end; begin += kHeldOctets * num_threads) {
+        const uint32_t first = begin + threadIdx.x;
         Wire held[kHeldOctets];
 #pragma unroll
         for (uint32_t i = 0; i < kHeldOctets; ++i)
-          if (first + i * num_threads < end)
-            held[i] = local_partial<kWire, kSource>(args, shared.pairs[turn], row, first + i * num_threads);
+          if (const bool here = first + i * num_threads < end; here || kWholeWaves)
+            held[i] = local_partial<kWire, kSource>(args, shared.pairs[turn], row, first + i * num_threads, here);
 #pragma unroll
         for (uint32_t i = 0; i < kHeldOctets; ++i)
-          if (first + i * num_threads < end) held[i].store(to + int64_t{first + i * num_threads} * Wire::kBytes);
+          if (first + i * num_threads < end) held[i].store_to_row(to, first + i * num_threads, args.num_octets);
       }
     }
     be_late(exchange, call.number);
@@ -226,6 +228,7 @@ __device__ void add_up_row(const CombineKernelArgs& args, const Call& call, uint
   using Wire = WireOctet<kWire>;
   using Sum = typename Wire::Sum;
   constexpr uint32_t kHeldOctets = kOctetsHeld<kWire>;
+  constexpr bool kWholeWaves = kOctetsOfGroup<kWire> > 1;
   constexpr int kTogether = 2;  // ranks whose partial sums are fetched at once
   const Window& window = args.exchange.window;
   const int own_slot = args.exchange.routing.slots[int64_t{token} * window.num_ranks + window.rank];
@@ -234,27 +237,25 @@ __device__ void add_up_row(const CombineKernelArgs& args, const Call& call, uint
     if (own && HardwareWave::index_in_block() == 0) list_pairs(args, window.rank, own_slot, pairs);
     __syncthreads();
   }
-  const uint32_t end = share.end_of(args.num_octets);
+  const uint32_t end = end_octet<kWire>(args, share);
   const int64_t own_row = int64_t{window.rank} * window.capacity + own_slot;
   Wire held[kHeldOctets] = {};
-  uint32_t first = share.first_of(args.num_octets) + threadIdx.x;
-  // The own rows while the others' are on their way.
+  const auto sum_own = [&](uint32_t first) {
 #pragma unroll
-  for (uint32_t i = 0; i < kHeldOctets; ++i)
-    if (own && first + i * blockDim.x < end)
-      held[i] = local_partial<kWire, kSource>(args, pairs, own_row, first + i * blockDim.x);
+    for (uint32_t i = 0; i < kHeldOctets; ++i)
+      if (const bool here = first + i * blockDim.x < end; own && (here || kWholeWaves))
+        held[i] = local_partial<kWire, kSource>(args, pairs, own_row, first + i * blockDim.x, here);
+  };
+  uint32_t begin = first_octet<kWire>(args, share);
+  sum_own(begin + threadIdx.x);  // while the others' rows are on their way
   if (HardwareWave::index_in_block() == 0) wait_for_partials(args, call, share, token, partial, shared_masked);
   __syncthreads();
   const uint32_t masked = *shared_masked;
 
 #pragma unroll 1
-  for (uint32_t round = 0; first < end; first += kHeldOctets * blockDim.x, ++round) {
-    if (round != 0) {
-#pragma unroll
-      for (uint32_t i = 0; i < kHeldOctets; ++i)
-        if (own && first + i * blockDim.x < end)
-          held[i] = local_partial<kWire, kSource>(args, pairs, own_row, first + i * blockDim.x);
-    }
+  for (uint32_t round = 0; begin < end; begin += kHeldOctets * blockDim.x, ++round) {
+    const uint32_t first = begin + threadIdx.x;
+    if (round != 0) sum_own(first);
     Sum sums[kHeldOctets][gpu::kOctet] = {};
 #pragma unroll 1
     for (int group = 0; group < window.num_ranks; group += kTogether) {
@@ -269,7 +270,7 @@ __device__ void add_up_row(const CombineKernelArgs& args, const Call& call, uint
           values[g][i] = held[i];
           const uint32_t octet = first + i * blockDim.x;
           if (counts[g] && r != window.rank && octet < end)
-            values[g][i] = Wire::load(partial[r] + int64_t{octet} * Wire::kBytes);
+            values[g][i] = Wire::load_from_row(partial[r], octet, args.num_octets);
         }
       }
 #pragma unroll

@@ -31,6 +31,7 @@ Kernel kernel_for(PartialSource source, bool few) {
 Kernel kernel_for(CombineWire wire, PartialSource source, bool few) {
   switch (wire) {
     case CombineWire::bf16: return kernel_for<CombineWire::bf16>(source, few);
+    case CombineWire::fp8_1x128: return kernel_for<CombineWire::fp8_1x128>(source, few);
     case CombineWire::f32: return kernel_for<CombineWire::f32>(source, few);
     case CombineWire::f64: return kernel_for<CombineWire::f64>(source, few);
   }

@@ -41,6 +41,7 @@ CombineKernels kernels_from(PartialSource source) {
 CombineKernels kernels_for(CombineWire wire, PartialSource source) {
   switch (wire) {
     case CombineWire::bf16: return kernels_from<CombineWire::bf16>(source);
+    case CombineWire::fp8_1x128: break;  // refused before
     case CombineWire::f32: return kernels_from<CombineWire::f32>(source);
     case CombineWire::f64: return kernels_from<CombineWire::f64>(source);
     case CombineWire::fp8_1x128: break;  // between CPUs only
@@ -62,6 +63,7 @@ void load_copy_kernels(CombineWire wire) {
   load(dispatch_copy_engine_receive);
   load(combine_copy_engine_wait);
   load(combine_copy_engine_close);
+  if (wire == CombineWire::fp8_1x128) return;  // combine.copy_engine does not take it
   for (const PartialSource source : {PartialSource::pairs, PartialSource::reduced_bf16, PartialSource::reduced_f32}) {
     load(kernels_for(wire, source).make);
     load(kernels_for(wire, source).add);

@@ -99,7 +99,7 @@ class GpuBackend final : public ExchangeBackend {
   std::shared_ptr<RoutingState> prepare_dispatch(const DispatchArgs& args, const RoutingState* replay, Status&) override;
   void prepare_combine(const CombineArgs& args, const RoutingState&) override {
     combine_args_ = make_args(args);
-    combine_by_copies_ = args.variant == "combine.copy_engine" && has_copy_engines("combine.copy_engine");
+    combine_by_copies_ = takes_copy_engines(args);
     combines_by_bulk_copies_ = takes_bulk_copies(args);
   }
   ReceivedRows dispatch(const DispatchArgs& args, RoutingState& state, Status& status, Stream stream) override;
@@ -125,6 +125,7 @@ class GpuBackend final : public ExchangeBackend {
   Payload payload_of(const DispatchArgs& args) const;
   bool takes_bulk_copies(const DispatchArgs& args) const;
   bool takes_copy_engines(const DispatchArgs& args) const;
+  bool takes_copy_engines(const CombineArgs& args) const;
   bool has_copy_engines(std::string_view variant) const;
   DispatchArgs with_choice(const DispatchArgs& args) const;
   bool takes_bulk_copies(const CombineArgs& args) const;
@@ -253,6 +254,13 @@ DispatchArgs GpuBackend::with_choice(const DispatchArgs& args) const {
   return chosen;
 }
 
+bool GpuBackend::takes_copy_engines(const CombineArgs& args) const {
+  if (args.variant != "combine.copy_engine") return false;
+  if (config_.combine_wire == CombineWire::fp8_1x128)
+    fail(ErrorCode::unsupported, "combine.copy_engine sends sums in bf16, f32 or f64; use combine.latency for fp8");
+  return has_copy_engines(args.variant);
+}
+
 bool GpuBackend::takes_copy_engines(const DispatchArgs& args) const {
   if (args.variant != "dispatch.copy_engine") return false;
   if (payload_of(args) != Payload::copy)
@@ -344,7 +352,10 @@ ReceivedRows GpuBackend::dispatch_send(const DispatchArgs& args, RoutingState& s
     launch_dispatch_bulk(dispatch_args_, budget_, stream);
   else
     launch_dispatch(dispatch_args_, payload_of(args), budget_, stream);
-  if (check_) sent_ = args;
+  if (check_) {
+    sent_ = args;
+    sent_.replay = {};  // which would keep its state in use
+  }
   return received_rows();
 }
 
@@ -450,8 +461,6 @@ std::unique_ptr<ExchangeBackend> make_gpu_backend(Context& context, std::shared_
   if (comm->num_ranks() > kMaxRanks)
     fail(ErrorCode::unsupported, "{} ranks; on GPUs dispatch and combine take at most {} in one node", comm->num_ranks(),
          kMaxRanks);
-  if (config.combine_wire == CombineWire::fp8_1x128)
-    fail(ErrorCode::unsupported, "combine_wire {}: fp8 sums go between CPUs only", name(wire_dtype(config.combine_wire)));
   return std::make_unique<GpuBackend>(context, std::move(comm), config);
 }
 

@@ -4,6 +4,7 @@
 #include "gpu/numeric.cuh"
 #include "mixlane/dispatch.hpp"
 #include "ops/dispatch/call.cuh"
+#include "ops/quant/encode.cuh"
 
 namespace mixlane::exchange_gpu {
 
@@ -41,6 +42,11 @@ struct WireOctet {
     for (int i = 0; i < kWords / 4; ++i)
       reinterpret_cast<uint4*>(to)[i] = make_uint4(words[4 * i], words[4 * i + 1], words[4 * i + 2], words[4 * i + 3]);
   }
+  // The octets of a row of partial sums.
+  __device__ static WireOctet load_from_row(const std::byte* row, uint32_t octet, uint32_t) {
+    return load(row + int64_t{octet} * kBytes);
+  }
+  __device__ void store_to_row(std::byte* row, uint32_t octet, uint32_t) const { store(row + int64_t{octet} * kBytes); }
   __device__ static WireOctet of(const Sum (&sums)[gpu::kOctet]) {
     WireOctet octet;
 #pragma unroll
@@ -67,6 +73,49 @@ struct WireOctet {
     }
   }
 };
+
+// Sixteen neighbouring lanes hold a group of 128 values; behind the codes of a row come its scales.
+template <>
+struct WireOctet<CombineWire::fp8_1x128> {
+  using Sum = float;
+  static constexpr uint32_t kGroup = 16;  // octets
+  static constexpr int kWords = 2;
+  uint32_t words[kWords];
+  float scale;
+
+  __device__ static WireOctet load_from_row(const std::byte* row, uint32_t octet, uint32_t num_octets) {
+    const uint2 codes = reinterpret_cast<const uint2*>(row)[octet];
+    return {{codes.x, codes.y}, reinterpret_cast<const float*>(row + num_octets * gpu::kOctet)[octet / kGroup]};
+  }
+  __device__ void store_to_row(std::byte* row, uint32_t octet, uint32_t num_octets) const {
+    reinterpret_cast<uint2*>(row)[octet] = make_uint2(words[0], words[1]);
+    if (octet % kGroup == 0) reinterpret_cast<float*>(row + num_octets * gpu::kOctet)[octet / kGroup] = scale;
+  }
+  // Whole waves; zeros behind the end of a row.
+  __device__ static WireOctet of(const Sum (&sums)[gpu::kOctet]) {
+    gpu::Octet<DType::f32> values;
+#pragma unroll
+    for (int i = 0; i < gpu::kOctet; ++i) values.words[i] = __float_as_uint(sums[i]);
+    const quant_gpu::E4m3Scale scale(gpu::wave_max<kGroup>(quant_gpu::E4m3Scale::magnitude(values)));
+    const uint2 codes = scale.encode(values);
+    return {{codes.x, codes.y}, scale.value()};
+  }
+  __device__ Sum value(int i) const { return gpu::e4m3_to_f32(words[i / 4] >> (i % 4 * 8) & 0xffu) * scale; }
+};
+
+// Waves compute whole groups together: lanes behind the end of a row take part, and parts of rows are whole groups.
+template <CombineWire kWire>
+inline constexpr uint32_t kOctetsOfGroup = kWire == CombineWire::fp8_1x128 ? WireOctet<CombineWire::fp8_1x128>::kGroup : 1;
+template <CombineWire kWire>
+__device__ uint32_t first_octet(const CombineKernelArgs& args, const Share& share) {
+  constexpr uint32_t kGroup = kOctetsOfGroup<kWire>;
+  return min(share.first_of((args.num_octets + kGroup - 1) / kGroup) * kGroup, args.num_octets);
+}
+template <CombineWire kWire>
+__device__ uint32_t end_octet(const CombineKernelArgs& args, const Share& share) {
+  constexpr uint32_t kGroup = kOctetsOfGroup<kWire>;
+  return min(share.end_of((args.num_octets + kGroup - 1) / kGroup) * kGroup, args.num_octets);
+}
 
 // The rows of a received row's local pairs, in ascending k.
 struct PairList {
@@ -102,15 +151,17 @@ __device__ inline void list_pairs(const CombineKernelArgs& args, int source, int
   if (k == 0) list.count = static_cast<uint32_t>(HardwareWave::count(all));
 }
 
+// Eight values of what this rank adds for a received row; `here`: false behind the end of the row.
 template <CombineWire kWire, PartialSource kSource>
-__device__ WireOctet<kWire> local_partial(const CombineKernelArgs& args, const PairList& list, int64_t row, uint32_t octet) {
+__device__ WireOctet<kWire> local_partial(const CombineKernelArgs& args, const PairList& list, int64_t row, uint32_t octet,
+                                          bool here = true) {
   using Wire = WireOctet<kWire>;
   using Sum = typename Wire::Sum;
   Sum sums[gpu::kOctet] = {};
   if constexpr (kSource == PartialSource::pairs) {
     constexpr uint32_t kTogether = 4;
     const std::byte* const rows = args.rows.data + int64_t{octet} * 16;
-    for (uint32_t first = 0; first < list.count; first += kTogether) {
+    for (uint32_t first = 0; here && first < list.count; first += kTogether) {
       WireOctet<CombineWire::bf16> values[kTogether];
 #pragma unroll
       for (uint32_t i = 0; i < kTogether; ++i)
@@ -127,9 +178,10 @@ __device__ WireOctet<kWire> local_partial(const CombineKernelArgs& args, const P
   } else {
     constexpr bool kShort = kSource == PartialSource::reduced_bf16;
     using Given = WireOctet<kShort ? CombineWire::bf16 : CombineWire::f32>;
-    const Given given = Given::load(args.rows.data + row * args.rows.stride + int64_t{octet} * Given::kBytes);
+    Given given{};
+    if (here) given = Given::load(args.rows.data + row * args.rows.stride + int64_t{octet} * Given::kBytes);
     // The owner's sum starts from +0, so the sign of a zero does not matter.
-    if constexpr (Given::kWords == Wire::kWords) {
+    if constexpr (std::is_same_v<Given, Wire>) {
       return given;
     } else {
 #pragma unroll
@@ -137,13 +189,6 @@ __device__ WireOctet<kWire> local_partial(const CombineKernelArgs& args, const P
       return Wire::of(sums);
     }
   }
-}
-
-template <CombineWire kWire, PartialSource kSource>
-__device__ WireOctet<kWire> local_partial(const CombineKernelArgs& args, const PairList& list, int64_t row, uint32_t octet) {
-  LocalOctet<kWire, kSource> local;
-  local.fetch(args, list, row, octet);
-  return local.sum(args, list, octet);
 }
 
 }  // namespace mixlane::exchange_gpu

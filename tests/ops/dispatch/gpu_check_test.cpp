@@ -67,7 +67,7 @@ void play(std::shared_ptr<Communicator> comm, const DispatcherConfig& config, in
 
 TEST_F(ProtocolCheckGpu, SilentOnWhatIsRight) {
   for (const int num_ranks : {1, 2, 5})
-    for (const CombineWire wire : {CombineWire::bf16, CombineWire::f32, CombineWire::f64})
+    for (const CombineWire wire : {CombineWire::bf16, CombineWire::fp8_1x128, CombineWire::f32, CombineWire::f64})
       test::run_ranks(num_ranks, [&](auto comm) { play(comm, config_with(WireFormat::bf16, wire), 8); });
   for (const WireFormat wire : {WireFormat::fp8_1x128, WireFormat::fp8_row, WireFormat::mxfp4})
     test::run_ranks(3, [&](auto comm) { play(comm, config_with(wire, CombineWire::bf16), 5); });
