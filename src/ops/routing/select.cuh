@@ -217,7 +217,11 @@ __device__ void rank(uint32_t num_left, uint32_t num_topk, bool settle_ties, Scr
 #pragma unroll
     for (uint32_t own = 0; own < kOwn; ++own) {
       const auto place = static_cast<uint32_t>(above[own]);
-      if (place <= num_topk) scratch.best[place] = columns[own];
+      if (place > num_topk) continue;
+      if (settle_ties)
+        scratch.best[place] = columns[own];
+      else
+        atomicMin(&scratch.best[place], columns[own]);  // equal ones meet here
     }
   }
   W::sync();
