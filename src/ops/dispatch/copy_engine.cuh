@@ -128,7 +128,7 @@ __global__ void __launch_bounds__(kMaxThreads)
     gpu::store_release_system(done_flags(window, rank, window.rank), uint64_t{call.epoch} << 32 | static_cast<uint32_t>(sent));
   }
   __syncthreads();
-  wait_for_all<true>(exchange, call, shared);
+  wait_for_all(exchange, call, shared);
   __syncthreads();
   if (rank < window.num_ranks) {
     const bool here = (shared.late >> rank & 1u) == 0;

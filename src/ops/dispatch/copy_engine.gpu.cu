@@ -44,7 +44,6 @@ CombineKernels kernels_for(CombineWire wire, PartialSource source) {
     case CombineWire::fp8_1x128: break;  // refused before
     case CombineWire::f32: return kernels_from<CombineWire::f32>(source);
     case CombineWire::f64: return kernels_from<CombineWire::f64>(source);
-    case CombineWire::fp8_1x128: break;  // between CPUs only
   }
   return {};
 }
