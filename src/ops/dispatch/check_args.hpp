@@ -13,15 +13,15 @@ struct alignas(64) CheckLine {
 
 // Offsets are in every rank's window, behind what the exchange uses.
 struct CheckArgs {
-  int64_t lines_at = 0;           // CheckLine [R]
-  int64_t stamps_at = 0;          // u64 [R][C]: epoch << 32 | checksum of the record, by the rank that sent it
-  int64_t partials_at = 0;        // [R][C]: partial sums once more
-  uint32_t* sums = nullptr;       // [R][C], own memory: checksums of the records as dispatch left them
-  std::byte* outputs = nullptr;   // [max_tokens][H] f32, own memory: outputs once more
-  Status* ignored = nullptr;      // for what the exchange has reported already
-  uint32_t flip_epochs[2] = {};   // tests: in these epochs a bit of the first row is wrong; 0 = never
+  int64_t lines_at = 0;            // CheckLine [R]
+  int64_t stamps_at = 0;           // u64 [R][C]: epoch << 32 | checksum of the record, by the rank that sent it
+  int64_t partials_at = 0;         // [R][C]: partial sums once more
+  uint32_t* sums = nullptr;        // [R][C], own memory: checksums of the records as dispatch left them
+  std::byte* outputs = nullptr;    // [max_tokens][H] f32, own memory: outputs once more
+  Status* ignored = nullptr;       // for what the exchange has reported already
+  uint32_t flip_epochs[2] = {};    // tests: in these epochs a bit of the first row is wrong; 0 = never
   bool partials_in_window = true;  // combine leaves the sums of other ranks where partial_at() says
-  uint32_t num_record_words = 0;  // payload, scales, ids and weights
+  uint32_t num_record_words = 0;   // payload, scales, ids and weights
 };
 
 void load_check_kernels(CombineWire wire);

@@ -86,7 +86,7 @@ template <CombineWire kWire, PartialSource kSource, bool kFew>
 __device__ void send_partials(const CombineKernelArgs& args, Call call, CombineShared& shared) {
   using Wire = WireOctet<kWire>;
   constexpr uint32_t kHeldOctets = kOctetsHeld<kWire>;
-  constexpr bool kWholeWaves = kOctetsOfGroup<kWire> > 1;
+  constexpr bool kWholeWaves = kOctetsOfGroup < kWire >> 1;
   const Exchange& exchange = args.exchange;
   const Window& window = exchange.window;
   const int peer = static_cast<int>(threadIdx.x);
@@ -228,7 +228,7 @@ __device__ void add_up_row(const CombineKernelArgs& args, const Call& call, uint
   using Wire = WireOctet<kWire>;
   using Sum = typename Wire::Sum;
   constexpr uint32_t kHeldOctets = kOctetsHeld<kWire>;
-  constexpr bool kWholeWaves = kOctetsOfGroup<kWire> > 1;
+  constexpr bool kWholeWaves = kOctetsOfGroup < kWire >> 1;
   constexpr int kTogether = 2;  // ranks whose partial sums are fetched at once
   const Window& window = args.exchange.window;
   const int own_slot = args.exchange.routing.slots[int64_t{token} * window.num_ranks + window.rank];

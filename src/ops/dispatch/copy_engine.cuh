@@ -125,7 +125,8 @@ __global__ void __launch_bounds__(kMaxThreads)
   const int32_t sent = rank < window.num_ranks ? stage.counts[rank] : 0;
   if (rank < window.num_ranks && rank != window.rank && call.sends_to(rank)) {
     send_header(args, call, 1, rank);
-    gpu::store_release_system(done_flags(window, rank, window.rank), uint64_t{call.epoch} << 32 | static_cast<uint32_t>(sent));
+    gpu::store_release_system(done_flags(window, rank, window.rank),
+                              uint64_t{call.epoch} << 32 | static_cast<uint32_t>(sent));
   }
   __syncthreads();
   wait_for_all(exchange, call, shared);

@@ -15,7 +15,8 @@ struct CopyStageLayout {
   CopyStageLayout(const DispatcherConfig& config, int num_ranks)
       : num_ready((config.capacity + exchange_gpu::kReadyRows - 1) / exchange_gpu::kReadyRows),
         partials_at((num_ranks * num_ready * 4 + 63) / 64 * 64),
-        total_bytes(partials_at + int64_t{num_ranks} * config.capacity * GpuWindowLayout(config, num_ranks).records.partial_stride) {}
+        total_bytes(partials_at +
+                    int64_t{num_ranks} * config.capacity * GpuWindowLayout(config, num_ranks).records.partial_stride) {}
 };
 
 }  // namespace mixlane

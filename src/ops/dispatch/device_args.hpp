@@ -119,7 +119,7 @@ struct DispatchKernelArgs {
   uint32_t payload_bytes = 0;
   uint32_t num_scale_words = 0;
   uint32_t num_byte_scales = 0;  // 0: the scales are f32
-  uint32_t scale_rows = 1;  // makes_scale_rows: rows of scales between barriers, a power of two
+  uint32_t scale_rows = 1;       // makes_scale_rows: rows of scales between barriers, a power of two
   ExpertOwners owners;
 };
 

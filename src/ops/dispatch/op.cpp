@@ -129,7 +129,8 @@ struct Dispatcher::Impl {
 
   void require_received() const {
     if (sent)
-      fail(ErrorCode::invalid_argument, "a call of this dispatcher while its {0}_send has no {0}_receive; call that first", sent);
+      fail(ErrorCode::invalid_argument, "a call of this dispatcher while its {0}_send has no {0}_receive; call that first",
+           sent);
   }
   void receive(const char* stage) {
     if (sent == nullptr || std::string_view(sent) != stage)

@@ -127,7 +127,8 @@ void ShmBackend::write_payload(const DispatchArgs& args, int64_t token, std::byt
   }
   std::memcpy(record, row, static_cast<size_t>(layout_.payload_bytes));
   if (layout_.num_scales > 0)
-    std::memcpy(scales, row_of(args.scales, token), static_cast<size_t>(size_bytes(layout_.scale_dtype, layout_.num_scales)));
+    std::memcpy(scales, row_of(args.scales, token),
+                static_cast<size_t>(size_bytes(layout_.scale_dtype, layout_.num_scales)));
 }
 
 void ShmBackend::write_record(const DispatchArgs& args, const HostRouting& routing, int64_t token, std::byte* record) const {

@@ -123,7 +123,8 @@ TEST(Wire, Mxfp4) {
           std::vector<uint8_t> right, right_scales;
           test::quantize_mxfp4(&inputs[s].hidden[t * 1120], 1120, right, right_scales);
           EXPECT_EQ(std::memcmp(received.rows.as<uint8_t>() + at * received.rows.strides[0] / 2, right.data(), 560), 0);
-          EXPECT_EQ(std::memcmp(received.scales.as<uint8_t>() + at * received.scales.strides[0], right_scales.data(), 35), 0);
+          EXPECT_EQ(std::memcmp(received.scales.as<uint8_t>() + at * received.scales.strides[0], right_scales.data(), 35),
+                    0);
           ++at;
         }
       }

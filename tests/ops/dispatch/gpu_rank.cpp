@@ -116,8 +116,8 @@ DispatchArgs GpuRank::dispatch_args(int64_t num_tokens, const GpuCall& call) {
   // With the count on the device the rows behind it are there but do not count.
   if (call.count_on_device) num_tokens = config.max_tokens;
   DispatchArgs args;
-  args.hidden =
-      ConstTensorView(hidden_.data(), call.fp8_input ? wire_dtype(config.wire) : DType::bf16, {num_tokens, config.hidden}, device_);
+  args.hidden = ConstTensorView(hidden_.data(), call.fp8_input ? wire_dtype(config.wire) : DType::bf16,
+                                {num_tokens, config.hidden}, device_);
   if (call.fp8_input && config.wire == WireFormat::fp8_row)
     args.scales = ConstTensorView(scales_.data(), DType::f32, {num_tokens}, device_);
   else if (call.fp8_input && config.wire == WireFormat::mxfp4)
