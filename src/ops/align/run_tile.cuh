@@ -45,6 +45,7 @@ struct RunTile {
   static constexpr uint32_t kGroupBytes = kCodes * kWave * 2;
   static constexpr uint32_t kLogWave = kWave == 32 ? 5 : 4;
   static_assert(kWave == 32 || kWave == 16);
+  static_assert(kThreads * 4 >= kCodes, "a thread plans four codes");
 
   // The block's shared memory.
   static constexpr uint32_t kStagedAt = kGroups * kGroupBytes;

@@ -274,7 +274,7 @@ bool GpuBackend::takes_bulk_copies(const CombineArgs& args) const {
   const bool can = budget_.has_bulk_copies && takes_bulk(combine_args_, config_.combine_wire);
   const bool in_lines = args.output.shape[0] <= combine_args_.exchange.window.few_rows;
   if (args.variant == "auto") return can && !in_lines && budget_.limited && args.output.shape[0] >= kManyTokens;
-  if (args.variant == "combine.latency") return false;
+  if (args.variant != "combine.throughput") return false;
   if (!can)
     fail(ErrorCode::unsupported,
          "combine.throughput takes reduced rows of the wire's type, of at most 64 KiB, on sm_90; use combine.latency");

@@ -37,7 +37,7 @@ void launch_radix_of_16(const KernelArgs& args, bool plain, Stream stream) {
       stream, args);
 }
 
-using SmallRuns = RunTile<2, 16>;
+using SmallRuns = RunTile<4, 16>;
 
 int64_t runs_words_of_16(const KernelArgs& args) {
   return RunSpace<SmallRuns>::words(args.source.num_pairs, args.num_codes, kRunsBlocksOf16);
