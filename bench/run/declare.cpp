@@ -111,7 +111,7 @@ void declare_stages(CLI::App& command, BenchArguments& a) {
   const char* group = "Stages alone (GPU)";
   command
       .add_option("--stages,--stage", a.stages,
-                  "routing, quant, align, chain (the three in a row) [these]; dispatch, combine: ranks on all GPUs")
+                  "routing, quant, align, experts, chain (the first three in a row) [these]; dispatch, combine: ranks on all GPUs")
       ->delimiter(',')
       ->group(group);
   command.add_option("--mode", a.mode, "eager: the host enqueues each call; graph: calls are captured and replayed [graph]")

@@ -116,7 +116,12 @@ class Encoder {
   }
 
   __device__ void load(uint32_t first_run, Ids& ids) const {
-    if (first_run >= num_runs_) return;
+    if (first_run >= num_runs_) {
+      // Another part of the hardware's wave may have one left: this one goes along, with no pairs.
+      if constexpr (gpu::kHardwareWave > Runs::kWave)
+        for (int4& four : ids.of) four = make_int4(kAbsent, kAbsent, kAbsent, kAbsent);
+      return;
+    }
     if (aligned_ && chunk_.begin + (first_run + kStep) * Runs::kRun <= chunk_.end) {
       const auto* from = static_cast<const int32_t*>(args_.source.ids) + pair_of(first_run);
 #pragma unroll
