@@ -114,7 +114,7 @@ static __device__ __noinline__ void end_all_calls(const Exchange& exchange, cons
 }
 
 // A call after the end: says again what ended it. One thread.
-static __device__ __noinline__ void report_end(const Exchange& exchange) {
+[[maybe_unused]] static __device__ __noinline__ void report_end(const Exchange& exchange) {
   Status failure = *exchange.end;
   if (failure.code == ErrorCode::ok) failure.code = ErrorCode::peer_timeout;
   report(exchange.status, failure);
@@ -188,8 +188,8 @@ __device__ bool wait_for(const Exchange& exchange, int peer, uint32_t expected, 
 
 // "All my reading before this call is done", to and from every peer; by all threads of a block. Returns `masked`
 // with the peers that do not answer.
-static __device__ __noinline__ uint32_t exchange_credits(const Exchange& exchange, uint32_t number, uint32_t masked,
-                                                         uint32_t* shared_masked) {
+[[maybe_unused]] static __device__ __noinline__ uint32_t exchange_credits(const Exchange& exchange, uint32_t number,
+                                                                          uint32_t masked, uint32_t* shared_masked) {
   const Window& window = exchange.window;
   const int peer = static_cast<int>(threadIdx.x);
   if (threadIdx.x == 0) *shared_masked = masked;
