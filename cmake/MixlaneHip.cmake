@@ -28,8 +28,9 @@ function(mixlane_hip_object target file)
     DEPFILE ${object}.d
     COMMENT "HIP ${file}"
     VERBATIM)
-  # The target may be another folder's, which a command's output can't reach; a link item with a dependency can.
+  # The target may be another folder's, which a command's output can't reach; an object file that comes from elsewhere can.
   add_custom_target(${name} DEPENDS ${object})
   add_dependencies(${target} ${name})
-  target_link_libraries(${target} PRIVATE $<BUILD_INTERFACE:${object}>)
+  set_source_files_properties(${object} TARGET_DIRECTORY ${target} PROPERTIES EXTERNAL_OBJECT TRUE GENERATED TRUE)
+  target_sources(${target} PRIVATE ${object})
 endfunction()
