@@ -206,6 +206,27 @@ __device__ bool wait_for(const Exchange& exchange, int peer, uint32_t expected, 
   return *shared_masked;
 }
 
+// "This rank has begun this combine", to every peer; by all threads of all blocks, of which the first does it.
+__device__ inline void send_combine_headers(const Exchange& exchange, const Call& call) {
+  const Window& window = exchange.window;
+  const int peer = static_cast<int>(threadIdx.x);
+  if (blockIdx.x == 0 && peer < window.num_ranks && peer != window.rank && call.sends_to(peer))
+    gpu::store_relaxed<Scope::system>(&source_line(window, peer, window.rank)->combine_header, call.epoch);
+}
+
+// Until every peer has said so: also a rank without rows for this one must be past its dispatch before the next one of this
+// rank. By all threads of a block.
+__device__ inline void wait_for_combine_headers(const Exchange& exchange, const Call& call) {
+  const Window& window = exchange.window;
+  const int peer = static_cast<int>(threadIdx.x);
+  if (peer < window.num_ranks && peer != window.rank && call.sends_to(peer)) {
+    const uint32_t* const header = &source_line(window, window.rank, peer)->combine_header;
+    wait_for(
+        exchange, peer, call.epoch, [&] { return gpu::load_acquire<Scope::system>(header); },
+        [&](uint32_t epoch) { return epoch == call.epoch; });
+  }
+}
+
 // For tests of the protocol: all threads of the block wait for a time that is different in every block and call.
 static __device__ __noinline__ void wait_a_little(const Exchange& exchange, uint32_t number) {
   const uint64_t since = gpu::clock_ns();

@@ -86,10 +86,8 @@ template <CombineWire kWire, PartialSource kSource, bool kFew>
 __device__ void send_partials(const CombineKernelArgs& args, Call call, CombineShared& shared) {
   using Wire = WireOctet<kWire>;
   constexpr uint32_t kHeldOctets = kOctetsHeld<kWire>;
-  constexpr bool kWholeWaves = kOctetsOfGroup < kWire >> 1;
   const Exchange& exchange = args.exchange;
   const Window& window = exchange.window;
-  const int peer = static_cast<int>(threadIdx.x);
   const uint32_t num_threads = blockDim.x - kWave, stride = args.num_send_blocks, lane = HardwareWave::lane();
   const bool flags = threadIdx.x >= num_threads;  // the last wave; the others send
   // The first row is most likely this one: fetched before that is known.
@@ -105,8 +103,7 @@ __device__ void send_partials(const CombineKernelArgs& args, Call call, CombineS
     range = ReceivedRange(exchange, call.masked | in_lines);
   }
   count_reader(exchange, call);
-  if (blockIdx.x == 0 && peer < window.num_ranks && peer != window.rank && call.sends_to(peer))
-    gpu::store_relaxed<Scope::system>(&source_line(window, peer, window.rank)->combine_header, call.epoch);
+  send_combine_headers(exchange, call);
   if constexpr (kFew)
     send_in_lines<kSource>(args, call, in_lines, shared.pairs[0], kGuesses ? &guess : nullptr);
   else if constexpr (kWire == CombineWire::bf16)
@@ -148,7 +145,7 @@ __device__ void send_partials(const CombineKernelArgs& args, Call call, CombineS
         Wire held[kHeldOctets];
 #pragma unroll
         for (uint32_t i = 0; i < kHeldOctets; ++i)
-          if (const bool here = first + i * num_threads < end; here || kWholeWaves)
+          if (const bool here = first + i * num_threads < end; here || kWholeWaves<kWire>)
             held[i] = local_partial<kWire, kSource>(args, shared.pairs[turn], row, first + i * num_threads, here);
 #pragma unroll
         for (uint32_t i = 0; i < kHeldOctets; ++i)
@@ -228,7 +225,6 @@ __device__ void add_up_row(const CombineKernelArgs& args, const Call& call, uint
   using Wire = WireOctet<kWire>;
   using Sum = typename Wire::Sum;
   constexpr uint32_t kHeldOctets = kOctetsHeld<kWire>;
-  constexpr bool kWholeWaves = kOctetsOfGroup < kWire >> 1;
   constexpr int kTogether = 2;  // ranks whose partial sums are fetched at once
   const Window& window = args.exchange.window;
   const int own_slot = args.exchange.routing.slots[int64_t{token} * window.num_ranks + window.rank];
@@ -243,7 +239,7 @@ __device__ void add_up_row(const CombineKernelArgs& args, const Call& call, uint
   const auto sum_own = [&](uint32_t first) {
 #pragma unroll
     for (uint32_t i = 0; i < kHeldOctets; ++i)
-      if (const bool here = first + i * blockDim.x < end; own && (here || kWholeWaves))
+      if (const bool here = first + i * blockDim.x < end; own && (here || kWholeWaves<kWire>))
         held[i] = local_partial<kWire, kSource>(args, pairs, own_row, first + i * blockDim.x, here);
   };
   uint32_t begin = first_octet<kWire>(args, share);
@@ -292,20 +288,12 @@ __device__ void add_up_row(const CombineKernelArgs& args, const Call& call, uint
   }
 }
 
-// The block that closes the call. Also a rank without rows for this one must be past its dispatch before the next one of
-// this rank.
+// The block that closes the call.
 __device__ inline void finish_combine(const Exchange& exchange, const Call& call) {
-  const Window& window = exchange.window;
-  const int peer = static_cast<int>(threadIdx.x);
-  if (peer < window.num_ranks && peer != window.rank && call.sends_to(peer)) {
-    const uint32_t* const header = &source_line(window, window.rank, peer)->combine_header;
-    wait_for(
-        exchange, peer, call.epoch, [&] { return gpu::load_acquire<Scope::system>(header); },
-        [&](uint32_t epoch) { return epoch == call.epoch; });
-  }
-  if (peer == 0) wait_for_readers(exchange);
+  wait_for_combine_headers(exchange, call);
+  if (threadIdx.x == 0) wait_for_readers(exchange);
   __syncthreads();
-  if (peer == 0) close_call<ExchangeStage::combine>(exchange, call);
+  if (threadIdx.x == 0) close_call<ExchangeStage::combine>(exchange, call);
 }
 
 template <CombineWire kWire, PartialSource kSource, bool kFew>

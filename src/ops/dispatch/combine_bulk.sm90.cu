@@ -177,16 +177,13 @@ __global__ void __launch_bounds__(kThreads, 1)
   begin_launch(args);
   Call call = open_call<ExchangeStage::combine>(args.exchange);
   const Exchange& exchange = args.exchange;
-  const Window& window = exchange.window;
-  const int peer = static_cast<int>(threadIdx.x);
   if (call.needs_credits) call.masked = exchange_credits(exchange, call.number, call.masked, &shared.masked);
   if (threadIdx.x == 0) shared.masked = call.masked;
   if (blockIdx.x == 0)
     __syncthreads();
   else
     count_reader(exchange, call);
-  if (blockIdx.x == 0 && peer < window.num_ranks && peer != window.rank && call.sends_to(peer))
-    gpu::store_relaxed<Scope::system>(&source_line(window, peer, window.rank)->combine_header, call.epoch);
+  send_combine_headers(exchange, call);
   const uint32_t in_lines = kWire == CombineWire::bf16 ? *exchange.routing.in_lines : 0;
   const uint32_t wave = HardwareWave::index_in_block();
   if (wave == kWaves) {

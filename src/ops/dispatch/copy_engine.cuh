@@ -181,12 +181,8 @@ __global__ void __launch_bounds__(kRowThreads)
   if (begin == 0) {
     if (call.ended && blockIdx.x == 0 && threadIdx.x == 0) report_end(exchange);
     if (call.needs_credits) call.masked = exchange_credits(exchange, call.number, call.masked, &shared_masked);
-    const int peer = static_cast<int>(threadIdx.x);
-    if (blockIdx.x == 0) {
-      if (peer < window.num_ranks && peer != window.rank && call.sends_to(peer))
-        gpu::store_relaxed<Scope::system>(&source_line(window, peer, window.rank)->combine_header, call.epoch);
-      report_empty_groups(args, stage, call);
-    }
+    send_combine_headers(exchange, call);
+    if (blockIdx.x == 0) report_empty_groups(args, stage, call);
   }
   be_late(exchange, call.number);
   const auto num_peers = static_cast<uint32_t>(window.num_ranks) - 1;
@@ -293,19 +289,12 @@ __global__ void __launch_bounds__(kRowThreads)
   }
 }
 
-// One block: a rank without rows for this one must be past its dispatch as well before this rank's next.
+// One block.
 __global__ void combine_copy_engine_close(const MIXLANE_GRID_CONSTANT Exchange exchange) {
-  const Window& window = exchange.window;
   const Call call = open_call<ExchangeStage::combine>(exchange);
-  const int peer = static_cast<int>(threadIdx.x);
-  if (peer < window.num_ranks && peer != window.rank && call.sends_to(peer)) {
-    const uint32_t* const header = &source_line(window, window.rank, peer)->combine_header;
-    wait_for(
-        exchange, peer, call.epoch, [&] { return gpu::load_acquire<Scope::system>(header); },
-        [&](uint32_t epoch) { return epoch == call.epoch; });
-  }
+  wait_for_combine_headers(exchange, call);
   __syncthreads();
-  if (peer == 0) close_call<ExchangeStage::combine>(exchange, call);
+  if (threadIdx.x == 0) close_call<ExchangeStage::combine>(exchange, call);
 }
 
 }  // namespace mixlane::exchange_gpu

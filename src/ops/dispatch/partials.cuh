@@ -107,6 +107,8 @@ struct WireOctet<CombineWire::fp8_1x128> {
 template <CombineWire kWire>
 inline constexpr uint32_t kOctetsOfGroup = kWire == CombineWire::fp8_1x128 ? WireOctet<CombineWire::fp8_1x128>::kGroup : 1;
 template <CombineWire kWire>
+inline constexpr bool kWholeWaves = kOctetsOfGroup<kWire> != 1;
+template <CombineWire kWire>
 __device__ uint32_t first_octet(const CombineKernelArgs& args, const Share& share) {
   constexpr uint32_t kGroup = kOctetsOfGroup<kWire>;
   return min(share.first_of((args.num_octets + kGroup - 1) / kGroup) * kGroup, args.num_octets);
