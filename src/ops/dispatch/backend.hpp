@@ -23,18 +23,11 @@ class ExchangeBackend {
                                                          Status& status) = 0;
   virtual void prepare_combine(const CombineArgs& args, const RoutingState& routing) = 0;
 
-  // The exchange itself. Fills in state.counts.received and everything of the result but the handle.
-  virtual ReceivedRows dispatch(const DispatchArgs& args, RoutingState& state, Status& status, Stream stream) = 0;
-  virtual void combine(const CombineArgs& args, const RoutingState& state, Status& status, Stream stream) = 0;
-
-  // In halves; a backend or variant that has none does all of it in the first.
-  virtual ReceivedRows dispatch_send(const DispatchArgs& args, RoutingState& state, Status& status, Stream stream) {
-    return dispatch(args, state, status, stream);
-  }
+  // The exchange itself, in halves; a backend or variant that has none does all of it in the first. dispatch_send fills in
+  // state.counts.received and everything of the result but the handle.
+  virtual ReceivedRows dispatch_send(const DispatchArgs& args, RoutingState& state, Status& status, Stream stream) = 0;
   virtual void dispatch_receive(Stream) {}
-  virtual void combine_send(const CombineArgs& args, const RoutingState& state, Status& status, Stream stream) {
-    combine(args, state, status, stream);
-  }
+  virtual void combine_send(const CombineArgs& args, const RoutingState& state, Status& status, Stream stream) = 0;
   virtual void combine_receive(Stream) {}
 
   virtual std::vector<int> masked_ranks() const = 0;

@@ -20,6 +20,7 @@ constexpr TuneSpace kCombineSpace{"combine", kFields, tune_options};
 struct ExchangeTuning {
   std::vector<std::string_view> candidates[2];  // per stage
   StageTuning dispatch, combine;
+  StageTuning& of(ExchangeStage stage) { return stage == ExchangeStage::dispatch ? dispatch : combine; }
 };
 
 ExchangeTuning& tuning_of(const Context& context) {
@@ -50,15 +51,13 @@ std::vector<std::string_view> exchange_candidates(ExchangeStage stage) {
   return ids;
 }
 
-StageTuning& exchange_tuning(const Context& context, ExchangeStage stage) {
-  ExchangeTuning& both = tuning_of(context);
-  return stage == ExchangeStage::dispatch ? both.dispatch : both.combine;
-}
+StageTuning& exchange_tuning(const Context& context, ExchangeStage stage) { return tuning_of(context).of(stage); }
 
 std::string_view tuned_exchange(const Context& context, ExchangeStage stage, const ExchangeKey& key) {
   const PackedKey packed = key.packed();
-  StageTuning& tuning = exchange_tuning(context, stage);
-  const auto& candidates = tuning_of(context).candidates[static_cast<int>(stage)];
+  ExchangeTuning& both = tuning_of(context);
+  StageTuning& tuning = both.of(stage);
+  const auto& candidates = both.candidates[static_cast<int>(stage)];
   const int found = tuning.find(packed);
   if (found >= 0) return candidates[static_cast<size_t>(found)];
   if (candidates.size() > 1) tuning.note_absent(context, packed);

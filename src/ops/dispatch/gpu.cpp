@@ -23,6 +23,12 @@ using namespace exchange_gpu;
 
 constexpr int64_t kPacket = 16;
 
+// Who moves the rows of a call: the variants latency, throughput and copy_engine.
+enum class Mover : uint8_t { stores, bulk_copies, copy_engines };
+
+// Whether this rank has so few tokens that combine.latency sends its rows in lines.
+bool gets_lines(const CombineKernelArgs& args) { return int64_t{args.num_tokens} <= args.exchange.window.few_rows; }
+
 // Kernels read and write rows in packets.
 template <class View>
 Matrix rows_of(std::string_view what, const View& view) {
@@ -99,13 +105,10 @@ class GpuBackend final : public ExchangeBackend {
   std::shared_ptr<RoutingState> prepare_dispatch(const DispatchArgs& args, const RoutingState* replay, Status&) override;
   void prepare_combine(const CombineArgs& args, const RoutingState&) override {
     combine_args_ = make_args(args);
-    combine_by_copies_ = takes_copy_engines(args);
-    combines_by_bulk_copies_ = takes_bulk_copies(args);
+    combine_mover_ = mover_of(args);
   }
-  ReceivedRows dispatch(const DispatchArgs& args, RoutingState& state, Status& status, Stream stream) override;
   ReceivedRows dispatch_send(const DispatchArgs& args, RoutingState& state, Status& status, Stream stream) override;
   void dispatch_receive(Stream stream) override;
-  void combine(const CombineArgs& args, const RoutingState& state, Status& status, Stream stream) override;
   void combine_send(const CombineArgs& args, const RoutingState& state, Status& status, Stream stream) override;
   void combine_receive(Stream stream) override;
   std::vector<int> masked_ranks() const override;
@@ -123,12 +126,11 @@ class GpuBackend final : public ExchangeBackend {
   CombineKernelArgs make_args(const CombineArgs& args) const;
   ReceivedRows received_rows() const;
   Payload payload_of(const DispatchArgs& args) const;
-  bool takes_bulk_copies(const DispatchArgs& args) const;
-  bool takes_copy_engines(const DispatchArgs& args) const;
-  bool takes_copy_engines(const CombineArgs& args) const;
-  bool has_copy_engines(std::string_view variant) const;
-  DispatchArgs with_choice(const DispatchArgs& args) const;
-  bool takes_bulk_copies(const CombineArgs& args) const;
+  bool can_use_bulk_copies(const DispatchArgs& args) const;
+  bool can_use_copy_engines(std::string_view variant) const;
+  std::string_view tuned_variant(const DispatchArgs& args) const;
+  Mover mover_of(const DispatchArgs& args) const;
+  Mover mover_of(const CombineArgs& args) const;
 
   Context& context_;
   Device device_;
@@ -144,11 +146,9 @@ class GpuBackend final : public ExchangeBackend {
   Budget budget_;
   ExpertOwners owners_;
   DispatchKernelArgs dispatch_args_;  // of the call that is being prepared
-  bool by_bulk_copies_ = false;
-  bool by_copies_ = false;  // by copy engines
+  Mover dispatch_mover_ = Mover::stores;
   CombineKernelArgs combine_args_;
-  bool combine_by_copies_ = false;
-  bool combines_by_bulk_copies_ = false;
+  Mover combine_mover_ = Mover::stores;
   std::shared_ptr<GpuRouting> states_[2];
   std::unique_ptr<CopyEngine> copies_;  // if the configuration asks for it
 };
@@ -220,65 +220,61 @@ Payload GpuBackend::payload_of(const DispatchArgs& args) const {
 // From so many tokens on a few multiprocessors do as well as all of them.
 constexpr int64_t kManyTokens = 1024;
 
-// dispatch.throughput?
-bool GpuBackend::takes_bulk_copies(const DispatchArgs& args) const {
-  const bool can = budget_.has_bulk_copies && payload_of(args) == Payload::copy && takes_bulk(dispatch_args_);
-  if (args.variant == "auto") return can && budget_.limited && args.hidden.shape[0] >= kManyTokens;
-  if (args.variant == "dispatch.latency") return false;
-  if (!can && args.variant == "dispatch.copy_engine") return false;
-  if (!can)
-    fail(ErrorCode::unsupported,
-         "dispatch.throughput takes rows that go as they are, of at most 64 KiB, on sm_90; use dispatch.latency");
-  return true;
+bool GpuBackend::can_use_bulk_copies(const DispatchArgs& args) const {
+  return budget_.has_bulk_copies && payload_of(args) == Payload::copy && takes_bulk(dispatch_args_);
 }
 
-// False where the driver refuses copies between GPUs: another variant does it then.
-bool GpuBackend::has_copy_engines(std::string_view variant) const {
+// False where the driver refuses copies between GPUs, or ranks share one: another variant does it then.
+bool GpuBackend::can_use_copy_engines(std::string_view variant) const {
   if (!copies_)
     fail(ErrorCode::unsupported, "{} needs memory of its own; set DispatcherConfig::copy_engine on all ranks", variant);
   return copies_->problem().empty();
 }
 
-// "auto" as what is tuned for this call, if that takes the arguments.
-DispatchArgs GpuBackend::with_choice(const DispatchArgs& args) const {
-  DispatchArgs chosen = args;
-  if (args.variant != "auto") return chosen;
+// For "auto": what is tuned for this call, if that takes the arguments; else empty.
+std::string_view GpuBackend::tuned_variant(const DispatchArgs& args) const {
   const ExchangeKey key{comm_->num_ranks(), layout_.records.payload_bytes, config_.num_multiprocessors, copies_ != nullptr,
                         args.hidden.shape[0]};
   const std::string_view tuned = tuned_exchange(context_, ExchangeStage::dispatch, key);
   const bool as_they_are = payload_of(args) == Payload::copy;
-  const bool takes = tuned == "dispatch.throughput"    ? budget_.has_bulk_copies && as_they_are && takes_bulk(dispatch_args_)
-                     : tuned == "dispatch.copy_engine" ? copies_ && copies_->problem().empty() && as_they_are
-                                                       : !tuned.empty();
-  if (takes) chosen.variant = tuned;
-  return chosen;
+  if (tuned == "dispatch.throughput" && !can_use_bulk_copies(args)) return {};
+  if (tuned == "dispatch.copy_engine" && !(copies_ && copies_->problem().empty() && as_they_are)) return {};
+  return tuned;
 }
 
-bool GpuBackend::takes_copy_engines(const CombineArgs& args) const {
-  if (args.variant != "combine.copy_engine") return false;
-  if (config_.combine_wire == CombineWire::fp8_1x128)
-    fail(ErrorCode::unsupported, "combine.copy_engine sends sums in bf16, f32 or f64; use combine.latency for fp8");
-  return has_copy_engines(args.variant);
-}
-
-bool GpuBackend::takes_copy_engines(const DispatchArgs& args) const {
-  if (args.variant != "dispatch.copy_engine") return false;
-  if (payload_of(args) != Payload::copy)
-    fail(ErrorCode::unsupported,
-         "dispatch.copy_engine takes rows that go as they are: bf16, or fp8 quantised before; use dispatch.latency");
-  return has_copy_engines(args.variant);
-}
-
-// combine.throughput? A rank with few tokens gets its rows in lines, which only combine.latency reads.
-bool GpuBackend::takes_bulk_copies(const CombineArgs& args) const {
-  const bool can = budget_.has_bulk_copies && takes_bulk(combine_args_, config_.combine_wire);
-  const bool in_lines = args.output.shape[0] <= combine_args_.exchange.window.few_rows;
-  if (args.variant == "auto") return can && !in_lines && budget_.limited && args.output.shape[0] >= kManyTokens;
-  if (args.variant != "combine.throughput") return false;
+Mover GpuBackend::mover_of(const DispatchArgs& args) const {
+  const std::string_view tuned = args.variant == "auto" ? tuned_variant(args) : args.variant;
+  const bool can = can_use_bulk_copies(args);
+  if (tuned.empty())
+    return can && budget_.limited && args.hidden.shape[0] >= kManyTokens ? Mover::bulk_copies : Mover::stores;
+  if (tuned == "dispatch.latency") return Mover::stores;
+  if (tuned == "dispatch.copy_engine") {
+    if (payload_of(args) != Payload::copy)
+      fail(ErrorCode::unsupported,
+           "dispatch.copy_engine takes rows that go as they are: bf16, or fp8 quantised before; use dispatch.latency");
+    if (can_use_copy_engines(tuned)) return Mover::copy_engines;
+    return can ? Mover::bulk_copies : Mover::stores;
+  }
   if (!can)
     fail(ErrorCode::unsupported,
+         "dispatch.throughput takes rows that go as they are, of at most 64 KiB, on sm_90; use dispatch.latency");
+  return Mover::bulk_copies;
+}
+
+// A rank with few tokens gets its rows in lines, which only combine.latency reads.
+Mover GpuBackend::mover_of(const CombineArgs& args) const {
+  if (args.variant == "combine.copy_engine") {
+    if (config_.combine_wire == CombineWire::fp8_1x128)
+      fail(ErrorCode::unsupported, "combine.copy_engine sends sums in bf16, f32 or f64; use combine.latency for fp8");
+    return can_use_copy_engines(args.variant) ? Mover::copy_engines : Mover::stores;
+  }
+  const bool can = budget_.has_bulk_copies && takes_bulk(combine_args_, config_.combine_wire);
+  if (args.variant == "combine.throughput" && !can)
+    fail(ErrorCode::unsupported,
          "combine.throughput takes reduced rows of the wire's type, of at most 64 KiB, on sm_90; use combine.latency");
-  return !in_lines;
+  const bool pays = args.variant == "auto" && budget_.limited && args.output.shape[0] >= kManyTokens;
+  const bool wanted = args.variant == "combine.throughput" || pays;
+  return can && wanted && !gets_lines(combine_args_) ? Mover::bulk_copies : Mover::stores;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -314,9 +310,7 @@ DispatchKernelArgs GpuBackend::make_args(const DispatchArgs& args) const {
 
 std::shared_ptr<RoutingState> GpuBackend::prepare_dispatch(const DispatchArgs& args, const RoutingState* replay, Status&) {
   dispatch_args_ = make_args(args);
-  const DispatchArgs chosen = with_choice(args);
-  by_copies_ = takes_copy_engines(chosen);
-  by_bulk_copies_ = !by_copies_ && takes_bulk_copies(chosen);
+  dispatch_mover_ = mover_of(args);
   // Replayed ids give the same slots again.
   std::shared_ptr<GpuRouting>& state = states_[states_[0].get() == replay || states_[0].use_count() > 1 ? 1 : 0];
   if (replay != nullptr)
@@ -333,12 +327,6 @@ std::shared_ptr<RoutingState> GpuBackend::prepare_dispatch(const DispatchArgs& a
   return state;
 }
 
-ReceivedRows GpuBackend::dispatch(const DispatchArgs& args, RoutingState& state, Status& status, Stream stream) {
-  const ReceivedRows received = dispatch_send(args, state, status, stream);
-  dispatch_receive(stream);
-  return received;
-}
-
 ReceivedRows GpuBackend::dispatch_send(const DispatchArgs& args, RoutingState& state, Status&, Stream stream) {
   const gpu::DeviceGuard guard(device_);
   stream_ = stream;
@@ -346,9 +334,9 @@ ReceivedRows GpuBackend::dispatch_send(const DispatchArgs& args, RoutingState& s
   routing.stream = stream;
   routing.counts_on_device = args.num_tokens.given();
   if (check_) check_->before_dispatch(dispatch_args_, budget_, stream);
-  if (by_copies_)
+  if (dispatch_mover_ == Mover::copy_engines)
     copies_->send(dispatch_args_, budget_, stream);
-  else if (by_bulk_copies_)
+  else if (dispatch_mover_ == Mover::bulk_copies)
     launch_dispatch_bulk(dispatch_args_, budget_, stream);
   else
     launch_dispatch(dispatch_args_, payload_of(args), budget_, stream);
@@ -360,9 +348,10 @@ ReceivedRows GpuBackend::dispatch_send(const DispatchArgs& args, RoutingState& s
 }
 
 void GpuBackend::dispatch_receive(Stream stream) {
-  if (!by_copies_ && !check_) return;
+  const bool by_copies = dispatch_mover_ == Mover::copy_engines;
+  if (!by_copies && !check_) return;
   const gpu::DeviceGuard guard(device_);
-  if (by_copies_) copies_->receive(dispatch_args_, stream);
+  if (by_copies) copies_->receive(dispatch_args_, stream);
   if (check_) check_->after_dispatch(sent_, dispatch_args_, payload_of(sent_), budget_, stream);
 }
 
@@ -414,33 +403,28 @@ CombineKernelArgs GpuBackend::make_args(const CombineArgs& args) const {
   return to;
 }
 
-void GpuBackend::combine(const CombineArgs& args, const RoutingState& state, Status& status, Stream stream) {
-  combine_send(args, state, status, stream);
-  combine_receive(stream);
-}
-
 void GpuBackend::combine_send(const CombineArgs&, const RoutingState& state, Status&, Stream stream) {
   // Fetches of several rounds in one graph have been seen to wait for each other.
-  if (combine_by_copies_ && gpu::is_capturing(stream))
+  if (combine_mover_ == Mover::copy_engines && gpu::is_capturing(stream))
     fail(ErrorCode::unsupported, "combine.copy_engine can't be captured into a graph; use combine.latency there");
   const gpu::DeviceGuard guard(device_);
   stream_ = stream;
   combine_args_.counts_on_device = static_cast<const GpuRouting&>(state).counts_on_device;
   if (check_) check_->before_combine(combine_args_, budget_, stream);
-  if (combine_by_copies_)
+  if (combine_mover_ == Mover::copy_engines)
     copies_->send(combine_args_, budget_, stream);
-  else if (combines_by_bulk_copies_)
+  else if (combine_mover_ == Mover::bulk_copies)
     launch_combine_bulk(combine_args_, config_.combine_wire, budget_, stream);
   else
     launch_combine(combine_args_, config_.combine_wire, budget_, stream);
 }
 
 void GpuBackend::combine_receive(Stream stream) {
-  if (!combine_by_copies_ && !check_) return;
+  const bool by_copies = combine_mover_ == Mover::copy_engines;
+  if (!by_copies && !check_) return;
   const gpu::DeviceGuard guard(device_);
-  if (combine_by_copies_) copies_->receive(combine_args_, budget_, stream);
-  const bool in_lines = static_cast<int64_t>(combine_args_.num_tokens) <= combine_args_.exchange.window.few_rows;
-  if (check_) check_->after_combine(combine_args_, !in_lines && !combine_by_copies_, budget_, stream);
+  if (by_copies) copies_->receive(combine_args_, budget_, stream);
+  if (check_) check_->after_combine(combine_args_, !gets_lines(combine_args_) && !by_copies, budget_, stream);
 }
 
 std::vector<int> GpuBackend::masked_ranks() const {

@@ -43,8 +43,8 @@ class ShmBackend final : public ExchangeBackend {
   std::shared_ptr<RoutingState> prepare_dispatch(const DispatchArgs& args, const RoutingState* replay,
                                                  Status& status) override;
   void prepare_combine(const CombineArgs& args, const RoutingState& routing) override;
-  ReceivedRows dispatch(const DispatchArgs& args, RoutingState& state, Status& status, Stream stream) override;
-  void combine(const CombineArgs& args, const RoutingState& state, Status& status, Stream stream) override;
+  ReceivedRows dispatch_send(const DispatchArgs& args, RoutingState& state, Status& status, Stream stream) override;
+  void combine_send(const CombineArgs& args, const RoutingState& state, Status& status, Stream stream) override;
   std::vector<int> masked_ranks() const override;
   ConstTensorView expert_map() const override {
     return {expert_map_.data(), DType::i32, {static_cast<int64_t>(expert_map_.size())}};
@@ -164,7 +164,7 @@ void ShmBackend::send_tokens(const DispatchArgs& args, const HostRouting& routin
   });
 }
 
-ReceivedRows ShmBackend::dispatch(const DispatchArgs& args, RoutingState& state, Status& status, Stream) {
+ReceivedRows ShmBackend::dispatch_send(const DispatchArgs& args, RoutingState& state, Status& status, Stream) {
   auto& routing = static_cast<HostRouting&>(state);
   protocol_.begin(ExchangeStage::dispatch, status);
   int64_t sent = 0;
@@ -276,7 +276,7 @@ void ShmBackend::sum_partials(const CombineArgs& args, const HostRouting& routin
   });
 }
 
-void ShmBackend::combine(const CombineArgs& args, const RoutingState& state, Status& status, Stream) {
+void ShmBackend::combine_send(const CombineArgs& args, const RoutingState& state, Status& status, Stream) {
   const auto& routing = static_cast<const HostRouting&>(state);
   protocol_.begin(ExchangeStage::combine, status);
   const bool fault = fault_.hits(ExchangeStage::combine, rank_, protocol_.epoch());
