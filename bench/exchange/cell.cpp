@@ -1,7 +1,6 @@
 #include "exchange/cell.hpp"
 
 #include <algorithm>
-#include <cmath>
 #include <set>
 
 #include "core/error.hpp"
@@ -9,12 +8,11 @@
 #include "exchange/table.hpp"
 #include "exchange/timer.hpp"
 #include "measure/clock.hpp"
+#include "results/cells.hpp"
 #include "stats/stats.hpp"
 
 namespace mixlane::bench {
 namespace {
-
-double rounded_us(double us) { return std::round(us * 1e3) * 1e-3; }
 
 std::string_view name(WireFormat wire) {
   return wire == WireFormat::bf16 ? "bf16" : wire == WireFormat::fp8_row ? "fp8_row" : "fp8_1x128";
@@ -201,19 +199,8 @@ std::string ExchangeCellRun::combine_options(const ExchangeCase& exchange_case) 
 }
 
 void ExchangeCellRun::add(Record& record, StageRecord row, const std::vector<double>& samples_us, const StageWork& work) {
-  if (samples_us.empty() || std::any_of(record.stages.begin(), record.stages.end(), [&](const StageRecord& each) {
-        return each.stage == row.stage && each.variant == row.variant && each.options == row.options;
-      }))
-    return;
-  for (const double us : samples_us) row.samples_us.push_back(rounded_us(us));
-  row.time = summarise(row.samples_us, request_.options.target);
-  row.bytes = work.bytes;
-  row.logical_bytes = work.logical_bytes;
-  row.remote_bytes = work.remote_bytes;
-  const SpeedOfLight limit = speed_of_light({&work, 1}, request_.peaks);
-  row.sol_us = limit.us;
-  row.bound = limit.bound;
-  row.sol_share = row.time.median_us > 0 ? limit.us / row.time.median_us : 0;
+  if (samples_us.empty() || find_row(record, row)) return;
+  set_figures(row, samples_us, request_.options.target, {&work, 1}, request_.peaks);
   record.stages.push_back(std::move(row));
 }
 

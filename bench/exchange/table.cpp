@@ -5,15 +5,10 @@
 #include <algorithm>
 
 #include "report/format.hpp"
+#include "results/cells.hpp"
 
 namespace mixlane::bench {
 namespace {
-
-const StageRecord* same_row(const Record& record, const StageRecord& row) {
-  for (const StageRecord& stage : record.stages)
-    if (stage.stage == row.stage && stage.options == row.options && stage.variant == row.variant) return &stage;
-  return nullptr;
-}
 
 std::string rate(int64_t bytes, double us) {
   return us > 0 && bytes > 0 ? fmt::format("{:.0f}", static_cast<double>(bytes) / us * 1e-3) : "-";
@@ -45,7 +40,7 @@ std::string exchange_table(const ResultFile& file, const std::vector<Record>& re
     const StageRecord* last = &row;
     const Record* last_record = &records.front();
     for (const Record& record : records) {
-      const StageRecord* const stage = same_row(record, row);
+      const StageRecord* const stage = find_row(record, row);
       cells.push_back(stage ? format_us(stage->time.median_us) + (stage->time.converged ? "" : "!") : "-");
       if (stage) last = stage, last_record = &record;
     }

@@ -16,8 +16,6 @@ gpu::Buffer on_gpu(Device device, const std::vector<T>& values, Stream stream) {
   return buffer;
 }
 
-StageWork from_cost(const ExchangeCost& cost) { return {cost.bytes, 0, cost.logical_bytes, cost.remote_bytes}; }
-
 DispatchCounts counts_of(const RankData& data) { return {data.sent_count, data.recv_count}; }
 
 }  // namespace
@@ -53,8 +51,8 @@ std::unique_ptr<ExchangeWay> make_way(const std::string& way, const WayRequest& 
 StageWork dispatch_work(const ExchangeInputs& inputs, const ExchangeCase& exchange_case) {
   std::vector<StageWork> ranks;
   for (int r = 0; r < inputs.num_ranks(); ++r)
-    ranks.push_back(from_cost(dispatch_cost(inputs.config(), counts_of(inputs.rank(r)), r, inputs.rank(r).num_tokens,
-                                            exchange_case.quantized_before ? DType::fp8_e4m3 : DType::bf16)));
+    ranks.push_back(work_of(dispatch_cost(inputs.config(), counts_of(inputs.rank(r)), r, inputs.rank(r).num_tokens,
+                                          exchange_case.quantized_before ? DType::fp8_e4m3 : DType::bf16)));
   return worst_rank(ranks);
 }
 
@@ -69,7 +67,7 @@ StageWork combine_work(const ExchangeInputs& inputs, const ExchangeCase& exchang
       shape.num_rows = 0;
       for (const int32_t count : data.recv_count) shape.num_rows += count;
     }
-    ranks.push_back(from_cost(combine_cost(inputs.config(), counts_of(data), r, shape)));
+    ranks.push_back(work_of(combine_cost(inputs.config(), counts_of(data), r, shape)));
   }
   return worst_rank(ranks);
 }

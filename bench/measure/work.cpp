@@ -1,17 +1,15 @@
 #include "measure/work.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 
 #include "ops/dispatch/op.hpp"
 #include "ops/experts/op.hpp"
+#include "stats/stats.hpp"
 
 namespace mixlane::bench {
 namespace {
-
-StageWork from_cost(const Cost& cost) { return {cost.bytes(), cost.flops, 0, 0}; }
-
-StageWork from_cost(const ExchangeCost& cost) { return {cost.bytes, 0, cost.logical_bytes, cost.remote_bytes}; }
 
 // Of `num_pairs` rows on `num_touched` of the experts.
 StageWork experts_work(const ExpertWeights& weights, const MoeLayerConfig& config, int64_t num_touched, int64_t num_pairs,
@@ -20,14 +18,21 @@ StageWork experts_work(const ExpertWeights& weights, const MoeLayerConfig& confi
   args.weights = weights;
   args.activation = config.activation;
   args.rows.dtype = rows;
-  return from_cost(experts_cost(args, num_touched, num_pairs));
+  return work_of(experts_cost(args, num_touched, num_pairs));
 }
 
 }  // namespace
 
+StageWork work_of(const Cost& cost) { return {.bytes = cost.bytes(), .flops = cost.flops, .fp8_flops = cost.fp8_flops}; }
+
+StageWork work_of(const ExchangeCost& cost) {
+  return {.bytes = cost.bytes, .logical_bytes = cost.logical_bytes, .remote_bytes = cost.remote_bytes};
+}
+
 StageWork& StageWork::operator+=(const StageWork& other) {
   bytes += other.bytes;
   flops += other.flops;
+  fp8_flops += other.fp8_flops;
   logical_bytes += other.logical_bytes;
   remote_bytes += other.remote_bytes;
   return *this;
@@ -50,7 +55,7 @@ LayerWork layer_work(const WorkRequest& request) {
   const auto stage = [&work](Stage which) -> StageWork& { return work.stages[static_cast<int>(which)]; };
   // Logits in, ids and weights out.
   stage(Stage::routing).bytes = num_tokens * ((routing.num_experts + routing.num_zero_experts) * int64_t{4} + num_topk * 8);
-  stage(Stage::dispatch) = from_cost(dispatch_cost(request.dispatch, rows, request.rank, num_tokens, DType::bf16));
+  stage(Stage::dispatch) = work_of(dispatch_cost(request.dispatch, rows, request.rank, num_tokens, DType::bf16));
   // Received ids in; the slot of each pair and the pair of each slot out, counts and offsets.
   stage(Stage::align).bytes = received * num_topk * 8 + pairs * 4 + static_cast<int64_t>(of_expert.size()) * 8;
   stage(Stage::experts) =
@@ -59,11 +64,11 @@ LayerWork layer_work(const WorkRequest& request) {
     stage(Stage::shared_experts) =
         experts_work(request.weights.shared, request.config, num_tokens > 0 ? 1 : 0, num_tokens, DType::bf16);
   const CombineShape of_pairs{.num_tokens = num_tokens, .num_rows = pairs};
-  stage(Stage::combine) = from_cost(combine_cost(request.dispatch, rows, request.rank, of_pairs));
+  stage(Stage::combine) = work_of(combine_cost(request.dispatch, rows, request.rank, of_pairs));
   stage(Stage::combine).flops = 2 * pairs * request.dispatch.hidden;
   work.exchange = stage(Stage::dispatch);
   const CombineShape of_rows{.num_tokens = num_tokens, .num_rows = received};
-  work.exchange += from_cost(combine_cost(request.dispatch, rows, request.rank, of_rows));
+  work.exchange += work_of(combine_cost(request.dispatch, rows, request.rank, of_rows));
   return work;
 }
 
@@ -77,7 +82,11 @@ SpeedOfLight speed_of_light(std::span<const StageWork> ranks, const Peaks& peaks
   };
   raise(static_cast<double>(all.bytes), std::max(peaks.copy_gbs, peaks.read_gbs) * 1e3, "memory");
   raise(static_cast<double>(all.remote_bytes), std::max(peaks.exchange_gbs, peaks.peer_write_gbs) * 1e3, "link");
-  raise(static_cast<double>(all.flops), std::max(peaks.bf16_tflops, peaks.f32_tflops) * 1e6, "matrix");
+  // In flops of bf16, of which fp8 is worth less where it has products of its own.
+  const double bf16_tflops = std::max(peaks.bf16_tflops, peaks.f32_tflops);
+  const double fp8_price = bf16_tflops > 0 && peaks.fp8_tflops > 0 ? bf16_tflops / peaks.fp8_tflops : 1;
+  raise(static_cast<double>(all.flops - all.fp8_flops) + fp8_price * static_cast<double>(all.fp8_flops), bf16_tflops * 1e6,
+        "matrix");
   return limit;
 }
 
@@ -86,6 +95,22 @@ StageWork worst_rank(std::span<const StageWork> ranks) {
   for (const StageWork& each : ranks)
     if (std::pair(each.bytes, each.flops) > std::pair(worst.bytes, worst.flops)) worst = each;
   return worst;
+}
+
+void set_figures(StageRecord& row, std::span<const double> samples_us, double target_rel_half_width,
+                 std::span<const StageWork> ranks, const Peaks& peaks) {
+  row.samples_us.clear();
+  for (const double us : samples_us) row.samples_us.push_back(std::round(us * 1e3) * 1e-3);
+  row.time = summarise(row.samples_us, target_rel_half_width);
+  const StageWork worst = worst_rank(ranks);
+  row.bytes = worst.bytes;
+  row.flops = worst.flops;
+  row.logical_bytes = worst.logical_bytes;
+  row.remote_bytes = worst.remote_bytes;
+  const SpeedOfLight limit = speed_of_light(ranks, peaks);
+  row.sol_us = limit.us;
+  row.bound = limit.bound;
+  row.sol_share = row.time.median_us > 0 ? limit.us / row.time.median_us : 0;
 }
 
 }  // namespace mixlane::bench

@@ -23,6 +23,13 @@ const StageRecord* find_stage(const Record& record, std::string_view stage) {
   return found == record.stages.end() ? nullptr : &*found;
 }
 
+const StageRecord* find_row(const Record& record, const StageRecord& row) {
+  const auto found = std::find_if(record.stages.begin(), record.stages.end(), [&](const StageRecord& each) {
+    return each.stage == row.stage && each.options == row.options && each.variant == row.variant;
+  });
+  return found == record.stages.end() ? nullptr : &*found;
+}
+
 bool has_stages_alone(const Record& record) {
   return !record.stages.empty() && !record.stages.front().correctness.reference.empty();
 }

@@ -27,6 +27,9 @@ std::map<CellKey, std::vector<Measured>> group_cells(const std::vector<ResultFil
 // The first record of the stage; nullptr if there is none.
 const StageRecord* find_stage(const Record& record, std::string_view stage);
 
+// The record's row of the same stage, options and variant; nullptr if there is none.
+const StageRecord* find_row(const Record& record, const StageRecord& row);
+
 // A record of stages that were checked and measured each on its own, not as parts of a layer.
 bool has_stages_alone(const Record& record);
 

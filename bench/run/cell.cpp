@@ -8,7 +8,6 @@
 #include "measure/clock.hpp"
 #include "measure/correctness.hpp"
 #include "measure/work.hpp"
-#include "stats/stats.hpp"
 
 namespace mixlane::bench {
 namespace {
@@ -68,7 +67,7 @@ class Cell {
   void add_stages(const SampleSet& set, Record& record) const;
   void add_exchange(const SampleSet& set, Record& record) const;
   void add_layer(const SampleSet& set, Record& record) const;
-  StageRecord make_record(std::string stage, std::string variant, std::vector<double> samples,
+  StageRecord make_record(std::string stage, std::string variant, std::span<const double> samples,
                           std::span<const StageWork> work) const;
   std::string resolved_id(Stage stage) const;
 
@@ -197,33 +196,23 @@ SampleSet Cell::time_exchange() {
   });
 }
 
-StageRecord Cell::make_record(std::string stage, std::string variant, std::vector<double> samples,
+StageRecord Cell::make_record(std::string stage, std::string variant, std::span<const double> samples,
                               std::span<const StageWork> work) const {
   StageRecord record;
   record.stage = std::move(stage);
   record.variant = std::move(variant);
-  record.time = summarise(samples, request_.plan.target);
-  record.samples_us = std::move(samples);
-  const StageWork worst = worst_rank(work);
-  record.bytes = worst.bytes;
-  record.flops = worst.flops;
-  record.logical_bytes = worst.logical_bytes;
-  record.remote_bytes = worst.remote_bytes;
-  const SpeedOfLight limit = speed_of_light(work, request_.peaks);
-  record.sol_us = limit.us;
-  record.bound = limit.bound;
-  record.sol_share = record.time.median_us > 0 ? limit.us / record.time.median_us : 0;
+  set_figures(record, samples, request_.plan.target, work, request_.peaks);
   return record;
 }
 
 void Cell::add_stages(const SampleSet& set, Record& record) const {
   for (int s = 0; s < kNumStages; ++s) {
     const auto stage = static_cast<Stage>(s);
-    std::vector<double> samples = stage_samples(set, stage);
+    const std::vector<double> samples = stage_samples(set, stage);
     if (std::all_of(samples.begin(), samples.end(), [](double us) { return us == 0; })) continue;
     std::vector<StageWork> work;
     for (const LayerWork& rank : work_) work.push_back(rank.stages[s]);
-    StageRecord entry = make_record(std::string(name(stage)), resolved_id(stage), std::move(samples), work);
+    StageRecord entry = make_record(std::string(name(stage)), resolved_id(stage), samples, work);
     entry.rank_median_us = rank_medians(set, stage);
     if (stage == Stage::dispatch || stage == Stage::combine) entry.wait_us = wait_us(set, stage);
     record.stages.push_back(std::move(entry));

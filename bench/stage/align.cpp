@@ -91,10 +91,7 @@ Correctness AlignStage::verify(Stream stream, int set) {
   return exact_check(inputs_.cell().tokens, different, 2 + padded + num_blocks, "align.cpu");
 }
 
-StageWork AlignStage::work() const {
-  const Cost cost = align_cost(args(0));
-  return {cost.bytes(), cost.flops, 0, 0};
-}
+StageWork AlignStage::work() const { return work_of(align_cost(args(0))); }
 
 std::vector<std::unique_ptr<DeviceStage>> make_align_stages(const StageSetup& setup) {
   std::vector<std::unique_ptr<DeviceStage>> stages;

@@ -1,20 +1,16 @@
 #include "stage/cell.hpp"
 
 #include <algorithm>
-#include <cmath>
 
 #include "core/error.hpp"
 #include "exchange/cell.hpp"
+#include "measure/work.hpp"
 #include "run/variants.hpp"
-#include "stats/stats.hpp"
 
 namespace mixlane::bench {
 namespace {
 
 constexpr int kProfiledCalls = 8;
-
-// Result files keep nanoseconds: events resolve less.
-double rounded_us(double us) { return std::round(us * 1e3) * 1e-3; }
 
 class StageCellRun {
  public:
@@ -139,17 +135,8 @@ StageRecord StageCellRun::make_record(std::string_view stage_name, const DeviceS
   record.options = stage.options();
   record.automatic = variant == stage.automatic();
   record.calls_per_sample = work.calls_per_sample();
-  for (const double us : work.samples_us()) record.samples_us.push_back(rounded_us(us));
-  record.time = summarise(record.samples_us, request_.options.target);
   const StageWork needed = stage.work();
-  record.bytes = needed.bytes;
-  record.flops = needed.flops;
-  record.logical_bytes = needed.logical_bytes;
-  record.remote_bytes = needed.remote_bytes;
-  const SpeedOfLight limit = speed_of_light({&needed, 1}, request_.peaks);
-  record.sol_us = limit.us;
-  record.bound = limit.bound;
-  record.sol_share = record.time.median_us > 0 ? limit.us / record.time.median_us : 0;
+  set_figures(record, work.samples_us(), request_.options.target, {&needed, 1}, request_.peaks);
   return record;
 }
 

@@ -251,8 +251,7 @@ StageWork ExpertsStage::work() const {
     touched += count > 0;
     pairs += count;
   }
-  const Cost cost = experts_cost(args(0), touched, pairs);
-  return {cost.bytes(), cost.flops, 0, 0};
+  return work_of(experts_cost(args(0), touched, pairs));
 }
 
 }  // namespace

@@ -60,10 +60,7 @@ Correctness QuantStage::verify(Stream stream, int set) {
   return exact_check(inputs_.cell().tokens, different, values_.bytes() + scales_.bytes(), "quant.cpu");
 }
 
-StageWork QuantStage::work() const {
-  const Cost cost = quantize_cost(args(0));
-  return {cost.bytes(), cost.flops, 0, 0};
-}
+StageWork QuantStage::work() const { return work_of(quantize_cost(args(0))); }
 
 std::vector<std::unique_ptr<DeviceStage>> make_quant_stages(const StageSetup& setup) {
   std::vector<ScaleGroup> groups = setup.options.quant_groups;

@@ -117,10 +117,7 @@ Correctness RoutingStage::verify(Stream stream, int set) {
   return check;
 }
 
-StageWork RoutingStage::work() const {
-  const Cost cost = routing_cost(args(0));
-  return {cost.bytes(), cost.flops, 0, 0};
-}
+StageWork RoutingStage::work() const { return work_of(routing_cost(args(0))); }
 
 std::vector<std::unique_ptr<DeviceStage>> make_routing_stages(const StageSetup& setup) {
   std::vector<std::unique_ptr<DeviceStage>> stages;

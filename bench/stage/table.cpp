@@ -11,12 +11,6 @@
 namespace mixlane::bench {
 namespace {
 
-const StageRecord* same_row(const Record& record, const StageRecord& row) {
-  for (const StageRecord& stage : record.stages)
-    if (stage.stage == row.stage && stage.options == row.options && stage.variant == row.variant) return &stage;
-  return nullptr;
-}
-
 std::string time_text(const StageRecord* stage) {
   return stage ? format_us(stage->time.median_us) + (stage->time.converged ? "" : "!") : "-";
 }
@@ -25,7 +19,7 @@ std::string time_text(const StageRecord* stage) {
 std::string sample_counts(const std::vector<Record>& records, const StageRecord& row) {
   int least = 0, most = 0;
   for (const Record& record : records)
-    if (const StageRecord* stage = same_row(record, row)) {
+    if (const StageRecord* stage = find_row(record, row)) {
       least = least == 0 ? stage->time.n : std::min(least, stage->time.n);
       most = std::max(most, stage->time.n);
     }
@@ -34,8 +28,8 @@ std::string sample_counts(const std::vector<Record>& records, const StageRecord&
 
 std::vector<std::string> row_cells(const std::vector<Record>& records, const StageRecord& row) {
   std::vector<std::string> cells = {row.stage, row.options, row.variant + (row.automatic ? " *" : "")};
-  for (const Record& record : records) cells.push_back(time_text(same_row(record, row)));
-  const StageRecord& last = *same_row(records.back(), row);
+  for (const Record& record : records) cells.push_back(time_text(find_row(record, row)));
+  const StageRecord& last = *find_row(records.back(), row);
   const std::string spread = format_us(last.time.p10_us) + " - " + format_us(last.time.p90_us);
   const double us = last.time.median_us;
   const std::string rate = us > 0 ? fmt::format("{:.0f}", static_cast<double>(last.bytes) / us * 1e-3) : "-";

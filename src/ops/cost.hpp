@@ -10,6 +10,7 @@ struct Cost {
   int64_t bytes_read = 0;
   int64_t bytes_written = 0;
   int64_t flops = 0;
+  int64_t fp8_flops = 0;  // of these, products of e4m3
   int64_t bytes() const { return bytes_read + bytes_written; }
 };
 

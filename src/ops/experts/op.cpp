@@ -177,6 +177,7 @@ Cost experts_cost(const ExpertsArgs& args, int64_t num_touched_experts, int64_t 
   if (args.row_scales.given()) cost.bytes_read += num_pairs * num_groups(w.format, w.hidden) * 4;
   cost.bytes_written = num_pairs * w.hidden * 2;
   cost.flops = 2 * num_pairs * w.hidden * (gate_up_rows(w, args.activation) + w.intermediate);
+  if (w.format == QuantFormat::fp8_block || w.format == QuantFormat::fp8_channel) cost.fp8_flops = cost.flops;
   return cost;
 }
 
