@@ -46,10 +46,7 @@ Model find_named(const Env& env, const std::string& wanted) {
 }  // namespace
 
 std::vector<std::filesystem::path> catalogue_folders(const Env& env) {
-  std::vector<std::filesystem::path> folders;
-  if (!env.models.empty()) folders.push_back(env.models);
-  folders.push_back(data_folder("models"));
-  return folders;
+  return search_folders(env.models, data_folder("models"));
 }
 
 std::vector<Model> load_catalogue(const Env& env) {

@@ -20,6 +20,13 @@ std::filesystem::path data_folder(std::string_view name) {
   return std::filesystem::path(MIXLANE_SOURCE_DATA) / name;
 }
 
+std::vector<std::filesystem::path> search_folders(const std::filesystem::path& own, const std::filesystem::path& shipped) {
+  if (own.empty()) return {shipped};
+  std::error_code error;
+  if (!std::filesystem::is_directory(shipped, error)) return {own};
+  return {own, shipped};
+}
+
 std::vector<std::filesystem::path> json_files(const std::filesystem::path& folder, std::string_view what,
                                               std::string_view advice) {
   std::vector<std::filesystem::path> files;

@@ -11,6 +11,10 @@ namespace mixlane {
 // that run from the build folder.
 std::filesystem::path data_folder(std::string_view name);
 
+// The user's folder, if one is given, and then the one that comes with the library, which a user's folder replaces where the
+// program was copied without it.
+std::vector<std::filesystem::path> search_folders(const std::filesystem::path& own, const std::filesystem::path& shipped);
+
 // Its *.json files, or those of any other folder, sorted. Throws io_error: "<what> <folder>: <reason>; <advice>".
 std::vector<std::filesystem::path> json_files(const std::filesystem::path& folder, std::string_view what,
                                               std::string_view advice);

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "core/env.hpp"
+#include "io/data_folder.hpp"
 #include "mixlane/model.hpp"
 #include "support/errors.hpp"
 #include "support/files.hpp"
@@ -167,6 +168,15 @@ TEST(Catalogue, OwnFolderComesFirst) {
 
   test::write_file(folder / "other.json", tiny("mine", 88));
   expect_error(ErrorCode::bad_format, {"'mine'", "mine.json", "other.json"}, [&] { load_catalogue(env); });
+}
+
+// A program copied to another machine without its catalogue, with MIXLANE_MODELS set as the error says.
+TEST(Catalogue, OwnFolderServesWhereNoneWasShipped) {
+  test::TempFolder folder;
+  using Folders = std::vector<std::filesystem::path>;
+  EXPECT_EQ(search_folders(folder.path(), folder / "gone"), Folders{folder.path()});
+  EXPECT_EQ(search_folders(folder.path(), folder.path()), (Folders{folder.path(), folder.path()}));
+  EXPECT_EQ(search_folders("", folder / "gone"), Folders{folder / "gone"});
 }
 
 TEST(Catalogue, MissingOwnFolderIsNamed) {
