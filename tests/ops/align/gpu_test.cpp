@@ -375,8 +375,8 @@ TEST_F(AlignGpu, ManyGroupsSkewed) {
   check(p);
 }
 
-// A cooperative kernel of waves of 16.
-void run_of_16(const Problem& p, int64_t (*num_words)(const align_gpu::KernelArgs&),
+// A cooperative kernel that is launched by itself.
+void run_alone(const Problem& p, int64_t (*num_words)(const align_gpu::KernelArgs&),
                void (*launch)(const align_gpu::KernelArgs&, bool, Stream)) {
   SCOPED_TRACE(describe(p));
   const gpu::Buffer barrier(gpu_device(), 4);
@@ -395,7 +395,7 @@ void run_of_16(const Problem& p, int64_t (*num_words)(const align_gpu::KernelArg
 TEST_F(AlignGpu, RadixOfWave16) {
   Rng rng(23);
   for (int i = 0; i < 40 && !HasFailure(); ++i)
-    run_of_16(i % 2 == 0 ? random_problem(rng) : simple(rng, 3001, 8, 5000, 4), radix_words_of_16, launch_radix_of_16);
+    run_alone(i % 2 == 0 ? random_problem(rng) : simple(rng, 3001, 8, 5000, 4), radix_words_of_16, launch_radix_of_16);
 }
 
 TEST_F(AlignGpu, RunsOfWave16) {
@@ -405,7 +405,7 @@ TEST_F(AlignGpu, RunsOfWave16) {
     if (i % 8 == 5) p.ids[rng() % p.ids.size()] = -1;
     if (i % 8 == 7) p.ids.assign(p.ids.size(), 3);
     if (align_gpu::make_args(Call(p, false).args).num_codes > 256) continue;
-    run_of_16(p, runs_words_of_16, launch_runs_of_16);
+    run_alone(p, runs_words_of_16, launch_runs_of_16);
   }
 }
 
@@ -421,6 +421,12 @@ TEST_F(AlignGpu, AtomicsOutOfLaneOrder) {
     launch_disordered_oneshot(align_gpu::make_args(on_gpu.args()), on_gpu.stream());
     on_gpu.fetch();
     expect_result(expected(p, call.args.sorted_pairs.shape[0]), call.out, p.num_topk, true);
+  }
+  for (const int64_t rows : {1, 37, 128, 3001}) {
+    Problem p = simple(rng, rows, 8, 32, 16);
+    run_alone(p, disordered_multi_phase_words, launch_disordered_multi_phase);
+    p.ids[rows / 2] = -1;
+    run_alone(p, disordered_multi_phase_words, launch_disordered_multi_phase);
   }
 }
 
