@@ -409,6 +409,31 @@ TEST_F(AlignGpu, RunsOfWave16) {
   }
 }
 
+int64_t runs_words(const align_gpu::KernelArgs& args) { return align_gpu::runs_workspace_words(args, gpu_device()); }
+
+void launch_runs(const align_gpu::KernelArgs& args, bool plain, Stream stream) {
+  align_gpu::launch_runs(args, plain, gpu_device(), stream);
+}
+
+// Few enough for tools that watch every access.
+TEST_F(AlignGpu, FewPairsInEveryKernel) {
+  Rng rng(30);
+  for (const int64_t rows : {2, 70}) {
+    Problem p = simple(rng, rows, 3, 6, 4);
+    check(p);
+    p.ids[1] = -1;
+    p.ids[4] = 9;
+    check(p);
+    run_alone(p, runs_words, launch_runs);
+    p.invalid_ids = InvalidIds::bucket;
+    run_alone(p, runs_words, launch_runs);
+  }
+  Problem p = simple(rng, 1400, 3, 256, 4);
+  run_alone(p, runs_words, launch_runs);
+  p.ids[5] = -1;
+  run_alone(p, runs_words, launch_runs);
+}
+
 TEST_F(AlignGpu, AtomicsOutOfLaneOrder) {
   if (!ranks_by_atomics()) GTEST_SKIP() << "this backend ranks without atomics";
   Rng rng(10);
