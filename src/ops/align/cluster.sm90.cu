@@ -21,11 +21,10 @@ void launch_tile(const KernelArgs& args, uint32_t num_clusters, Stream stream) {
               stream, args);
 }
 
-// False if the tiles of one cluster don't hold the pairs.
-template <class Tile, uint32_t kBlocks>
+// False if the tiles of one cluster don't hold the pairs. kBlocksInAll: take the stores.
+template <class Tile, uint32_t kBlocks, uint32_t kBlocksInAll>
 bool try_tile(const KernelArgs& args, Stream stream) {
   if (!Tile::fits(even_share(args.source.num_pairs, kBlocks), args.num_codes)) return false;
-  constexpr uint32_t kBlocksInAll = 32;  // take the stores
   launch_tile<Tile, kBlocks, true>(args, kBlocksInAll / kBlocks, stream);
   return true;
 }
@@ -37,10 +36,12 @@ bool has_cluster(Device device) { return gpu::compute_capability(device.index) =
 
 void launch_cluster(const KernelArgs& args, bool plain, Stream stream) {
   if (!plain) return launch_tile<LargestTile, kLargestCluster, false>(args, 1, stream);
-  // The fewer blocks exchange their counts, the sooner that is done.
-  if (try_tile<Tile<512, 2, 32>, 4>(args, stream) || try_tile<Tile<512, 2, 32>, 8>(args, stream) ||
-      try_tile<Tile<512, 4, 32>, 8>(args, stream) || try_tile<Tile<512, 4, 32>, kLargestCluster>(args, stream) ||
-      try_tile<Tile<512, 8, 32>, kLargestCluster>(args, stream))
+  // The fewer blocks exchange their counts, the sooner that is done; of few codes the rows are short.
+  constexpr uint32_t kFewCodes = 256;
+  if ((args.num_codes <= kFewCodes && try_tile<Tile<256, 2, 32>, 8, 64>(args, stream)) ||
+      try_tile<Tile<512, 2, 32>, 4, 32>(args, stream) || try_tile<Tile<512, 2, 32>, 8, 64>(args, stream) ||
+      try_tile<Tile<512, 4, 32>, 8, 32>(args, stream) || try_tile<Tile<512, 4, 32>, kLargestCluster, 32>(args, stream) ||
+      try_tile<Tile<512, 8, 32>, kLargestCluster, 32>(args, stream))
     return;
   launch_tile<LargestTile, kLargestCluster, true>(args, 1, stream);
 }

@@ -241,7 +241,7 @@ __device__ void sort_chunk(const KernelArgs& args, const Tile& tile, const Chunk
       load_codes<Tile, kPlain>(args.source, first, chunk.end, codes, reported_before);
     }
     tile.clear_row();
-    tile.rank(codes, true);
+    tile.rank(codes, false);
     __syncthreads();
 
     const Quad in_tile = tile.sum_rows();
@@ -257,12 +257,15 @@ __device__ void sort_chunk(const KernelArgs& args, const Tile& tile, const Chunk
     const uint32_t num_staged = tile.facts->num_staged;
     __syncthreads();
 
-    staged.write(args, tile, {first, chunk.end, num_staged, 0, num_staged, threadIdx.x, Tile::kThreads, false});
+    write_tile<Tile, kPlain>(
+        args, tile,
+        {first, chunk.end, num_staged, 0, num_staged, threadIdx.x, Tile::kThreads, args.out.pair_slots != nullptr}, starts);
   }
 }
 
-template <class Tile, bool kPlain>
-__global__ void __launch_bounds__(Tile::kThreads, 1024 / Tile::kThreads)
+// kBlocks: of a multiprocessor.
+template <class Tile, bool kPlain, int kBlocks>
+__global__ void __launch_bounds__(Tile::kThreads, kBlocks)
     align_multi_phase(const MIXLANE_GRID_CONSTANT KernelArgs args, uint32_t cache_bytes) {
   extern __shared__ __align__(16) std::byte shared[];
   const Tile tile(shared, args.num_codes);

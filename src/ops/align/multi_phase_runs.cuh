@@ -298,10 +298,9 @@ __device__ void sort_runs(const KernelArgs& args, const Chunk& chunk, const RunS
   own.template load<kGaps>(space, 0, num_runs);
 #pragma unroll 1
   for (uint32_t index = 0; index * Runs::kThreads < num_runs; ++index) {
-    uint32_t ranks[Runs::kWords];
     typename Runs::Rows rows;
     Runs::clear();
-    if (own.given) Runs::template count<kGaps>(own.codes, own.gaps, ranks);
+    if (own.given) Runs::template count<kGaps>(own.codes, own.gaps);
     Runs::Wave::sync();
     Runs::sum(rows);
     __syncthreads();
@@ -309,7 +308,7 @@ __device__ void sort_runs(const KernelArgs& args, const Chunk& chunk, const RunS
     uint32_t starts[Runs::kLanePairs];
     Runs::plan(index, misaligned, starts);
     Runs::spread(rows, starts);
-    if (own.given) Runs::template place<kGaps>(own.codes, own.gaps, ranks);
+    if (own.given) Runs::template place<kGaps>(own.codes, own.gaps);
     Runs::Wave::sync();
     own.template load<kGaps>(space, index + 1, num_runs);
     __syncthreads();

@@ -2,12 +2,11 @@
 //
 // Every thread owns a run of consecutive pairs and a counter per code. Threads form groups of a wave each; the counters of
 // a group lie in rows with a column per lane, so that a lane only ever touches its own bank of shared memory:
-//   count     bytes, four codes per word: row code / 4, column lane, byte code % 4. What a counter held is the pair's rank
-//             inside (run, code); equal codes meet no other thread, whatever the ids are
+//   count     bytes, four codes per word: row code / 4, column lane, byte code % 4
 //   sum       pairs per code of the group, a lane for every few rows; it keeps the rows in registers
 //   scan      the counters become positions in the sorted tile, 16 bits, two codes per word: start of the code + pairs of
 //             earlier groups + pairs of earlier lanes
-//   place     pair -> its position, in shared memory
+//   place     pair -> its position, in shared memory; the position moves on
 //   write     the sorted tile as runs of consecutive slots, an equal share per wave
 // Positions leave room between codes, so that a code's pairs are aligned in shared memory as they are in the output.
 #pragma once
@@ -36,7 +35,7 @@ struct RunTile {
   static constexpr uint32_t kRun = 4 * kWave;
   static constexpr uint32_t kGroupPairs = kWave * kRun;
   static constexpr uint32_t kPairs = kGroups * kGroupPairs;
-  static_assert(kWave <= 32 && kRun < 256 && kPairs + kCodes * 6 < 65536, "ranks in a run take 8 bits, positions 16");
+  static_assert(kWave <= 32 && kRun < 256 && kPairs + kCodes * 6 < 65536, "counts of a run take 8 bits, positions 16");
 
   static constexpr uint32_t kWords = kRun / 4;               // of a run, four codes each
   static constexpr uint32_t kChunks = kWave / 4;             // 16-byte parts of a row, and of a run
@@ -125,37 +124,49 @@ struct RunTile {
     Wave::sync();
   }
 
-  // Both loads are on their way before either store.
-  __device__ static void count_two(uint32_t first, uint32_t second, uint32_t& first_rank, uint32_t& second_rank) {
-    auto* const counters = reinterpret_cast<uint8_t*>(shared());
-    first_rank = counters[first];
-    const uint32_t other = counters[second];
-    const uint32_t after = first_rank + 1;
-    second_rank = first == second ? after : other;
-    counters[first] = static_cast<uint8_t>(after);
-    counters[second] = static_cast<uint8_t>(second_rank + 1);
+  // The words of a run, a few at a time in a loop: laid out at length, the code would wait for its instructions to arrive.
+  // The words go round, so that they keep their registers. `gaps`: pair 4 * w + j has bit w of gaps[j]; take(word, number of
+  // its first pair in the run, bits of its gaps).
+  template <bool kGaps, class Take>
+  __device__ static void for_words(uint32_t (&codes)[kWords], const uint32_t (&gaps)[4], Take take) {
+    constexpr uint32_t kStep = 8;
+    static_assert(kWords % kStep == 0);
+    uint32_t of_step[4] = {gaps[0], gaps[1], gaps[2], gaps[3]};
+#pragma unroll 1
+    for (uint32_t first = 0; first < kWords; first += kStep) {
+      uint32_t words[kStep];
+#pragma unroll
+      for (uint32_t i = 0; i < kStep; ++i) words[i] = codes[i];
+#pragma unroll
+      for (uint32_t i = 0; i < kStep; ++i) {
+        uint32_t missing = 0;
+#pragma unroll
+        for (uint32_t j = 0; kGaps && j < 4; ++j) missing |= (of_step[j] >> i & 1) << j;
+        take(words[i], 4 * (first + i), missing);
+      }
+#pragma unroll
+      for (uint32_t i = 0; i < kWords; ++i) codes[i] = i + kStep < kWords ? codes[i + kStep] : words[i + kStep - kWords];
+#pragma unroll
+      for (uint32_t j = 0; kGaps && j < 4; ++j) of_step[j] >>= kStep;
+    }
   }
 
-  // ranks: a byte per pair of the run. With kGaps, pairs whose bit is set count nowhere: pair 4 * w + j has bit w of
-  // gaps[j].
+  // Nothing is waited for: a lane's counters are its own, and adding returns nothing.
   template <bool kGaps>
-  __device__ static void count(const uint32_t (&codes)[kWords], const uint32_t (&gaps)[4], uint32_t (&ranks)[kWords]) {
+  __device__ static void count(uint32_t (&codes)[kWords], const uint32_t (&gaps)[4]) {
     const Places places;
     // Half of the group's memory is free until the scan.
     const uint32_t nowhere = group() * kGroupBytes + kCodes * kWave + lane() * 4;
-#pragma unroll
-    for (uint32_t w = 0; w < kWords; ++w) {
+    for_words<kGaps>(codes, gaps, [&](uint32_t word, uint32_t, uint32_t missing) {
       uint32_t at[4];
-      uint32_t rank[4];
-      places.bytes(lower_codes(codes[w]), at[0], at[1]);
-      places.bytes(upper_codes(codes[w]), at[2], at[3]);
+      places.bytes(lower_codes(word), at[0], at[1]);
+      places.bytes(upper_codes(word), at[2], at[3]);
 #pragma unroll
-      for (int j = 0; kGaps && j < 4; ++j)
-        if (gaps[j] >> w & 1) at[j] = nowhere;
-      count_two(at[0], at[1], rank[0], rank[1]);
-      count_two(at[2], at[3], rank[2], rank[3]);
-      ranks[w] = __byte_perm(__byte_perm(rank[0], rank[1], 0x0040), __byte_perm(rank[2], rank[3], 0x0040), 0x5410);
-    }
+      for (uint32_t j = 0; j < 4; ++j) {
+        if (kGaps && (missing >> j & 1) != 0) at[j] = nowhere;
+        atomicAdd(reinterpret_cast<uint32_t*>(shared() + (at[j] & ~3u)), 1u << at[j] % 4 * 8);
+      }
+    });
   }
 
   // -------------------------------------------------------------------------------------------------------------------
@@ -272,105 +283,151 @@ struct RunTile {
   // Pairs to positions, and out
 
   template <bool kGaps>
-  __device__ static void place(const uint32_t (&codes)[kWords], const uint32_t (&gaps)[4], const uint32_t (&ranks)[kWords]) {
+  __device__ static void place(uint32_t (&codes)[kWords], const uint32_t (&gaps)[4]) {
     const Places places;
-    const uint32_t first = threadIdx.x * kRun;
-#pragma unroll
-    for (uint32_t w = 0; w < kWords; ++w) {
+    const uint32_t first_pair = threadIdx.x * kRun;
+    for_words<kGaps>(codes, gaps, [&](uint32_t word, uint32_t offset, uint32_t missing) {
+      const uint32_t pair = first_pair + offset;
       uint32_t at[4];
-      uint32_t to[4];
-      places.words(lower_codes(codes[w]), at[0], at[1]);
-      places.words(upper_codes(codes[w]), at[2], at[3]);
+      places.words(lower_codes(word), at[0], at[1]);
+      places.words(upper_codes(word), at[2], at[3]);
+      if (kGaps && missing != 0) {
 #pragma unroll
-      for (int j = 0; j < 4; ++j)
-        to[j] = *reinterpret_cast<const uint16_t*>(shared() + at[j]) + __byte_perm(ranks[w], 0, 0x4440 + j);
-#pragma unroll
-      for (int j = 0; j < 4; ++j)
-        if (!kGaps || (gaps[j] >> w & 1) == 0) *staged(to[j]) = static_cast<uint16_t>(first + 4 * w + j);
-    }
+        for (uint32_t j = 0; j < 4; ++j)
+          if ((missing >> j & 1) == 0) *staged((*next_position(at[j]))++) = static_cast<uint16_t>(pair + j);
+      } else {
+        place_two(at[0], at[1], pair);
+        place_two(at[2], at[3], pair + 2);
+      }
+    });
   }
 
-  // The sorted tile to its slots, after a __syncthreads() that followed place(); by the waves that write. Each takes an
-  // equal share of the positions, so that no code is too long for one.
+  // The sorted tile to its slots, after a __syncthreads() that followed place().
   __device__ static void write(const KernelArgs& args, uint32_t first_pair) {
-    const uint32_t num_staged = runs()[args.num_codes - 1].bounds >> 16;
-    const uint32_t share = (num_staged / kGroups + 4) / 4 * 4;
-    const uint32_t begin = group() * share;
-    const uint32_t end = min(begin + share, num_staged);
-#pragma unroll 1
-    for (uint32_t base = 0; base < args.num_codes; base += kWave) {
-      const uint32_t own = base + lane();
-      const uint32_t bounds = own < args.num_codes ? runs()[own].bounds : 0;
-      auto codes = static_cast<uint32_t>(Wave::ballot(max(bounds & 0xffffu, begin) < min(bounds >> 16, end)));
-#pragma unroll 1
-      while (codes != 0) {
-        const uint32_t first = (__ffs(static_cast<int>(codes)) - 1) / 4 * 4;
-        write_four(args, first_pair, base + first, codes >> first & 0xfu, begin, end);
-        codes &= ~(0xfu << first);
-      }
+    const Share share(args.num_codes);
+    if (args.out.has_extras || args.out.pair_slots) {
+      write_all(args, first_pair, share);
+    } else {
+      write_edges(args.out.sorted_pairs, first_pair, args.num_codes);
+      write_packets(args.out.sorted_pairs, first_pair, share);
     }
   }
 
  private:
-  // A lane's part of the positions first to end - 1 of a code.
-  struct Stretch {
-    uint32_t first;
-    uint32_t end;
-    uint32_t shift;  // slot minus position
-    uint32_t lane;
-    uint32_t num_lanes;
-  };
+  __device__ static uint16_t* next_position(uint32_t at) { return reinterpret_cast<uint16_t*>(shared() + at); }
 
-  // The codes of the mask among four, a quarter of the wave for each, or all of it for one alone.
-  __device__ static void write_four(const KernelArgs& args, uint32_t first_pair, uint32_t first_code, uint32_t codes,
-                                    uint32_t begin, uint32_t end) {
-    constexpr uint32_t kPart = kWave / 4;
-    const bool alone = (codes & (codes - 1)) == 0;
-    const uint32_t code = alone ? __ffs(static_cast<int>(codes)) - 1 : lane() / kPart;
-    if ((codes >> code & 1) == 0) return;
-    const CodeRun run = runs()[first_code + code];
-    const Stretch stretch{max(run.bounds & 0xffffu, begin), min(run.bounds >> 16, end), run.shift,
-                          alone ? lane() : lane() % kPart, alone ? kWave : kPart};
-    if (args.out.has_extras || args.out.pair_slots)
-      write_all(args, first_pair, stretch);
-    else
-      write_pairs(args.out.sorted_pairs, first_pair, stretch);
+  // Both loads are on their way before either store.
+  __device__ static void place_two(uint32_t at, uint32_t at_second, uint32_t pair) {
+    const uint32_t to = *next_position(at);
+    const uint32_t other = *next_position(at_second);
+    const uint32_t to_second = at == at_second ? to + 1 : other;
+    *next_position(at) = static_cast<uint16_t>(to + 1);
+    *next_position(at_second) = static_cast<uint16_t>(to_second + 1);
+    *staged(to) = static_cast<uint16_t>(pair);
+    *staged(to_second) = static_cast<uint16_t>(pair + 1);
   }
 
-  // Packets of four slots, and one by one what does not fill one at either end.
-  __device__ static void write_pairs(int32_t* sorted_pairs, uint32_t first_pair, const Stretch& stretch) {
-    constexpr uint32_t kBatch = 5;  // of an even tile most codes take one
-    const uint32_t first = (stretch.first + 3) / 4 * 4;
-    const uint32_t end = max(stretch.end / 4 * 4, first);
-    const auto write_one = [&](uint32_t position, uint32_t before) {
-      if (position < before) sorted_pairs[stretch.shift + position] = static_cast<int32_t>(first_pair + *staged(position));
-    };
-    if (stretch.lane < 3) {
-      write_one(stretch.first + stretch.lane, min(first, stretch.end));
-      write_one(end + stretch.lane, stretch.end);
-    }
-    const uint32_t step = stretch.num_lanes * 4;
-#pragma unroll 1
-    for (uint32_t position = first + stretch.lane * 4; position < end; position += kBatch * step) {
-      uint2 entries[kBatch];
-      // What is read behind the end is thrown away; there is memory.
+  // A wave's equal part of the positions, so that no code is too long for one.
+  struct Share {
+    uint32_t begin;
+    uint32_t end;
+    uint32_t code = 0;  // the first one that has positions here, and behind the last one
+    uint32_t end_code = 0;
+
+    __device__ explicit Share(uint32_t num_codes) {
+      const uint32_t num_staged = runs()[num_codes - 1].bounds >> 16;
+      const uint32_t size = (num_staged / kGroups + 4) / 4 * 4;
+      begin = min(group() * size, num_staged);
+      end = min(begin + size, num_staged);
 #pragma unroll
-      for (uint32_t i = 0; i < kBatch; ++i) entries[i] = *reinterpret_cast<const uint2*>(staged(position + i * step));
+      for (uint32_t base = 0; base < kCodes; base += kWave) {
+        const uint32_t bounds = runs()[base + lane()].bounds;
+        code += Wave::count(Wave::ballot((bounds >> 16) <= begin));
+        end_code += Wave::count(Wave::ballot((bounds & 0xffffu) < end));
+      }
+    }
+    __device__ uint32_t first_of(const CodeRun& run) const { return max(run.bounds & 0xffffu, begin); }
+    __device__ uint32_t end_of(const CodeRun& run) const { return min(run.bounds >> 16, end); }
+  };
+
+  __device__ static uint32_t round_up(uint32_t position) { return (position + 3) / 4 * 4; }
+
+  // What fills no packet of four slots, at either end of each code: a lane per code.
+  __device__ static void write_edges(int32_t* sorted_pairs, uint32_t first_pair, uint32_t num_codes) {
+#pragma unroll 1
+    for (uint32_t code = threadIdx.x; code < num_codes; code += kThreads) {
+      const CodeRun run = runs()[code];
+      const uint32_t first = run.bounds & 0xffffu;
+      const uint32_t end = run.bounds >> 16;
+      const uint32_t head_end = min(round_up(first), end);
+      const uint32_t tail = max(end / 4 * 4, head_end);
+      uint32_t pairs[6];
+      // What is read behind the end, here and below, is thrown away; there is memory.
+#pragma unroll
+      for (uint32_t i = 0; i < 3; ++i) {
+        pairs[i] = first_pair + *staged(first + i);
+        pairs[3 + i] = first_pair + *staged(tail + i);
+      }
+#pragma unroll
+      for (uint32_t i = 0; i < 3; ++i) {
+        if (first + i < head_end) sorted_pairs[run.shift + first + i] = static_cast<int32_t>(pairs[i]);
+        if (tail + i < end) sorted_pairs[run.shift + tail + i] = static_cast<int32_t>(pairs[3 + i]);
+      }
+    }
+  }
+
+  // Four codes at a time, a quarter of the wave for each; all of it for one after the other where they are long.
+  __device__ static void write_packets(int32_t* sorted_pairs, uint32_t first_pair, const Share& share) {
+    constexpr uint32_t kPart = kWave / 4;
+    constexpr uint32_t kBatch = kPairs / kCodes / (4 * kPart) + 1;  // of an even tile most codes take one
+    constexpr uint32_t kLong = 4 * kBatch * 4 * kPart;
+#pragma unroll 1
+    for (uint32_t code = share.code; code < share.end_code; code += 4) {
+      const uint32_t last = min(code + 3, share.end_code - 1);
+      if (share.end_of(runs()[last]) - share.first_of(runs()[code]) <= kLong) {
+        const uint32_t own = code + lane() / kPart;
+        if (own <= last) write_packets_of<kPart, kBatch>(sorted_pairs, first_pair, share, runs()[own], lane() % kPart);
+      } else {
+#pragma unroll 1
+        for (uint32_t own = code; own <= last; ++own)
+          write_packets_of<kWave, 4>(sorted_pairs, first_pair, share, runs()[own], lane());
+      }
+    }
+  }
+
+  // By kLanes lanes; everything is loaded, then everything is stored, without a branch.
+  template <uint32_t kLanes, uint32_t kBatch>
+  __device__ static void write_packets_of(int32_t* sorted_pairs, uint32_t first_pair, const Share& share, const CodeRun& run,
+                                          uint32_t lane_of_run) {
+    constexpr uint32_t kStep = kLanes * 4;
+    const uint32_t end = share.end_of(run) / 4 * 4;
+    uint32_t position = round_up(share.first_of(run)) + lane_of_run * 4;
+    int32_t* to = sorted_pairs + (run.shift + position);
+#pragma unroll 1
+    for (; position < end; position += kBatch * kStep, to += kBatch * kStep) {
+      uint2 entries[kBatch];
+#pragma unroll
+      for (uint32_t i = 0; i < kBatch; ++i) entries[i] = *reinterpret_cast<const uint2*>(staged(position + i * kStep));
 #pragma unroll
       for (uint32_t i = 0; i < kBatch; ++i)
-        if (position + i * step < end)
-          *reinterpret_cast<uint4*>(sorted_pairs + (stretch.shift + position + i * step)) =
+        if (position + i * kStep < end)
+          *reinterpret_cast<uint4*>(to + i * kStep) =
               make_uint4(first_pair + (entries[i].x & 0xffffu), first_pair + (entries[i].x >> 16),
                          first_pair + (entries[i].y & 0xffffu), first_pair + (entries[i].y >> 16));
     }
   }
 
-  __device__ __noinline__ static void write_all(const KernelArgs& args, uint32_t first_pair, const Stretch& stretch) {
+  __device__ __noinline__ static void write_all(const KernelArgs& args, uint32_t first_pair, const Share& share) {
 #pragma unroll 1
-    for (uint32_t position = stretch.first + stretch.lane; position < stretch.end; position += stretch.num_lanes) {
-      const uint32_t pair = first_pair + *staged(position);
-      write_slot(args, stretch.shift + position, pair);
-      if (args.out.pair_slots) args.out.pair_slots[pair] = static_cast<int32_t>(stretch.shift + position);
+    for (uint32_t code = share.code; code < share.end_code; ++code) {
+      const CodeRun run = runs()[code];
+      const uint32_t end = share.end_of(run);
+#pragma unroll 1
+      for (uint32_t at = share.first_of(run) + lane(); at < end; at += kWave) {
+        const uint32_t pair = first_pair + *staged(at);
+        write_slot(args, run.shift + at, pair);
+        if (args.out.pair_slots) args.out.pair_slots[pair] = static_cast<int32_t>(run.shift + at);
+      }
     }
   }
 };

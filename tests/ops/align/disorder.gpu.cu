@@ -1,5 +1,6 @@
 #include "disorder.hpp"
 #include "gpu/launch.hpp"
+#include "ops/align/multi_phase.cuh"
 #include "ops/align/oneshot.cuh"
 
 namespace mixlane::test {
@@ -34,6 +35,21 @@ void launch_disordered_oneshot(const KernelArgs& args, Stream stream) {
                .num_threads = DisorderedTile::kThreads,
                .shared_bytes = DisorderedTile::shared_bytes(args.num_codes) + Staged<DisorderedTile>::kBytes},
               stream, args);
+}
+
+constexpr uint32_t kBlocks = 7;
+
+int64_t disordered_multi_phase_words(const KernelArgs& args) { return Matrix::words(args.num_codes, kBlocks); }
+
+void launch_disordered_multi_phase(const KernelArgs& args, bool, Stream stream) {
+  constexpr uint32_t kCacheBytes = DisorderedTile::kPairs;  // a tile's codes; the others are read twice
+  gpu::launch(align_multi_phase<DisorderedTile, true, 1>,
+              {.variant = "disordered multi_phase",
+               .num_blocks = kBlocks,
+               .num_threads = DisorderedTile::kThreads,
+               .shared_bytes = DisorderedTile::shared_bytes(args.num_codes) + Staged<DisorderedTile>::kBytes + kCacheBytes,
+               .cooperative = true},
+              stream, args, kCacheBytes);
 }
 
 }  // namespace mixlane::test

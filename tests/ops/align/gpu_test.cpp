@@ -375,8 +375,8 @@ TEST_F(AlignGpu, ManyGroupsSkewed) {
   check(p);
 }
 
-// A cooperative kernel of waves of 16.
-void run_of_16(const Problem& p, int64_t (*num_words)(const align_gpu::KernelArgs&),
+// A cooperative kernel that is launched by itself.
+void run_alone(const Problem& p, int64_t (*num_words)(const align_gpu::KernelArgs&),
                void (*launch)(const align_gpu::KernelArgs&, bool, Stream)) {
   SCOPED_TRACE(describe(p));
   const gpu::Buffer barrier(gpu_device(), 4);
@@ -395,7 +395,7 @@ void run_of_16(const Problem& p, int64_t (*num_words)(const align_gpu::KernelArg
 TEST_F(AlignGpu, RadixOfWave16) {
   Rng rng(23);
   for (int i = 0; i < 40 && !HasFailure(); ++i)
-    run_of_16(i % 2 == 0 ? random_problem(rng) : simple(rng, 3001, 8, 5000, 4), radix_words_of_16, launch_radix_of_16);
+    run_alone(i % 2 == 0 ? random_problem(rng) : simple(rng, 3001, 8, 5000, 4), radix_words_of_16, launch_radix_of_16);
 }
 
 TEST_F(AlignGpu, RunsOfWave16) {
@@ -405,8 +405,33 @@ TEST_F(AlignGpu, RunsOfWave16) {
     if (i % 8 == 5) p.ids[rng() % p.ids.size()] = -1;
     if (i % 8 == 7) p.ids.assign(p.ids.size(), 3);
     if (align_gpu::make_args(Call(p, false).args).num_codes > 256) continue;
-    run_of_16(p, runs_words_of_16, launch_runs_of_16);
+    run_alone(p, runs_words_of_16, launch_runs_of_16);
   }
+}
+
+int64_t runs_words(const align_gpu::KernelArgs& args) { return align_gpu::runs_workspace_words(args, gpu_device()); }
+
+void launch_runs(const align_gpu::KernelArgs& args, bool plain, Stream stream) {
+  align_gpu::launch_runs(args, plain, gpu_device(), stream);
+}
+
+// Few enough for tools that watch every access.
+TEST_F(AlignGpu, FewPairsInEveryKernel) {
+  Rng rng(30);
+  for (const int64_t rows : {2, 70}) {
+    Problem p = simple(rng, rows, 3, 6, 4);
+    check(p);
+    p.ids[1] = -1;
+    p.ids[4] = 9;
+    check(p);
+    run_alone(p, runs_words, launch_runs);
+    p.invalid_ids = InvalidIds::bucket;
+    run_alone(p, runs_words, launch_runs);
+  }
+  Problem p = simple(rng, 1400, 3, 256, 4);
+  run_alone(p, runs_words, launch_runs);
+  p.ids[5] = -1;
+  run_alone(p, runs_words, launch_runs);
 }
 
 TEST_F(AlignGpu, AtomicsOutOfLaneOrder) {
@@ -421,6 +446,12 @@ TEST_F(AlignGpu, AtomicsOutOfLaneOrder) {
     launch_disordered_oneshot(align_gpu::make_args(on_gpu.args()), on_gpu.stream());
     on_gpu.fetch();
     expect_result(expected(p, call.args.sorted_pairs.shape[0]), call.out, p.num_topk, true);
+  }
+  for (const int64_t rows : {1, 37, 128, 3001}) {
+    Problem p = simple(rng, rows, 8, 32, 16);
+    run_alone(p, disordered_multi_phase_words, launch_disordered_multi_phase);
+    p.ids[rows / 2] = -1;
+    run_alone(p, disordered_multi_phase_words, launch_disordered_multi_phase);
   }
 }
 
