@@ -16,6 +16,7 @@ bool takes_parts(const KernelArgs& args, int num_multiprocessors, uint32_t lanes
 
 void launch_warp(const KernelArgs& args, int num_multiprocessors, bool overlap, Stream stream) {
   constexpr const char* kVariant = "routing.warp";
+  if (is_usual(args)) return launch_usual(args, num_multiprocessors, overlap, stream);
   if (takes_parts(args, num_multiprocessors, 8, 256))
     launch_tokens<8, 128, 256>(args, kVariant, num_multiprocessors, overlap, stream);
   else if (takes_parts(args, num_multiprocessors, 16, 512))
