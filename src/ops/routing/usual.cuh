@@ -10,10 +10,12 @@ namespace mixlane::routing_gpu {
 inline constexpr uint32_t kUsualTopk = 8;
 inline constexpr uint32_t kUsualGroups = 8;  // of 32 experts each
 inline constexpr uint32_t kUsualLeft = 32;   // candidates, one of a lane
+inline constexpr uint32_t kUsualParts = 16;  // of a row; twice as many as are chosen leave few candidates
 
 // A wave's shared memory.
 struct UsualScratch {
   ulonglong2 candidates[kUsualLeft / 2];  // pairs of rank(); 0 where there is none
+  uint4 parts[kUsualParts / 4];           // keys
   uint2 best[kUsualTopk];                 // by place: the column, and the bits of the weight before it is divided
 };
 
@@ -75,18 +77,21 @@ __device__ inline void usual_group_bounds(const KernelArgs& args, const uint32_t
   for (int run = 0; run < 2; ++run) bounds[run] = better[run] < args.topk_groups ? least : ~0u;
 }
 
-// What at least eight columns reach: the least of the maxima of eight parts.
+// What at least eight columns reach: the eighth largest of the maxima of disjoint parts, those of two lanes.
 template <int kValues>
-__device__ uint32_t usual_bound(const uint32_t (&keys)[kValues]) {
+__device__ uint32_t usual_bound(const uint32_t (&keys)[kValues], UsualScratch& scratch) {
   using W = gpu::Wave<32>;
   uint32_t largest[4] = {keys[0], keys[1], keys[2], keys[3]};
 #pragma unroll
   for (int slot = 4; slot < kValues; ++slot) largest[slot % 4] = max(largest[slot % 4], keys[slot]);
   uint32_t part = max(max(largest[0], largest[1]), max(largest[2], largest[3]));
+  part = max(part, W::shuffle(part, static_cast<int>(W::lane() ^ kUsualParts)));
+  reinterpret_cast<uint32_t*>(scratch.parts)[W::lane() % kUsualParts] = part;
+  W::sync();
+  uint32_t above = 0;
 #pragma unroll
-  for (uint32_t distance = 1; distance < 32 / kUsualTopk; distance *= 2)
-    part = max(part, W::shuffle(part, static_cast<int>(W::lane() ^ distance)));
-  return ~gpu::wave_max<32>(~part);
+  for (const uint4& four : scratch.parts) above += (four.x > part) + (four.y > part) + (four.z > part) + (four.w > part);
+  return ~gpu::wave_max<32>(above < kUsualTopk ? ~part : 0u);
 }
 
 // Rows with NaNs or infinities, and those in which too many columns are equal.
@@ -171,7 +176,7 @@ __global__ void __launch_bounds__(kMaxThreads)
   if constexpr (kGrouped)
     usual_group_bounds(args, keys, bounds);
   else
-    bounds[0] = usual_bound(keys);
+    bounds[0] = usual_bound(keys, scratch);
   uint32_t count = 0;
 #pragma unroll
   for (int slot = 0; slot < kValues; ++slot) count += keys[slot] >= bounds[kGrouped ? slot / 4 : 0];
@@ -202,10 +207,14 @@ __global__ void __launch_bounds__(kMaxThreads)
   }
   uint32_t above = 0;
 #pragma unroll
-  for (uint32_t pair = 0; pair < kUsualLeft / 2; ++pair) {
-    const ulonglong2 two = scratch.candidates[pair];
-    above += two.x > mine;
-    above += two.y > mine;
+  for (uint32_t first = 0; first < kUsualLeft; first += 16) {
+    if (first >= places.total) break;
+#pragma unroll
+    for (uint32_t pair = first / 2; pair < first / 2 + 8; ++pair) {
+      const ulonglong2 two = scratch.candidates[pair];
+      above += two.x > mine;
+      above += two.y > mine;
+    }
   }
   if (above < args.num_topk) scratch.best[above] = make_uint2(column, __float_as_uint(weight));
   W::sync();
