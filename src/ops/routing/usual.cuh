@@ -1,6 +1,6 @@
 // The usual routers: few experts per token out of whole runs of logits, ids and weights and nothing else. Everything that a
-// router may be besides is decided before the launch, so that a token's way is straight: where a kernel has a token or two
-// per multiprocessor, each branch on an argument costs as much as twenty instructions.
+// router may be besides is decided before the launch, so that a token's way is straight: where a multiprocessor has a token
+// or two, nothing hides the wait for an argument and for the branch on it.
 #pragma once
 
 #include "ops/routing/kernel.cuh"
@@ -14,10 +14,11 @@ inline constexpr uint32_t kUsualParts = 16;  // of a row; twice as many as are c
 
 // A wave's shared memory.
 struct UsualScratch {
-  ulonglong2 candidates[kUsualLeft / 2];  // pairs of rank(); 0 where there is none
+  ulonglong2 candidates[kUsualLeft / 2];  // pairs of ranked(); 0 where there is none
   uint4 parts[kUsualParts / 4];           // keys
   uint2 best[kUsualTopk];                 // by place: the column, and the bits of the weight before it is divided
 };
+static_assert(sizeof(UsualScratch) <= sizeof(Scratch));
 
 // What a candidate is ranked by: of two equal ones the lower column's is the larger.
 __device__ inline uint64_t ranked(uint32_t key, uint32_t column) { return static_cast<uint64_t>(key) << 32 | ~column; }
@@ -37,8 +38,8 @@ struct TopKeys {
   }
 };
 
-// What eight columns of open groups reach, and no column of a closed one: a bound for every run. A group is a run of eight
-// lanes.
+// What two columns of every open group reach, and no column of a closed one: a bound for every run. A group is a run of
+// eight lanes.
 __device__ inline void usual_group_bounds(const KernelArgs& args, const uint32_t (&keys)[8], uint32_t (&bounds)[2]) {
   using W = gpu::Wave<32>;
   constexpr uint32_t kPerRun = kUsualGroups / 2;
