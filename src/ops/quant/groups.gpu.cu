@@ -5,33 +5,40 @@
 namespace mixlane::quant_gpu {
 namespace {
 
-using Kernel = void (*)(QuantKernelArgs, uint32_t);
+using Kernel = void (*)(QuantKernelArgs);
 
-template <DType kType>
+template <DType kType, uint32_t kHeld>
 Kernel kernel_for(bool fp4) {
-  return fp4 ? quantize_groups<E2m1Scale, kType, 4> : quantize_groups<E4m3Scale, kType, 16>;
+  return fp4 ? quantize_groups<E2m1Scale, kType, 4, kHeld> : quantize_groups<E4m3Scale, kType, 16, kHeld>;
 }
 
-Kernel kernel_for(DType input, bool fp4) {
-  if (input == DType::f32) return kernel_for<DType::f32>(fp4);
-  return input == DType::bf16 ? kernel_for<DType::bf16>(fp4) : kernel_for<DType::f16>(fp4);
+void launch(Kernel kernel, const QuantKernelArgs& args, uint32_t num_threads, bool overlap, Stream stream) {
+  gpu::launch(kernel,
+              {.variant = "quant.groups",
+               .num_blocks = (num_threads + kGroupThreads - 1) / kGroupThreads,
+               .num_threads = kGroupThreads,
+               .overlaps_previous = overlap},
+              stream, args);
+}
+
+template <DType kType>
+void launch_for(const QuantKernelArgs& args, bool fp4, int num_multiprocessors, bool overlap, Stream stream) {
+  constexpr uint32_t kHeld = kGroupHeld<kType>;
+  const uint32_t row_octets = args.by_tile_cols.divisor * (fp4 ? 4 : 16);
+  // Several rows per thread once that leaves every multiprocessor full.
+  if (args.num_rows >= static_cast<uint32_t>(num_multiprocessors) * 2048 * kHeld / row_octets)
+    launch(kernel_for<kType, kHeld>(fp4), args, (args.num_rows + kHeld - 1) / kHeld * row_octets, overlap, stream);
+  else
+    launch(kernel_for<kType, 1>(fp4), args, args.num_rows * row_octets, overlap, stream);
 }
 
 }  // namespace
 
 void launch_groups(const QuantKernelArgs& args, DType input, bool fp4, int num_multiprocessors, bool overlap,
                    Stream stream) {
-  const uint32_t row_octets = args.by_tile_cols.divisor * (fp4 ? 4 : 16);
-  // Several rows per thread once that leaves every multiprocessor full.
-  const uint32_t full = static_cast<uint32_t>(num_multiprocessors) * 2048 * kMaxHeld;
-  const uint32_t held = args.num_rows >= full / row_octets ? kMaxHeld : 1;
-  const uint32_t num_threads = (args.num_rows + held - 1) / held * row_octets;
-  gpu::launch(kernel_for(input, fp4),
-              {.variant = "quant.groups",
-               .num_blocks = (num_threads + kGroupThreads - 1) / kGroupThreads,
-               .num_threads = kGroupThreads,
-               .overlaps_previous = overlap},
-              stream, args, held);
+  if (input == DType::f32) return launch_for<DType::f32>(args, fp4, num_multiprocessors, overlap, stream);
+  if (input == DType::bf16) return launch_for<DType::bf16>(args, fp4, num_multiprocessors, overlap, stream);
+  launch_for<DType::f16>(args, fp4, num_multiprocessors, overlap, stream);
 }
 
 }  // namespace mixlane::quant_gpu

@@ -51,33 +51,34 @@ __device__ void store(const QuantKernelArgs& args, const Scale& scale, const gpu
   store_codes(at, scale.encode(octet), static_cast<int64_t>(args.num_cols) - col, args.output.aligned, Scale::kBitsPerCode);
 }
 
-// quant.groups: kLanes lanes hold a group of 8 * kLanes values; a thread holds octets of up to kMaxHeld rows below each
-// other, so that enough loads are in flight and one address leads to all of them.
-inline constexpr uint32_t kMaxHeld = 4;
+// quant.groups: kLanes lanes hold a group of 8 * kLanes values; a thread holds octets of kHeld rows below each other, so
+// that enough loads are in flight and one address leads to all of them. More of them, in fewer blocks at once, are slower:
+// the last blocks then leave multiprocessors idle for longer.
+template <DType kType>
+inline constexpr uint32_t kGroupHeld = kType == DType::f32 ? 4 : 2;
 
-template <class Scale, DType kType, int kLanes>
-__global__ void __launch_bounds__(kGroupThreads, kType == DType::f32 ? 4 : 6)
-    quantize_groups(const QuantKernelArgs args, uint32_t held) {
-  const WaitForPrevious wait(args.independent_of_previous);
-  gpu::allow_next_kernel();
-  const uint32_t num_rows = valid_rows(args);
+template <class Scale, DType kType, int kLanes, uint32_t kHeld>
+__global__ void __launch_bounds__(kGroupThreads, kType == DType::f32 ? 4 : 8)
+    quantize_groups(const MIXLANE_GRID_CONSTANT QuantKernelArgs args) {
   const uint32_t at = (blockIdx.x * kGroupThreads + threadIdx.x) / kLanes;
   const uint32_t lane = threadIdx.x % kLanes;
   const uint32_t band = gpu::divide(at, args.by_tile_cols);
   const uint32_t tile_col = at - band * args.by_tile_cols.divisor;
-  const uint32_t row = band * held;
+  const uint32_t row = band * kHeld;
   const uint32_t col = (tile_col * kLanes + lane) * gpu::kOctet;
-  const uint32_t count = row < num_rows ? min(num_rows - row, held) : 0;
+  const WaitForPrevious wait(args.independent_of_previous);
+  gpu::allow_next_kernel();
+  const uint32_t num_rows = valid_rows(args);
+  const uint32_t count = row < num_rows ? min(num_rows - row, kHeld) : 0;
 
-  gpu::Octet<kType> octets[kMaxHeld];
+  gpu::Octet<kType> octets[kHeld];
 #pragma unroll
-  for (uint32_t i = 0; i < kMaxHeld; ++i) {
+  for (uint32_t i = 0; i < kHeld; ++i) {
     octets[i] = {};
     if (i < count && col < args.num_cols) octets[i] = load<kType>(args, row + i, col);
   }
 #pragma unroll
-  for (uint32_t i = 0; i < kMaxHeld; ++i) {
-    if (i >= held) break;
+  for (uint32_t i = 0; i < kHeld; ++i) {
     const Scale scale(gpu::wave_max<kLanes>(Scale::magnitude(octets[i])));
     if (i >= count) continue;
     if (col < args.num_cols) store(args, scale, octets[i], row + i, col);
@@ -163,8 +164,10 @@ __global__ void __launch_bounds__(kMaxTileThreads, kType == DType::f32 ? 2 : 3)
     write(octet, read(octet));
 }
 
-// dequant.octets: kMaxHeld runs per thread, all loads first. A run is what a thread writes in one piece: eight values,
+// dequant.octets: up to kMaxHeld runs per thread, all loads first. A run is what a thread writes in one piece: eight values,
 // or four of f32, so that neighbouring threads fill whole sectors.
+inline constexpr uint32_t kMaxHeld = 4;
+
 template <DType kType>
 inline constexpr int kRunValues = dequant_run(kType);
 

@@ -216,42 +216,12 @@ __device__ void finish(const KernelArgs& args, uint32_t token, RowFacts facts, c
   }
 }
 
-// Blocks of a multiprocessor that registers are rationed for.
-constexpr int min_blocks(int wave_size, int num_values, Order order) {
-  if (order == Order::table) return 1;
-  if (num_values <= 8) return order == Order::score ? 1 : 10;
-  if (wave_size < gpu::kHardwareWave) return order == Order::score ? 5 : 7;
-  return 1;
-}
-
-// Shared memory: `wave_bytes` per wave. Order::logit: there is no bias and there are no groups; the order of the logits is
-// that of the choice, and only the chosen are scored.
+// From a token's logits to its outputs; without `counted` the wave only keeps others company. Order::logit: there is no bias
+// and there are no groups; the order of the logits is that of the choice, and only the chosen are scored.
 template <int kSize, int kValues, Order kOrder>
-__global__ void __launch_bounds__(kMaxThreads, min_blocks(kSize, kValues, kOrder))
-    route_tokens(const MIXLANE_GRID_CONSTANT KernelArgs args, uint32_t wave_bytes) {
-  extern __shared__ uint4 shared[];
+__device__ void route_token(const KernelArgs& args, uint32_t token, const std::byte* row, bool counted,
+                            const Outputs<kSize>& outputs, const WaveMemory<kSize, kValues>& memory) {
   using W = gpu::Wave<kSize>;
-  const uint32_t token = blockIdx.x * (blockDim.x / kSize) + W::index_in_block();
-  const WaveMemory<kSize, kValues> memory(reinterpret_cast<std::byte*>(shared) + W::index_in_block() * wave_bytes);
-  const std::byte* row = args.logits + (token < args.num_tokens ? token : 0) * args.row_bytes;
-  Outputs<kSize> outputs(args, token);
-  // Worth it where a multiprocessor has a token or two.
-  if (kSize == gpu::kHardwareWave && blockDim.x == kSize) {
-    gpu::prefetch_args(args);
-    gpu::compute_now(row);
-    gpu::compute_now(outputs.ids);
-    gpu::compute_now(outputs.weights);
-  }
-  gpu::wait_for_previous_kernel();
-  gpu::allow_next_kernel();
-  uint32_t num_valid = args.num_tokens;
-  if (args.num_valid_rows) num_valid = static_cast<uint32_t>(min(max(*args.num_valid_rows, 0), static_cast<int>(num_valid)));
-  bool counted = token < num_valid;
-  if (!counted && token < args.num_tokens) write_nothing<kSize>(args, token);
-  // A part of a hardware wave goes on without outputs: shuffles and ballots want all threads.
-  if (kSize == gpu::kHardwareWave && !counted) return;
-
-  if (!counted) row = args.logits;
   float choices[kValues];
   if constexpr (kOrder == Order::score) load_bias<kSize>(args, choices);
   float x[kValues];
@@ -289,6 +259,43 @@ __global__ void __launch_bounds__(kMaxThreads, min_blocks(kSize, kValues, kOrder
     }
   }
   finish<kOrder>(args, token, facts, chosen, memory.values, outputs, counted);
+}
+
+// Blocks of a multiprocessor that registers are rationed for.
+constexpr int min_blocks(int wave_size, int num_values, Order order) {
+  if (order == Order::table) return 1;
+  if (num_values <= 8) return order == Order::score ? 1 : 10;
+  if (wave_size < gpu::kHardwareWave) return order == Order::score ? 5 : 7;
+  return 1;
+}
+
+// Shared memory: `wave_bytes` per wave.
+template <int kSize, int kValues, Order kOrder>
+__global__ void __launch_bounds__(kMaxThreads, min_blocks(kSize, kValues, kOrder))
+    route_tokens(const MIXLANE_GRID_CONSTANT KernelArgs args, uint32_t wave_bytes) {
+  extern __shared__ uint4 shared[];
+  using W = gpu::Wave<kSize>;
+  const uint32_t token = blockIdx.x * (blockDim.x / kSize) + W::index_in_block();
+  const WaveMemory<kSize, kValues> memory(reinterpret_cast<std::byte*>(shared) + W::index_in_block() * wave_bytes);
+  const std::byte* row = args.logits + (token < args.num_tokens ? token : 0) * args.row_bytes;
+  Outputs<kSize> outputs(args, token);
+  // Worth it where a multiprocessor has a token or two.
+  if (kSize == gpu::kHardwareWave && blockDim.x == kSize) {
+    gpu::prefetch_args(args);
+    gpu::compute_now(row);
+    gpu::compute_now(outputs.ids);
+    gpu::compute_now(outputs.weights);
+  }
+  gpu::wait_for_previous_kernel();
+  gpu::allow_next_kernel();
+  uint32_t num_valid = args.num_tokens;
+  if (args.num_valid_rows) num_valid = static_cast<uint32_t>(min(max(*args.num_valid_rows, 0), static_cast<int>(num_valid)));
+  bool counted = token < num_valid;
+  if (!counted && token < args.num_tokens) write_nothing<kSize>(args, token);
+  // A part of a hardware wave goes on without outputs: shuffles and ballots want all threads.
+  if (kSize == gpu::kHardwareWave && !counted) return;
+
+  route_token<kSize, kValues, kOrder>(args, token, counted ? row : args.logits, counted, outputs, memory);
 }
 
 }  // namespace mixlane::routing_gpu

@@ -10,5 +10,8 @@ KernelArgs make_args(const RoutingArgs& args);
 
 // `overlap`: the kernel may start before its predecessor has ended and waits for it itself.
 void launch_warp(const KernelArgs& args, int num_multiprocessors, bool overlap, Stream stream);
+// The same for usual routers only.
+bool is_usual(const KernelArgs& args);
+void launch_usual(const KernelArgs& args, int num_multiprocessors, bool overlap, Stream stream);
 
 }  // namespace mixlane::routing_gpu

@@ -376,6 +376,50 @@ TEST_F(RoutingGpu, MoreThanAThousandColumns) {
   compare(p, expected, 0, [&](const RoutingArgs& args, Stream stream) { route(context, args, stream); });
 }
 
+// What routing_warp_usual takes: each of its kinds, with rows that it leaves to the general kernel in between.
+TEST_F(RoutingGpu, UsualRouters) {
+  Rng rng(12);
+  struct Kind {
+    Scoring scoring;
+    bool biased, grouped;
+  };
+  for (const auto& [scoring, biased, grouped] : {Kind{Scoring::softmax, false, false},
+                                                 {Scoring::topk_softmax, false, false},
+                                                 {Scoring::sigmoid, true, false},
+                                                 {Scoring::sigmoid, true, true}})
+    for (const int experts : {128, 256, 384, 512})
+      for (const int topk : {1, 2, 5, 8})
+        for (const int64_t tokens : {1, 3, 141, 700}) {
+          if (grouped && experts != 256) continue;
+          Problem p = simple(rng, tokens, experts, topk, scoring, rng() % 2 ? DType::f32 : DType::bf16);
+          RoutingConfig& c = p.config;
+          c.renormalize = scoring == Scoring::softmax || rng() % 2 == 0;
+          if (scoring != Scoring::softmax && rng() % 2) c.renorm_epsilon = 1e-3f;
+          c.scale = pick(rng, {1.0f, 2.5f});
+          c.nan_policy = static_cast<NanPolicy>(rng() % 2);
+          if (grouped) {
+            c.num_groups = 8;
+            c.topk_groups = std::max((topk + 1) / 2, static_cast<int>(1 + rng() % 8));
+            c.group_score = static_cast<GroupScore>(rng() % 2);
+          }
+          const uint64_t ties = rng() % 3;
+          if (ties == 1)
+            for (float& logit : p.logits) logit = std::round(logit * 16) / 16;
+          if (biased) p.bias = normal_f32(rng, experts, 0.1f);
+          if (biased && ties == 1)
+            for (float& bias : p.bias) bias = std::round(bias * 4) / 4;
+          if (biased && rng() % 4 == 0) p.bias[rng() % p.bias.size()] = pick(rng, {kNan, kInf, -kInf});
+          if (rng() % 2)
+            for (int64_t i = 0; i < 1 + tokens / 20; ++i)
+              p.logits[rng() % p.logits.size()] = pick(rng, {kNan, kInf, -kInf, -0.0f, 1e38f, -1e38f});
+          if (rng() % 3 == 0) std::fill_n(p.logits.begin(), experts, 0.25f);
+          if (rng() % 3 == 0) p.valid_rows = {static_cast<int32_t>(rng() % (tokens + 3)) - 1};
+          p.row_padding = pick(rng, {0, 4});
+          check(p);
+          if (HasFailure()) return;
+        }
+}
+
 // One captured graph, other row counts at each replay.
 TEST_F(RoutingGpu, GraphReadsTheRowCount) {
   Rng rng(9);
