@@ -1,14 +1,14 @@
-// combine.latency: one launch. The first blocks send this rank's partial sums to the rows' owners, a
-// flag per row behind them; the others wait for the partial sums of this rank's tokens, row by row, and add them up.
+// combine.latency: one launch. The first blocks send this rank's partial sums to the rows' owners, into their inboxes or
+// with a flag per row behind them; the others wait for the partial sums of this rank's tokens, row by row, and add them up.
 #pragma once
 
-#include "ops/dispatch/lines.cuh"
+#include "ops/dispatch/inbox.cuh"
 
 namespace mixlane::exchange_gpu {
 
-// Octets of a row that a thread has on their way at once.
-template <CombineWire kWire>
-inline constexpr uint32_t kOctetsHeld = kWire == CombineWire::bf16 ? 2 : 1;
+// Octets of a row that a thread has on their way at once. Pairs have several rows on theirs.
+template <CombineWire kWire, PartialSource kSource>
+inline constexpr uint32_t kOctetsHeld = kWire == CombineWire::bf16&& kSource != PartialSource::pairs ? 2 : 1;
 
 struct CombineShared {
   PairList pairs[2];                       // of this row and of the one before
@@ -30,7 +30,7 @@ class ReceivedRange {
     uint32_t count = 0;
     if (lane + 1 < num_ranks) count = static_cast<uint32_t>(exchange.routing.recv_count[source_]);
     if (lane + 1 < num_ranks && (without >> source_ & 1u) != 0) count = 0;
-    end_ = HardwareWave::inclusive_sum(count);
+    end_ = gpu::Wave<kMaxRanks>::inclusive_sum(count);
     begin_ = end_ - count;
     total_ = HardwareWave::shuffle(end_, kMaxRanks - 1);
   }
@@ -50,65 +50,54 @@ class ReceivedRange {
   uint32_t total_;
 };
 
-// Rows that go in lines, a quarter of one at a time. `guess`: the thread's line of the first one by guess_line, or null.
-template <PartialSource kSource>
-__device__ void send_in_lines(const CombineKernelArgs& args, const Call& call, uint32_t owners, PairList& pairs,
-                              const LineWords* guess) {
-  const Window& window = args.exchange.window;
-  const ReceivedRange range(args.exchange, call.masked | ~owners);
-  const uint32_t num_threads = blockDim.x - kWave;
+// A thread's octets of the row that its block most likely sends first, fetched before the counts are known: as if as many
+// rows had come from the next rank as this one has tokens.
+template <CombineWire kWire, PartialSource kSource>
+struct FirstRow {
+  static constexpr uint32_t kHeld = kOctetsHeld<kWire, kSource>;
+  int owner = -1;  // none
+  int slot = 0;
   Share share;
-  share.log2_parts = kLog2RowParts;
-#pragma unroll 1
-  for (uint32_t unit = blockIdx.x; unit < range.total() * kRowParts; unit += args.num_send_blocks) {
-    share.part = unit % kRowParts;
-    int owner = 0, slot = 0;
-    range.find(unit / kRowParts, owner, slot);
-    if constexpr (kSource == PartialSource::pairs) {
-      __syncthreads();  // the list before has been used
-      if (threadIdx.x >= num_threads) list_pairs(args, owner, slot, pairs);
-      __syncthreads();
-    }
-    const bool guessed = guess != nullptr && unit == blockIdx.x && owner == guessed_owner(window);
-    if (threadIdx.x < num_threads)
-      send_lines<kSource>(args, call.epoch, pairs, owner, slot, share, num_threads, guessed ? guess : nullptr);
-    be_late(args.exchange, call.number);
+  WireOctet<kWire> held[kHeld];
+
+  FirstRow() = default;
+  __device__ FirstRow(const CombineKernelArgs& args, uint32_t num_threads) {
+    const Window& window = args.exchange.window;
+    share.log2_parts =
+        Share::parts_for(args.num_tokens * (static_cast<uint32_t>(window.num_ranks) - 1), args.num_send_blocks);
+    share.part = blockIdx.x & ((1u << share.log2_parts) - 1);
+    slot = static_cast<int>(blockIdx.x >> share.log2_parts);
+    if (window.num_ranks == 1 || slot >= window.capacity) return;
+    owner = window.rank + 1 == window.num_ranks ? 0 : window.rank + 1;
+    const uint32_t first = first_octet<kWire>(args, share) + threadIdx.x, end = end_octet<kWire>(args, share);
+#pragma unroll
+    for (uint32_t i = 0; i < kHeld; ++i)
+      if (first + i * num_threads < end)
+        held[i] = local_partial<kWire, kSource>(args, PairList{}, int64_t{owner} * window.capacity + slot,
+                                                first + i * num_threads);
   }
-}
-// A rank with many tokens has few of these: in line this code would take registers from the usual.
-template <PartialSource kSource>
-static __device__ __noinline__ void send_in_lines_aside(const CombineKernelArgs& args, const Call& call, uint32_t owners,
-                                                        PairList& pairs) {
-  send_in_lines<kSource>(args, call, owners, pairs, nullptr);
+  __device__ bool is(const Share& other, int its_owner, int its_slot) const {
+    return owner == its_owner && slot == its_slot && share.log2_parts == other.log2_parts;
+  }
+};
+
+// Threads of a block that send: with flags the last wave, which also lists pairs, does not.
+template <PartialSource kSource, bool kInbox>
+__device__ uint32_t num_sending() {
+  return kInbox && kSource != PartialSource::pairs ? blockDim.x : blockDim.x - kWave;
 }
 
-template <CombineWire kWire, PartialSource kSource, bool kFew>
-__device__ void send_partials(const CombineKernelArgs& args, Call call, CombineShared& shared) {
+// This block's share of the rows in `range`, to their owners' inboxes or with a flag each.
+template <CombineWire kWire, PartialSource kSource, bool kInbox>
+__device__ void send_rows(const CombineKernelArgs& args, uint32_t epoch, const ReceivedRange& range, CombineShared& shared,
+                          const FirstRow<kWire, kSource>& guess) {
   using Wire = WireOctet<kWire>;
-  constexpr uint32_t kHeldOctets = kOctetsHeld<kWire>;
+  constexpr uint32_t kHeldOctets = kOctetsHeld<kWire, kSource>;
+  constexpr bool kPairs = kSource == PartialSource::pairs;
   const Exchange& exchange = args.exchange;
   const Window& window = exchange.window;
-  const uint32_t num_threads = blockDim.x - kWave, stride = args.num_send_blocks, lane = HardwareWave::lane();
-  const bool flags = threadIdx.x >= num_threads;  // the last wave; the others send
-  // The first row is most likely this one: fetched before that is known.
-  constexpr bool kGuesses = kFew && kSource != PartialSource::pairs;
-  [[maybe_unused]] LineWords guess;
-  if constexpr (kGuesses)
-    if (!flags) guess = guess_line<kSource>(args);
-  // Owners that want their rows in lines.
-  const uint32_t in_lines = kWire == CombineWire::bf16 ? *exchange.routing.in_lines : 0;
-  ReceivedRange range(exchange, call.masked | in_lines);
-  if (call.needs_credits) {
-    call.masked = exchange_credits(exchange, call.number, call.masked, &shared.masked);
-    range = ReceivedRange(exchange, call.masked | in_lines);
-  }
-  count_reader(exchange, call);
-  send_combine_headers(exchange, call);
-  if constexpr (kFew)
-    send_in_lines<kSource>(args, call, in_lines, shared.pairs[0], kGuesses ? &guess : nullptr);
-  else if constexpr (kWire == CombineWire::bf16)
-    if (in_lines != 0) send_in_lines_aside<kSource>(args, call, in_lines, shared.pairs[0]);
-
+  const uint32_t num_threads = num_sending<kSource, kInbox>(), stride = args.num_send_blocks, lane = HardwareWave::lane();
+  const bool aside = threadIdx.x >= num_threads;  // the wave that lists pairs and flags rows
   Share share;
   share.log2_parts = Share::parts_for(range.total(), stride);
   const uint32_t num_units = range.total() << share.log2_parts;
@@ -117,15 +106,15 @@ __device__ void send_partials(const CombineKernelArgs& args, Call call, CombineS
     range.find(unit >> share.log2_parts, source, slot);
     list_pairs(args, source, slot, pairs);
   };
-  if constexpr (kSource == PartialSource::pairs) {
-    if (num_units != 0) __syncthreads();  // the list of the last line has been used
-    if (flags && blockIdx.x < num_units) list(blockIdx.x, shared.pairs[0]);
+  if constexpr (kPairs) {
+    if (num_units != 0) __syncthreads();  // the last list of other rows has been used
+    if (aside && blockIdx.x < num_units) list(blockIdx.x, shared.pairs[0]);
     __syncthreads();
   }
   // Rows that are flagged together: making sure that they have arrived takes a while, in which the other waves go on with
   // the next ones, and holds up what is on its way. Sums of pairs have no registers left for this.
   const uint32_t rows_each = (num_units + stride - 1) / stride;
-  const uint32_t together = kSource == PartialSource::pairs ? 1 : rows_each >= 16 ? 4 : rows_each >= 4 ? 2 : 1;
+  const uint32_t together = kPairs ? 1 : rows_each >= 16 ? 4 : rows_each >= 4 ? 2 : 1;
   uint32_t* flag = nullptr;  // this lane's word
   uint32_t turn = 0, num_unflagged = 0;
 #pragma unroll 1
@@ -133,36 +122,80 @@ __device__ void send_partials(const CombineKernelArgs& args, Call call, CombineS
     share.part = unit & ((1u << share.log2_parts) - 1);
     int owner = 0, slot = 0;
     range.find(unit >> share.log2_parts, owner, slot);
-    if (flags) {
-      if (kSource == PartialSource::pairs && unit + stride < num_units) list(unit + stride, shared.pairs[turn ^ 1]);
+    if (aside) {
+      if (kPairs && unit + stride < num_units) list(unit + stride, shared.pairs[turn ^ 1]);
     } else {
       const int64_t row = int64_t{owner} * window.capacity + slot;
-      std::byte* const to = partial_at(window, owner, window.rank, slot);
       const uint32_t end = end_octet<kWire>(args, share);
+      bool guessed = !kPairs && unit == blockIdx.x && guess.is(share, owner, slot);
 #pragma unroll 1
       for (uint32_t begin = first_octet<kWire>(args, share); begin < end; begin += kHeldOctets * num_threads) {
         const uint32_t first = begin + threadIdx.x;
         Wire held[kHeldOctets];
 #pragma unroll
         for (uint32_t i = 0; i < kHeldOctets; ++i)
-          if (const bool here = first + i * num_threads < end; here || kWholeWaves<kWire>)
+          if (const bool here = first + i * num_threads < end; guessed)
+            held[i] = guess.held[i];
+          else if (here || kWholeWaves<kWire>)
             held[i] = local_partial<kWire, kSource>(args, shared.pairs[turn], row, first + i * num_threads, here);
+        guessed = false;
 #pragma unroll
-        for (uint32_t i = 0; i < kHeldOctets; ++i)
-          if (first + i * num_threads < end) held[i].store_to_row(to, first + i * num_threads, args.num_octets);
+        for (uint32_t i = 0; i < kHeldOctets; ++i) {
+          const uint32_t octet = first + i * num_threads;
+          if (octet >= end) break;
+          if constexpr (kInbox)
+            store_to_inbox(inbox_row(window, owner, window.rank, slot) + octet, held[i]);
+          else
+            held[i].store_to_row(partial_at(window, owner, window.rank, slot), octet, args.num_octets);
+        }
       }
     }
-    be_late(exchange, call.number);
+    be_late(exchange, epoch);
+    if constexpr (kInbox) {
+      if constexpr (kPairs) __syncthreads();  // the list has been used
+      continue;
+    }
     __syncthreads();
     // This part's words of the row's flag.
     const uint32_t word = lane % kRowParts;
     if (lane / kRowParts == num_unflagged && word >= share.first_of(kRowParts) && word < share.end_of(kRowParts))
       flag = row_flag(window, owner, window.rank, slot) + word;
     if (++num_unflagged < together && unit + stride < num_units) continue;
-    if (flags && flag != nullptr) gpu::store_release<Scope::system>(flag, call.epoch);
+    if (aside && flag != nullptr) gpu::store_release<Scope::system>(flag, epoch);
     flag = nullptr;
     num_unflagged = 0;
   }
+}
+
+// The same for the owners that want the other way than this rank: in line this code would take registers from the usual.
+template <CombineWire kWire, PartialSource kSource, bool kInbox>
+static __device__ __noinline__ void send_rows_aside(const CombineKernelArgs& args, uint32_t epoch, uint32_t without,
+                                                    CombineShared& shared) {
+  send_rows<kWire, kSource, kInbox>(args, epoch, ReceivedRange(args.exchange, without), shared, {});
+}
+
+// kInbox: this rank gets its own partial sums in its inbox, so most likely all owners do.
+template <CombineWire kWire, PartialSource kSource, bool kInbox>
+__device__ void send_partials(const CombineKernelArgs& args, CombineShared& shared) {
+  const Exchange& exchange = args.exchange;
+  constexpr bool kGuesses = kInbox && kSource != PartialSource::pairs;
+  FirstRow<kWire, kSource> guess;
+  if constexpr (kGuesses) guess = FirstRow<kWire, kSource>(args, num_sending<kSource, kInbox>());
+  const uint32_t with_inbox = kWire == CombineWire::bf16 ? *exchange.routing.with_inbox : 0;
+  Call call = open_call<ExchangeStage::combine>(exchange);
+  const uint32_t others = kInbox ? ~with_inbox : with_inbox;  // owners that want the other way
+  ReceivedRange range(exchange, call.masked | others);
+  if (call.needs_credits) {
+    call.masked = exchange_credits(exchange, call.number, call.masked, &shared.masked);
+    range = ReceivedRange(exchange, call.masked | others);
+  }
+  count_reader(exchange, call);
+  send_combine_headers(exchange, call);
+  if (call.ended && blockIdx.x == 0 && threadIdx.x == 0) report_end(exchange);
+  send_rows<kWire, kSource, kInbox>(args, call.epoch, range, shared, guess);
+  if constexpr (kWire == CombineWire::bf16)
+    if (const uint32_t ranks = (1u << exchange.window.num_ranks) - 1 - (1u << exchange.window.rank); (others & ranks) != 0)
+      send_rows_aside<kWire, kSource, !kInbox>(args, call.epoch, call.masked | ~others, shared);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -224,7 +257,7 @@ __device__ void add_up_row(const CombineKernelArgs& args, const Call& call, uint
                            PairList& pairs, const std::byte** partial, uint32_t* shared_masked) {
   using Wire = WireOctet<kWire>;
   using Sum = typename Wire::Sum;
-  constexpr uint32_t kHeldOctets = kOctetsHeld<kWire>;
+  constexpr uint32_t kHeldOctets = kOctetsHeld<kWire, kSource>;
   constexpr int kTogether = 2;  // ranks whose partial sums are fetched at once
   const Window& window = args.exchange.window;
   const int own_slot = args.exchange.routing.slots[int64_t{token} * window.num_ranks + window.rank];
@@ -288,17 +321,91 @@ __device__ void add_up_row(const CombineKernelArgs& args, const Call& call, uint
   }
 }
 
+// The same from the inbox.
+template <PartialSource kSource>
+__device__ void add_up_from_inbox(const CombineKernelArgs& args, const Call& call, uint32_t token, const Share& share,
+                                  PairList& pairs, uint32_t* shared_masked) {
+  constexpr CombineWire kWire = CombineWire::bf16;
+  constexpr uint32_t kHeldOctets = kOctetsHeld<kWire, kSource>;
+  const Window& window = args.exchange.window;
+  const int lane = static_cast<int>(HardwareWave::lane());
+  // Lane r: the row's slot in rank r.
+  const int slot = lane < window.num_ranks ? args.exchange.routing.slots[int64_t{token} * window.num_ranks + lane] : -1;
+  const int own_slot = HardwareWave::shuffle(slot, window.rank);
+  if constexpr (kSource == PartialSource::pairs) {
+    if (own_slot >= 0 && HardwareWave::index_in_block() == 0) list_pairs(args, window.rank, own_slot, pairs);
+    __syncthreads();
+  }
+  const uint32_t end = end_octet<kWire>(args, share);
+#pragma unroll 1
+  for (uint32_t begin = first_octet<kWire>(args, share); begin < end; begin += kHeldOctets * blockDim.x) {
+    const uint32_t first = begin + threadIdx.x;
+    InboxOctet own[kHeldOctets];
+#pragma unroll
+    for (uint32_t i = 0; i < kHeldOctets; ++i)
+      if (own_slot >= 0 && first + i * blockDim.x < end)
+        own[i] = local_partial<kWire, kSource>(args, pairs, int64_t{window.rank} * window.capacity + own_slot,
+                                               first + i * blockDim.x);
+    float sums[kHeldOctets][gpu::kOctet];
+    bool late = false;
+    uint32_t counts = 0;  // bit per rank whose row came
+    do {                  // again without the ranks that turn out to be late
+      late = false;
+      counts = HardwareWave::ballot(slot >= 0) & ~*static_cast<volatile uint32_t*>(shared_masked);
+#pragma unroll
+      for (auto& octet : sums)
+#pragma unroll
+        for (float& sum : octet) sum = 0;
+#pragma unroll 1
+      for (int r = 0; r < window.num_ranks; ++r) {
+        if ((counts >> r & 1u) == 0) continue;
+        InboxOctet values[kHeldOctets];
+#pragma unroll
+        for (uint32_t i = 0; i < kHeldOctets; ++i) values[i] = own[i];
+        if (r != window.rank) {
+          const gpu::Packet* const row = inbox_row(window, window.rank, r, HardwareWave::shuffle(slot, r));
+          if (!load_from_inbox(args.exchange, call.epoch, r, row, first, blockDim.x, end, values)) {
+            atomicOr(shared_masked, 1u << r);
+            late = true;
+          }
+        }
+#pragma unroll
+        for (uint32_t i = 0; i < kHeldOctets; ++i)
+#pragma unroll
+          for (int v = 0; v < gpu::kOctet; ++v) sums[i][v] += values[i].value(v);
+      }
+    } while (__syncthreads_or(late) != 0);
+#pragma unroll
+    for (uint32_t i = 0; i < kHeldOctets; ++i) {
+      const uint32_t octet = first + i * blockDim.x;
+      if (octet >= end) break;
+      if (args.addend.data) add_addend(args, token, octet, sums[i]);
+      store_output(args, token, octet, sums[i]);
+    }
+#pragma unroll 1
+    for (int r = 0; r < window.num_ranks; ++r) {
+      if ((counts >> r & 1u) == 0 || r == window.rank) continue;
+      gpu::Packet* const row = inbox_row(window, window.rank, r, HardwareWave::shuffle(slot, r));
+#pragma unroll
+      for (uint32_t i = 0; i < kHeldOctets; ++i)
+        if (const uint32_t octet = first + i * blockDim.x; octet < end) gpu::store_packet(row + octet, {});
+    }
+  }
+}
+
 // The block that closes the call.
-__device__ inline void finish_combine(const Exchange& exchange, const Call& call) {
+__device__ inline void finish_combine(const Exchange& exchange) {
+  const Call call = open_call<ExchangeStage::combine>(exchange);
   wait_for_combine_headers(exchange, call);
   if (threadIdx.x == 0) wait_for_readers(exchange);
   __syncthreads();
   if (threadIdx.x == 0) close_call<ExchangeStage::combine>(exchange, call);
 }
 
-template <CombineWire kWire, PartialSource kSource, bool kFew>
-__device__ void add_up(const CombineKernelArgs& args, const Call& call, CombineShared& shared) {
+template <CombineWire kWire, PartialSource kSource, bool kInbox>
+__device__ void add_up(const CombineKernelArgs& args, CombineShared& shared) {
   const Exchange& exchange = args.exchange;
+  const Call call = open_call<ExchangeStage::combine>(exchange);
   const uint32_t block = blockIdx.x - args.num_send_blocks, num_blocks = gridDim.x - args.num_send_blocks;
   if (threadIdx.x == 0) shared.masked = call.masked;
   if (block == 0)
@@ -313,27 +420,24 @@ __device__ void add_up(const CombineKernelArgs& args, const Call& call, CombineS
   for (uint32_t unit = block; unit < num_tokens << share.log2_parts; unit += num_blocks, turn ^= 1) {
     share.part = unit & ((1u << share.log2_parts) - 1);
     const uint32_t token = unit >> share.log2_parts;
-    if constexpr (kFew)
-      add_up_lines<kSource>(args, call, token, share, shared.pairs[turn], &shared.masked);
+    if constexpr (kInbox)
+      add_up_from_inbox<kSource>(args, call, token, share, shared.pairs[turn], &shared.masked);
     else
       add_up_row<kWire, kSource>(args, call, token, share, shared.pairs[turn], shared.partial[turn], &shared.masked);
   }
   if (block != 0) return;
-  finish_combine(exchange, call);
+  finish_combine(exchange);
 }
 
-// kFew: this rank's dispatch said that it wants its rows in lines.
-template <CombineWire kWire, PartialSource kSource, bool kFew>
-__global__ void __launch_bounds__(kMaxThreads, kFew || kWire == CombineWire::f64 ? 1 : 2)
+template <CombineWire kWire, PartialSource kSource, bool kInbox>
+__global__ void __launch_bounds__(kMaxThreads, kWire == CombineWire::f64 ? 1 : 2)
     combine_latency(const MIXLANE_GRID_CONSTANT CombineKernelArgs args) {
   __shared__ CombineShared shared;
   begin_launch(args);
-  const Call call = open_call<ExchangeStage::combine>(args.exchange);
   if (blockIdx.x < args.num_send_blocks)
-    send_partials<kWire, kSource, kFew>(args, call, shared);
+    send_partials<kWire, kSource, kInbox>(args, shared);
   else
-    add_up<kWire, kSource, kFew>(args, call, shared);
-  if (call.ended && blockIdx.x == 0 && threadIdx.x == 0) report_end(args.exchange);
+    add_up<kWire, kSource, kInbox>(args, shared);
 }
 
 }  // namespace mixlane::exchange_gpu

@@ -74,6 +74,15 @@ class RowSender {
     }
   }
 
+  // A part of a record that goes as it is: these packets of it, the last ones of which are the tail's.
+  __device__ void cover(uint32_t first, uint32_t end) {
+    const uint32_t num_packets = args_.num_packets, num_words = args_.num_scale_words + 2 * args_.num_topk;
+    first_packet_ = min(first, num_packets);
+    end_packet_ = min(end, num_packets);
+    tail_begin_ = min((first - first_packet_) * 4, num_words);
+    tail_end_ = min((end - end_packet_) * 4, num_words);
+  }
+
   // Before the destinations are known.
   __device__ void fetch_first() {
     token_ = share_.begin;
@@ -279,19 +288,19 @@ class RowSender {
 
 __device__ inline void send_header(const DispatchKernelArgs& args, const Call& call, uint32_t count, int peer) {
   const Window& window = args.exchange.window;
-  const bool few = static_cast<int64_t>(args.num_rows) <= window.few_rows;
   gpu::store_relaxed_system(&source_line(window, peer, window.rank)->dispatch_header,
-                            uint64_t{call.epoch} << 32 | (few ? kWantsLines : 0) | count);
+                            uint64_t{call.epoch} << 32 | (args.wants_inbox ? kWantsInbox : 0) | count);
 }
 
 // All threads of the block. Everything that can be is fetched before the first result is looked at.
 template <class Sender>
-__device__ void send_share(const DispatchKernelArgs& args, Call call, const Share& share, Sender& sender,
-                           SendShared& shared) {
+__device__ void send_share(const DispatchKernelArgs& args, const Share& share, Sender& sender, SendShared& shared) {
   const Window& window = args.exchange.window;
   const bool first_wave = HardwareWave::index_in_block() == 0;
   const uint32_t lane = HardwareWave::lane();
+  LookUp look_up(args, share.begin, min(share.begin + kWave, share.end), true);
   sender.fetch_first();
+  Call call = open_call<ExchangeStage::dispatch>(args.exchange);
   std::byte* const records = own_records(window);
   if (threadIdx.x < kMaxRanks) shared.before[threadIdx.x] = 0;
   if (share.begin != 0) __syncthreads();
@@ -305,8 +314,11 @@ __device__ void send_share(const DispatchKernelArgs& args, Call call, const Shar
   do {
     const bool first_round = first == share.begin;
     const uint32_t end = min(first + kWave, share.end), token = first + lane;
-    if (!first_round) __syncthreads();  // the batch before has been sent
-    const uint32_t found = look_up(args, first, end, first_round);
+    if (!first_round) {
+      __syncthreads();  // the batch before has been sent
+      look_up = LookUp(args, first, end, false);
+    }
+    const uint32_t found = look_up.result(args);
     if (first_round) {
       if (!first_wave && lane < kMaxRanks && found != 0) atomicAdd(&shared.before[lane], found);
       if (call.needs_credits) call.masked = exchange_credits(args.exchange, call.number, call.masked, &shared.masked);
