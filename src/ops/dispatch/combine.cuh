@@ -2,13 +2,17 @@
 // with a flag per row behind them; the others wait for the partial sums of this rank's tokens, row by row, and add them up.
 #pragma once
 
+#include "ops/dispatch/geometry.hpp"
 #include "ops/dispatch/inbox.cuh"
 
 namespace mixlane::exchange_gpu {
 
-// Octets of a row that a thread has on their way at once. Pairs have several rows on theirs.
-template <CombineWire kWire, PartialSource kSource>
-inline constexpr uint32_t kOctetsHeld = kWire == CombineWire::bf16&& kSource != PartialSource::pairs ? 2 : 1;
+// Octets of a row that a thread has on their way at once; sums of pairs and the inbox together leave registers for one.
+template <CombineWire kWire, PartialSource kSource, bool kInbox>
+inline constexpr uint32_t kOctetsHeld = kWire != CombineWire::bf16 || (kInbox && kSource == PartialSource::pairs) ? 1 : 2;
+
+template <PartialSource kSource, bool kInbox>
+inline constexpr uint32_t kMostThreads = kInbox&& kSource != PartialSource::pairs ? kMaxSharingThreads : kMaxThreads;
 
 struct CombineShared {
   PairList pairs[2];                       // of this row and of the one before
@@ -19,21 +23,29 @@ struct CombineShared {
 // ---------------------------------------------------------------------------------------------------------------------
 // Sending
 
-// The rows that this rank received from others, source after source; lanes are sources, ranks begin with different ones.
+// How many rows this rank received from others; lanes are sources, ranks begin with different ones.
+struct ReceivedCounts {
+  int source;
+  uint32_t count = 0;
+  __device__ explicit ReceivedCounts(const Exchange& exchange) {
+    const int lane = static_cast<int>(HardwareWave::lane()), num_ranks = exchange.window.num_ranks;
+    source = exchange.window.rank + 1 + lane;
+    if (source >= num_ranks) source -= num_ranks;
+    if (lane + 1 < num_ranks) count = static_cast<uint32_t>(exchange.routing.recv_count[source]);
+  }
+};
+
+// Those rows, source after source.
 class ReceivedRange {
  public:
   // Bits of `without`: sources left out.
-  __device__ ReceivedRange(const Exchange& exchange, uint32_t without) {
-    const int lane = static_cast<int>(HardwareWave::lane()), num_ranks = exchange.window.num_ranks;
-    source_ = exchange.window.rank + 1 + lane;
-    if (source_ >= num_ranks) source_ -= num_ranks;
-    uint32_t count = 0;
-    if (lane + 1 < num_ranks) count = static_cast<uint32_t>(exchange.routing.recv_count[source_]);
-    if (lane + 1 < num_ranks && (without >> source_ & 1u) != 0) count = 0;
+  __device__ ReceivedRange(const ReceivedCounts& received, uint32_t without) : source_(received.source) {
+    const uint32_t count = received.count != 0 && (without >> source_ & 1u) == 0 ? received.count : 0;
     end_ = gpu::Wave<kMaxRanks>::inclusive_sum(count);
     begin_ = end_ - count;
     total_ = HardwareWave::shuffle(end_, kMaxRanks - 1);
   }
+  __device__ ReceivedRange(const Exchange& exchange, uint32_t without) : ReceivedRange(ReceivedCounts(exchange), without) {}
   __device__ uint32_t total() const { return total_; }
   // Whole waves.
   __device__ void find(uint32_t row, int& source, int& slot) const {
@@ -52,9 +64,9 @@ class ReceivedRange {
 
 // A thread's octets of the row that its block most likely sends first, fetched before the counts are known: as if as many
 // rows had come from the next rank as this one has tokens.
-template <CombineWire kWire, PartialSource kSource>
+template <CombineWire kWire, PartialSource kSource, bool kInbox>
 struct FirstRow {
-  static constexpr uint32_t kHeld = kOctetsHeld<kWire, kSource>;
+  static constexpr uint32_t kHeld = kOctetsHeld<kWire, kSource, kInbox>;
   int owner = -1;  // none
   int slot = 0;
   Share share;
@@ -90,9 +102,9 @@ __device__ uint32_t num_sending() {
 // This block's share of the rows in `range`, to their owners' inboxes or with a flag each.
 template <CombineWire kWire, PartialSource kSource, bool kInbox>
 __device__ void send_rows(const CombineKernelArgs& args, uint32_t epoch, const ReceivedRange& range, CombineShared& shared,
-                          const FirstRow<kWire, kSource>& guess) {
+                          const FirstRow<kWire, kSource, kInbox>& guess) {
   using Wire = WireOctet<kWire>;
-  constexpr uint32_t kHeldOctets = kOctetsHeld<kWire, kSource>;
+  constexpr uint32_t kHeldOctets = kOctetsHeld<kWire, kSource, kInbox>;
   constexpr bool kPairs = kSource == PartialSource::pairs;
   const Exchange& exchange = args.exchange;
   const Window& window = exchange.window;
@@ -179,15 +191,16 @@ template <CombineWire kWire, PartialSource kSource, bool kInbox>
 __device__ void send_partials(const CombineKernelArgs& args, CombineShared& shared) {
   const Exchange& exchange = args.exchange;
   constexpr bool kGuesses = kInbox && kSource != PartialSource::pairs;
-  FirstRow<kWire, kSource> guess;
-  if constexpr (kGuesses) guess = FirstRow<kWire, kSource>(args, num_sending<kSource, kInbox>());
+  FirstRow<kWire, kSource, kInbox> guess;
+  if constexpr (kGuesses) guess = FirstRow<kWire, kSource, kInbox>(args, num_sending<kSource, kInbox>());
   const uint32_t with_inbox = kWire == CombineWire::bf16 ? *exchange.routing.with_inbox : 0;
+  const ReceivedCounts received(exchange);
   Call call = open_call<ExchangeStage::combine>(exchange);
   const uint32_t others = kInbox ? ~with_inbox : with_inbox;  // owners that want the other way
-  ReceivedRange range(exchange, call.masked | others);
+  ReceivedRange range(received, call.masked | others);
   if (call.needs_credits) {
     call.masked = exchange_credits(exchange, call.number, call.masked, &shared.masked);
-    range = ReceivedRange(exchange, call.masked | others);
+    range = ReceivedRange(received, call.masked | others);
   }
   count_reader(exchange, call);
   send_combine_headers(exchange, call);
@@ -257,7 +270,7 @@ __device__ void add_up_row(const CombineKernelArgs& args, const Call& call, uint
                            PairList& pairs, const std::byte** partial, uint32_t* shared_masked) {
   using Wire = WireOctet<kWire>;
   using Sum = typename Wire::Sum;
-  constexpr uint32_t kHeldOctets = kOctetsHeld<kWire, kSource>;
+  constexpr uint32_t kHeldOctets = kOctetsHeld<kWire, kSource, false>;
   constexpr int kTogether = 2;  // ranks whose partial sums are fetched at once
   const Window& window = args.exchange.window;
   const int own_slot = args.exchange.routing.slots[int64_t{token} * window.num_ranks + window.rank];
@@ -321,16 +334,19 @@ __device__ void add_up_row(const CombineKernelArgs& args, const Call& call, uint
   }
 }
 
-// The same from the inbox.
+// Lane r: the token's slot in rank r, -1 for none.
+__device__ inline int lane_slot(const CombineKernelArgs& args, uint32_t token, bool counts) {
+  const int lane = static_cast<int>(HardwareWave::lane()), num_ranks = args.exchange.window.num_ranks;
+  return counts && lane < num_ranks ? args.exchange.routing.slots[int64_t{token} * num_ranks + lane] : -1;
+}
+
+// The same from the inbox; `slot`: lane_slot's.
 template <PartialSource kSource>
 __device__ void add_up_from_inbox(const CombineKernelArgs& args, const Call& call, uint32_t token, const Share& share,
-                                  PairList& pairs, uint32_t* shared_masked) {
+                                  int slot, PairList& pairs, uint32_t* shared_masked) {
   constexpr CombineWire kWire = CombineWire::bf16;
-  constexpr uint32_t kHeldOctets = kOctetsHeld<kWire, kSource>;
+  constexpr uint32_t kHeldOctets = kOctetsHeld<kWire, kSource, true>;
   const Window& window = args.exchange.window;
-  const int lane = static_cast<int>(HardwareWave::lane());
-  // Lane r: the row's slot in rank r.
-  const int slot = lane < window.num_ranks ? args.exchange.routing.slots[int64_t{token} * window.num_ranks + lane] : -1;
   const int own_slot = HardwareWave::shuffle(slot, window.rank);
   if constexpr (kSource == PartialSource::pairs) {
     if (own_slot >= 0 && HardwareWave::index_in_block() == 0) list_pairs(args, window.rank, own_slot, pairs);
@@ -346,16 +362,12 @@ __device__ void add_up_from_inbox(const CombineKernelArgs& args, const Call& cal
       if (own_slot >= 0 && first + i * blockDim.x < end)
         own[i] = local_partial<kWire, kSource>(args, pairs, int64_t{window.rank} * window.capacity + own_slot,
                                                first + i * blockDim.x);
-    float sums[kHeldOctets][gpu::kOctet];
     bool late = false;
     uint32_t counts = 0;  // bit per rank whose row came
     do {                  // again without the ranks that turn out to be late
       late = false;
       counts = HardwareWave::ballot(slot >= 0) & ~*static_cast<volatile uint32_t*>(shared_masked);
-#pragma unroll
-      for (auto& octet : sums)
-#pragma unroll
-        for (float& sum : octet) sum = 0;
+      float sums[kHeldOctets][gpu::kOctet] = {};
 #pragma unroll 1
       for (int r = 0; r < window.num_ranks; ++r) {
         if ((counts >> r & 1u) == 0) continue;
@@ -374,14 +386,14 @@ __device__ void add_up_from_inbox(const CombineKernelArgs& args, const Call& cal
 #pragma unroll
           for (int v = 0; v < gpu::kOctet; ++v) sums[i][v] += values[i].value(v);
       }
-    } while (__syncthreads_or(late) != 0);
 #pragma unroll
-    for (uint32_t i = 0; i < kHeldOctets; ++i) {
-      const uint32_t octet = first + i * blockDim.x;
-      if (octet >= end) break;
-      if (args.addend.data) add_addend(args, token, octet, sums[i]);
-      store_output(args, token, octet, sums[i]);
-    }
+      for (uint32_t i = 0; i < kHeldOctets; ++i) {
+        const uint32_t octet = first + i * blockDim.x;
+        if (octet >= end) break;
+        if (args.addend.data) add_addend(args, token, octet, sums[i]);
+        store_output(args, token, octet, sums[i]);
+      }
+    } while (__syncthreads_or(late) != 0);
 #pragma unroll 1
     for (int r = 0; r < window.num_ranks; ++r) {
       if ((counts >> r & 1u) == 0 || r == window.rank) continue;
@@ -393,13 +405,10 @@ __device__ void add_up_from_inbox(const CombineKernelArgs& args, const Call& cal
   }
 }
 
-// The block that closes the call.
-__device__ inline void finish_combine(const Exchange& exchange) {
-  const Call call = open_call<ExchangeStage::combine>(exchange);
+// The block that closes the call: all blocks have read the state, and all peers have begun.
+__device__ inline void wait_to_close(const Exchange& exchange, const Call& call) {
   wait_for_combine_headers(exchange, call);
-  if (threadIdx.x == 0) wait_for_readers(exchange);
-  __syncthreads();
-  if (threadIdx.x == 0) close_call<ExchangeStage::combine>(exchange, call);
+  if (threadIdx.x + 1 == blockDim.x) wait_for_readers(exchange);
 }
 
 template <CombineWire kWire, PartialSource kSource, bool kInbox>
@@ -408,29 +417,39 @@ __device__ void add_up(const CombineKernelArgs& args, CombineShared& shared) {
   const Call call = open_call<ExchangeStage::combine>(exchange);
   const uint32_t block = blockIdx.x - args.num_send_blocks, num_blocks = gridDim.x - args.num_send_blocks;
   if (threadIdx.x == 0) shared.masked = call.masked;
-  if (block == 0)
+  if (block == 0) {
+    wait_to_close(exchange, call);  // while rows are on their way
     __syncthreads();
-  else
+  } else {
     count_reader(exchange, call);
+  }
   const uint32_t num_tokens = args.counts_on_device ? static_cast<uint32_t>(*exchange.routing.num_tokens) : args.num_tokens;
   Share share;
   share.log2_parts = Share::parts_for(num_tokens, num_blocks);
   uint32_t turn = 0;
+  const uint32_t num_units = num_tokens << share.log2_parts;
+  [[maybe_unused]] int slot = 0;
+  if constexpr (kInbox) slot = lane_slot(args, block >> share.log2_parts, block < num_units);
 #pragma unroll 1
-  for (uint32_t unit = block; unit < num_tokens << share.log2_parts; unit += num_blocks, turn ^= 1) {
+  for (uint32_t unit = block; unit < num_units; unit += num_blocks, turn ^= 1) {
     share.part = unit & ((1u << share.log2_parts) - 1);
     const uint32_t token = unit >> share.log2_parts;
+    [[maybe_unused]] int next_slot = 0;
     if constexpr (kInbox)
-      add_up_from_inbox<kSource>(args, call, token, share, shared.pairs[turn], &shared.masked);
+      next_slot = lane_slot(args, (unit + num_blocks) >> share.log2_parts, unit + num_blocks < num_units);
+    if constexpr (kInbox)
+      add_up_from_inbox<kSource>(args, call, token, share, slot, shared.pairs[turn], &shared.masked);
     else
       add_up_row<kWire, kSource>(args, call, token, share, shared.pairs[turn], shared.partial[turn], &shared.masked);
+    slot = next_slot;
   }
   if (block != 0) return;
-  finish_combine(exchange);
+  __syncthreads();
+  if (threadIdx.x == 0) close_call<ExchangeStage::combine>(exchange, call);
 }
 
 template <CombineWire kWire, PartialSource kSource, bool kInbox>
-__global__ void __launch_bounds__(kMaxThreads, kWire == CombineWire::f64 ? 1 : 2)
+__global__ void __launch_bounds__((kMostThreads<kSource, kInbox>), kWire == CombineWire::f64 ? 1 : 2)
     combine_latency(const MIXLANE_GRID_CONSTANT CombineKernelArgs args) {
   __shared__ CombineShared shared;
   begin_launch(args);

@@ -48,11 +48,19 @@ uint32_t num_threads_for(const CombineKernelArgs& args, uint32_t num_blocks) {
   if (!args.uses_inbox) return threads_for(args.num_octets, kWave);  // a wave lists pairs and flags rows
   const uint32_t aside = pairs ? kWave : 0;
   const uint32_t log2_parts = Share::parts_for(args.num_tokens, num_blocks);
-  if (log2_parts == 0) return threads_for(args.num_octets, aside);
+  if (log2_parts == 0) return threads_for(args.num_octets, aside, pairs ? kMaxThreads : kMaxSharingThreads);
   // What all threads do before the first store is most of a small call: no more of them than a part of a row takes.
-  const uint32_t held = pairs ? kOctetsHeld<CombineWire::bf16, PartialSource::pairs>
-                              : kOctetsHeld<CombineWire::bf16, PartialSource::reduced_bf16>;
-  return std::min(small_block((args.num_octets >> log2_parts) / held), kMaxThreads - aside) + aside;
+  const uint32_t held = pairs ? 1 : 2;
+  return std::min(small_block((args.num_octets >> log2_parts) / held), kMaxSharingThreads) + aside;
+}
+
+// Whether a multiprocessor either sends or adds up. Stores that wait for the link keep the loads of a block beside them
+// waiting, which matters where there is a row or more for a block; and few multiprocessors fill the link. (Sums of pairs
+// need many.)
+constexpr uint32_t kSending = 2, kOfMultiprocessors = 13;
+bool splits(const CombineKernelArgs& args, const Budget& budget, uint32_t most) {
+  return args.uses_inbox && args.source != PartialSource::pairs && !budget.limited && 2 * args.num_tokens > most &&
+         budget.num_multiprocessors >= static_cast<int>(kOfMultiprocessors);
 }
 
 }  // namespace
@@ -60,20 +68,27 @@ uint32_t num_threads_for(const CombineKernelArgs& args, uint32_t num_blocks) {
 void load_combine_kernels(CombineWire wire) {
   for (const PartialSource source : {PartialSource::pairs, PartialSource::reduced_bf16, PartialSource::reduced_f32})
     for (const bool inbox : {true, false})
-      gpu::max_resident_blocks(reinterpret_cast<const void*>(kernel_for(wire, source, inbox)), kMaxThreads, 0);
+      gpu::max_resident_blocks(reinterpret_cast<const void*>(kernel_for(wire, source, inbox)), kMaxSharingThreads, 0);
 }
 
 void launch_combine(CombineKernelArgs args, CombineWire wire, const Budget& budget, Stream stream) {
   const Kernel kernel = kernel_for(wire, args.source, args.uses_inbox);
   // Blocks that add up wait for peers, whose blocks may wait for this rank's sending ones: all must run at once. Blocks go
   // to the emptiest multiprocessors, so a limit leaves room for one each.
-  const int resident = gpu::max_resident_blocks(reinterpret_cast<const void*>(kernel), kMaxThreads, 0);
+  const bool lean = args.uses_inbox && args.source != PartialSource::pairs;
+  const int resident =
+      gpu::max_resident_blocks(reinterpret_cast<const void*>(kernel), lean ? kMaxSharingThreads : kMaxThreads, 0);
   const int each = budget.limited ? 1 : std::clamp(resident, 1, kMaxBlocksPerMultiprocessor);
   const auto room = static_cast<uint32_t>(budget.num_multiprocessors * each);
   const uint32_t most = std::max(room / 2, 1u);
   const uint32_t wanted = args.num_tokens < most ? args.num_tokens * kRowParts : most;
   args.num_send_blocks = std::clamp(wanted, std::min(kMinSendBlocks, most), most);
-  const uint32_t num_adding = std::clamp(wanted, 1u, most);
+  uint32_t num_adding = std::clamp(wanted, 1u, most);
+  if (splits(args, budget, most)) {
+    const auto all = static_cast<uint32_t>(budget.num_multiprocessors);
+    args.num_send_blocks = all * kSending / kOfMultiprocessors;
+    num_adding = all - args.num_send_blocks;
+  }
   gpu::launch(kernel,
               {.variant = "combine.latency",
                .num_blocks = args.num_send_blocks + num_adding,

@@ -212,7 +212,10 @@ __global__ void __launch_bounds__(kThreads, 1)
                           &shared.masked);
   }
   if (call.ended && blockIdx.x == 0 && threadIdx.x == 0) report_end(exchange);
-  if (blockIdx.x == 0) finish_combine(exchange);
+  if (blockIdx.x != 0) return;
+  wait_to_close(exchange, call);
+  __syncthreads();
+  if (threadIdx.x == 0) close_call<ExchangeStage::combine>(exchange, call);
 }
 
 int64_t bytes_of_row(const CombineKernelArgs& args, CombineWire wire) {

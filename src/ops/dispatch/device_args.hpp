@@ -20,7 +20,7 @@ inline constexpr uint32_t kRowParts = 4, kLog2RowParts = 2;
 inline constexpr int kInboxRows = 512;
 
 // A rank with so few tokens sends its rows in lines (lines.cuh). Two of them, 256 bytes, hold so many 16-byte packets.
-inline constexpr int kLineRows = 128;
+inline constexpr int kLineRows = 32;
 inline constexpr uint32_t kPacketsOfPair = 15;
 
 // What rank s tells the owner of a window besides rows; lies in the window, written by s alone.
@@ -121,8 +121,7 @@ struct DispatchKernelArgs {
   const int32_t* num_tokens = nullptr;  // null: all rows
   uint32_t num_rows = 0;
   uint32_t num_topk = 0;
-  bool wants_inbox = false;  // for combine
-  bool in_lines = false;
+  bool wants_inbox = false;    // for combine
   uint32_t num_receivers = 0;  // blocks that copy the peers' lines to their places; 0: the last block does
   bool plain_ids = false;      // eight per token at multiples of 16 bytes, as many experts on every rank in their order
   uint32_t num_packets = 0;    // 16 bytes of input each, of a row; a multiple of 16 if quantised

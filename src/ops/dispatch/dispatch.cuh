@@ -3,6 +3,7 @@
 
 #include "ops/dispatch/geometry.hpp"
 #include "ops/dispatch/receive_rows.cuh"
+#include "ops/dispatch/send_in_lines.cuh"
 #include "ops/dispatch/send_one_row.cuh"
 
 namespace mixlane::exchange_gpu {
@@ -30,18 +31,22 @@ __device__ void dispatch_rows(const DispatchKernelArgs& args, DispatchShared& sh
     receive_rows(args, num_tokens, shared.receive);
 }
 
-template <Payload kPayload>
+// kOneRow: no block has more than one row.
+template <Payload kPayload, bool kOneRow>
 __global__ void __launch_bounds__(kMaxSharingThreads, 2)
     dispatch_latency(const MIXLANE_GRID_CONSTANT DispatchKernelArgs args) {
   extern __shared__ float scales[];
   __shared__ DispatchShared shared;
   dispatch_rows(args, shared, false, [&](const Share& share) {
     RowSender<kPayload> sender(args, share, scales, shared.send);
-    send_share(args, share, sender, shared.send);
+    if constexpr (kOneRow)
+      send_one_row(args, share, sender, shared.send);
+    else
+      send_share(args, share, sender, shared.send);
   });
 }
 
-// Few tokens, in lines: no block has more than one row.
+// Few tokens, in lines.
 template <Payload kPayload>
 __global__ void __launch_bounds__(kMaxSharingThreads, 2)
     dispatch_latency_lines(const MIXLANE_GRID_CONSTANT DispatchKernelArgs args) {
@@ -50,7 +55,7 @@ __global__ void __launch_bounds__(kMaxSharingThreads, 2)
   dispatch_rows(args, shared, kPayload != Payload::copy || args.num_scale_words != 0, [&](const Share& share) {
     auto* const scales = reinterpret_cast<float*>(row + args.exchange.window.line_pairs * kPacketsOfPair);
     RowSender<kPayload> sender(args, share, scales, shared.send);
-    send_one_row(args, share, sender, reinterpret_cast<std::byte*>(row), shared.send);
+    send_in_lines(args, share, sender, reinterpret_cast<std::byte*>(row), shared.send);
   });
 }
 

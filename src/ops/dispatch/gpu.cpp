@@ -261,7 +261,8 @@ Mover GpuBackend::mover_of(const DispatchArgs& args) const {
   return Mover::bulk_copies;
 }
 
-// A rank that wanted its partial sums in its inbox gets them from there, which only combine.latency does.
+// A rank with few tokens gets its partial sums from its inbox, which only combine.latency does. This goes by their number
+// alone, so that calls from graphs and from the host may take turns.
 Mover GpuBackend::mover_of(const CombineArgs& args) const {
   if (args.variant == "combine.copy_engine") {
     if (config_.combine_wire == CombineWire::fp8_1x128)
@@ -294,6 +295,7 @@ DispatchKernelArgs GpuBackend::make_args(const DispatchArgs& args) const {
   to.num_tokens = args.num_tokens.as<int32_t>();
   to.num_rows = static_cast<uint32_t>(args.hidden.shape[0]);
   to.num_topk = static_cast<uint32_t>(config_.num_topk);
+  to.wants_inbox = args.hidden.shape[0] <= to.exchange.window.inbox_rows;
   to.plain_ids = config_.num_topk == 8 && reinterpret_cast<uintptr_t>(to.ids) % kPacket == 0 && owners_.table == nullptr &&
                  owners_.num_larger == 0;
   const bool quantizes = payload_of(args) != Payload::copy;
@@ -311,9 +313,6 @@ DispatchKernelArgs GpuBackend::make_args(const DispatchArgs& args) const {
 std::shared_ptr<RoutingState> GpuBackend::prepare_dispatch(const DispatchArgs& args, const RoutingState* replay, Status&) {
   dispatch_args_ = make_args(args);
   dispatch_mover_ = mover_of(args);
-  // Who takes bulk copies here may want them for combine too.
-  dispatch_args_.wants_inbox =
-      dispatch_mover_ != Mover::bulk_copies && args.hidden.shape[0] <= dispatch_args_.exchange.window.inbox_rows;
   // Replayed ids give the same slots again.
   std::shared_ptr<GpuRouting>& state = states_[states_[0].get() == replay || states_[0].use_count() > 1 ? 1 : 0];
   if (replay != nullptr)
@@ -403,7 +402,7 @@ CombineKernelArgs GpuBackend::make_args(const CombineArgs& args) const {
   to.output_dtype = args.output.dtype;
   to.num_tokens = static_cast<uint32_t>(args.output.shape[0]);
   to.num_octets = static_cast<uint32_t>(config_.hidden / 8);
-  to.uses_inbox = dispatch_args_.wants_inbox;
+  to.uses_inbox = args.output.shape[0] <= to.exchange.window.inbox_rows;
   return to;
 }
 

@@ -35,41 +35,31 @@ __device__ void put_in_inbox(const CombineKernelArgs& args, int owner, int slot,
                                                                          int64_t{owner} * window.capacity + slot, octet));
 }
 
-// The thread's octets of a row from `source`: those at `at[0]`, `at[1]`, ... that are before `end`. Whole waves: while some
-// are missing, one lane looks for its last one, so that looking leaves memory alone. False if `source` is left out.
+// The thread's octets of a row from `source`, `step` apart from the one at `first` on, those before `end`; looks until all
+// of the wave's have come. Whole waves; false if `source` is left out.
 template <uint32_t kCount>
 __device__ bool load_from_inbox(const Exchange& exchange, uint32_t epoch, int source, const gpu::Packet* row, uint32_t first,
                                 uint32_t step, uint32_t end, InboxOctet (&octets)[kCount]) {
-  const auto load = [&](uint32_t i) {
-    const gpu::Packet packet = gpu::load_packet_system(row + first + i * step);
-#pragma unroll
-    for (int w = 0; w < InboxOctet::kWords; ++w) octets[i].words[w] = packet.words[w];
-    return packet.words[0] != 0 && packet.words[1] != 0 && packet.words[2] != 0 && packet.words[3] != 0;
-  };
-#pragma unroll 1
-  while (true) {
+  constexpr uint32_t kLooksPerCheck = 64;
+  uint64_t since = 0;
+  for (uint32_t looks = 1;; ++looks) {
     bool here = true;
 #pragma unroll
-    for (uint32_t i = 0; i < kCount; ++i)
-      if (first + i * step < end) here &= load(i);
-    const auto missing = HardwareWave::ballot(!here);
-    if (missing == 0) return true;
-    const int looks =
-        kWave - 1 - (sizeof(missing) == 8 ? __clzll(static_cast<long long>(missing)) : __clz(static_cast<int>(missing)));
-    int goes_on = 1;
-    if (static_cast<int>(HardwareWave::lane()) == looks) {
-      uint32_t last = 0;
-      while (last + 1 < kCount && first + (last + 1) * step < end) ++last;
-      const gpu::Packet* const packet = row + first + last * step;
-      goes_on = wait_for(
-          exchange, source, epoch,
-          [&] {
-            const gpu::Packet now = gpu::load_packet_system(packet);
-            return now.words[0] != 0 && now.words[1] != 0 && now.words[2] != 0 && now.words[3] != 0 ? epoch : epoch - 1;
-          },
-          [&](uint32_t came) { return came == epoch; });
+    for (uint32_t i = 0; i < kCount; ++i) {
+      if (first + i * step >= end) continue;
+      const gpu::Packet packet = gpu::load_packet_system(row + first + i * step);
+#pragma unroll
+      for (int w = 0; w < InboxOctet::kWords; ++w) {
+        octets[i].words[w] = packet.words[w];
+        here &= packet.words[w] != 0;
+      }
     }
-    if (HardwareWave::shuffle(goes_on, looks) == 0) return false;
+    if (HardwareWave::ballot(!here) == 0) return true;
+    if (looks % kLooksPerCheck != 0) continue;
+    // What has come in full is the combine before this one.
+    int goes_on = 1;
+    if (HardwareWave::lane() == 0) goes_on = keep_waiting(exchange, source, epoch, epoch - 1, since);
+    if (HardwareWave::shuffle(goes_on, 0) == 0) return false;
   }
 }
 

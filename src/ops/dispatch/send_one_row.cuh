@@ -1,46 +1,38 @@
-// A block that sends one row, or a part of it, in lines: the shorter way for calls of few tokens.
+// A block that has only one row, or a part of one: the shorter way for calls of few tokens.
 #pragma once
 
-#include "ops/dispatch/lines.cuh"
 #include "ops/dispatch/send_rows.cuh"
 
 namespace mixlane::exchange_gpu {
 
-// Where a row is put together, and the own rank's record of it if there is one.
-struct StagedTargets {
-  std::byte* staged;
-  std::byte* own;
+// The records of one row in a whole wave: lane r's for rank r, null where there is none.
+struct LaneTargets {
+  const Window& window;
+  std::byte* record;
   template <class Visit>
   __device__ void each(Visit&& visit) const {
-    visit(staged);
-    if (own != nullptr) visit(own);
+#pragma unroll 1
+    for (int i = 1; i <= window.num_ranks; ++i) {
+      const int r = window.rank + i < window.num_ranks ? window.rank + i : window.rank + i - window.num_ranks;
+      auto* const to = reinterpret_cast<std::byte*>(HardwareWave::shuffle(reinterpret_cast<unsigned long long>(record), r));
+      if (to != nullptr) visit(to);
+    }
   }
 };
 
-// The row is put together in shared memory, at `staged`, and goes to its receivers from there. It needs no batch: every wave
-// finds its slots for itself, from all tokens up to the block's if they fit in a wave; else each looks at some of them. All
-// threads of the block.
-template <Payload kPayload>
-__device__ void send_one_row(const DispatchKernelArgs& args, const Share& share, RowSender<kPayload>& sender,
-                             std::byte* staged, SendShared& shared) {
+// A block with one row, or a part of one: it needs no batch. Every wave finds the row's slots for itself, from all tokens up
+// to the block's if they fit in a wave; else each looks at some of them. All threads of the block.
+template <class Sender>
+__device__ void send_one_row(const DispatchKernelArgs& args, const Share& share, Sender& sender, SendShared& shared) {
   const Window& window = args.exchange.window;
   const uint32_t lane = HardwareWave::lane(), wave = HardwareWave::index_in_block();
-  const int rank = static_cast<int>(lane);
+  const int peer = static_cast<int>(lane);
   const uint32_t token = share.begin, chunk = token / kWave;
   const uint32_t looks_at = (chunk == 0 ? 0 : wave * kWave) + lane;
   const FetchedToken fetched(args, looks_at, !share.empty() && looks_at <= token);
-  // Quantised rows are not cut into parts.
-  const uint32_t first_pair = share.first_of(window.line_pairs), end_pair = share.end_of(window.line_pairs);
-  if constexpr (kPayload == Payload::copy) sender.cover(first_pair * kPacketsOfPair, end_pair * kPacketsOfPair);
   sender.fetch_first();
   Call call = open_call<ExchangeStage::dispatch>(args.exchange);
-  const uint32_t ranks = fetched.ranks(args);
-  HardwareWave::Mask having = 0;  // lane r: the tokens that go to rank r
-#pragma unroll 1
-  for (int r = 0; r < window.num_ranks; ++r) {
-    const auto all = HardwareWave::ballot((ranks >> r & 1u) != 0);
-    if (rank == r) having = all;
-  }
+  HardwareWave::Mask having = tokens_by_rank(args, fetched.ranks(args));
   uint32_t slot = 0;
   if (chunk != 0) {
     if (wave <= chunk && lane < kMaxRanks) shared.having[wave][lane] = having;
@@ -52,32 +44,25 @@ __device__ void send_one_row(const DispatchKernelArgs& args, const Share& share,
   slot += static_cast<uint32_t>(HardwareWave::count(having & ((HardwareWave::Mask{1} << token % kWave) - 1)));
   const bool wanted = (having >> token % kWave & 1u) != 0;
   if (call.needs_credits) call.masked = exchange_credits(args.exchange, call.number, call.masked, &shared.masked);
-  const auto capacity = static_cast<uint32_t>(window.capacity);
-  // The last token's block knows how many rows each peer gets.
-  if (blockIdx.x + 1 == max(share.num_active, 1u) && wave + 1 == blockDim.x / kWave && rank < window.num_ranks &&
-      rank != window.rank && call.sends_to(rank))
-    send_header(args, call, kInLines | (share.empty() ? 0 : min(slot + (wanted ? 1 : 0), capacity)), rank);
+  const bool talks = wave + 1 == blockDim.x / kWave && peer < window.num_ranks && peer != window.rank && call.sends_to(peer);
+  const uint64_t stamp = uint64_t{call.epoch} << 32;
+  if (blockIdx.x == 0 && talks) send_header(args, call, share.num_active, peer);
   if (share.empty()) {
     count_reader(args.exchange, call);
     return;
   }
   be_late(args.exchange, call.number);
-  const bool sent = wanted && slot < capacity && call.sends_to(rank);
-  auto to = reinterpret_cast<unsigned long long>(
-      !sent                 ? nullptr
-      : rank == window.rank ? record_at(window, rank, rank, static_cast<int>(slot))
-                            : reinterpret_cast<std::byte*>(lines_of(window, rank, window.rank, slot)));
-  sender.send_one(StagedTargets{staged, reinterpret_cast<std::byte*>(HardwareWave::shuffle(to, window.rank))});
-  if (wave == 0 && share.part == 0 && rank < window.num_ranks)
-    args.exchange.routing.slots[int64_t{token} * window.num_ranks + rank] = sent ? static_cast<int32_t>(slot) : -1;
+  const auto capacity = static_cast<uint32_t>(window.capacity);
+  const bool sent = wanted && slot < capacity && call.sends_to(peer);
+  sender.send_one(LaneTargets{window, sent ? record_at(window, peer, window.rank, static_cast<int>(slot)) : nullptr});
+  if (wave == 0 && share.part == 0 && peer < window.num_ranks)
+    args.exchange.routing.slots[int64_t{token} * window.num_ranks + peer] = sent ? static_cast<int32_t>(slot) : -1;
+  sender.finish();
   be_late(args.exchange, ~call.number);
-  count_reader(args.exchange, call);  // a barrier as well: the row is complete
-#pragma unroll 1
-  for (int i = 1; i < window.num_ranks; ++i) {
-    const int r = window.rank + i < window.num_ranks ? window.rank + i : window.rank + i - window.num_ranks;
-    auto* const lines = reinterpret_cast<gpu::Packet*>(HardwareWave::shuffle(to, r));
-    if (lines != nullptr) store_lines(lines, staged, first_pair, end_pair, call.epoch);
-  }
+  count_reader(args.exchange, call);  // a barrier as well
+  if (talks)
+    gpu::store_release_system(done_flags(window, peer, window.rank) + blockIdx.x,
+                              stamp | min(slot + (wanted ? 1 : 0), capacity));
 }
 
 }  // namespace mixlane::exchange_gpu

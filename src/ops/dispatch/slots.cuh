@@ -88,6 +88,17 @@ __device__ inline uint32_t count_by_rank(uint32_t ranks, int num_ranks) {
   return mine;
 }
 
+// The same as bits: lane r's are the wave's tokens that go to rank r.
+__device__ inline HardwareWave::Mask tokens_by_rank(const DispatchKernelArgs& args, uint32_t ranks) {
+  HardwareWave::Mask mine = 0;
+#pragma unroll 1
+  for (int r = 0; r < args.exchange.window.num_ranks; ++r) {
+    const auto all = HardwareWave::ballot((ranks >> r & 1u) != 0);
+    if (static_cast<int>(HardwareWave::lane()) == r) mine = all;
+  }
+  return mine;
+}
+
 // A batch of a block's rows, one per lane of the first wave.
 struct Batch {
   std::byte* target[kWave][kMaxRanks];  // the records that a row goes to, the own rank's last
@@ -95,35 +106,18 @@ struct Batch {
   uint32_t rows[kMaxRanks];  // for each rank, up to the end of the batch, those without room not among them
 };
 
-// The first wave looks up one batch of the block's own tokens, [first, end): returns the ranks of this lane's. In the first
-// round the others count the tokens [0, first) before it: lane r's count for rank r, to be added up over the waves.
-class LookUp {
- public:
-  __device__ LookUp(const DispatchKernelArgs& args, uint32_t first, uint32_t end, bool first_round)
-      : first_(HardwareWave::index_in_block() == 0 ? first : (HardwareWave::index_in_block() - 1) * kWave),
-        stop_(HardwareWave::index_in_block() == 0 ? end
-              : first_round                       ? first
-                                                  : 0),
-        fetched_(args, first_ + HardwareWave::lane(), first_ + HardwareWave::lane() < stop_) {}
-  __device__ uint32_t result(const DispatchKernelArgs& args) const {
-    const uint32_t ranks = fetched_.ranks(args);
-    if (HardwareWave::index_in_block() == 0) return ranks;
-    const int num_ranks = args.exchange.window.num_ranks;
-    const uint32_t step = blockDim.x - kWave;
-    uint32_t counts = first_ < stop_ ? count_by_rank(ranks, num_ranks) : 0;
+// Counts the tokens [0, end) by rank, the waves but the first: lane r's count for rank r goes to `counts` of its wave.
+// `fetched`: the lane's first one of them.
+__device__ inline void count_before(const DispatchKernelArgs& args, uint32_t end, const FetchedToken& fetched,
+                                    uint32_t (&counts)[kMaxWaves][kMaxRanks]) {
+  const uint32_t wave = HardwareWave::index_in_block(), lane = HardwareWave::lane();
+  const int num_ranks = args.exchange.window.num_ranks;
+  uint32_t count = (wave - 1) * kWave < end ? count_by_rank(fetched.ranks(args), num_ranks) : 0;
 #pragma unroll 1
-    for (uint32_t first = first_ + step; first < stop_; first += step) {
-      const uint32_t token = first + HardwareWave::lane();
-      counts += count_by_rank(token < stop_ ? ranks_of(args, token) : 0, num_ranks);
-    }
-    return counts;
-  }
-
- private:
-  uint32_t first_;
-  uint32_t stop_;
-  FetchedToken fetched_;
-};
+  for (uint32_t first = (wave - 1) * kWave + blockDim.x - kWave; first < end; first += blockDim.x - kWave)
+    count += count_by_rank(first + lane < end ? ranks_of(args, first + lane) : 0, num_ranks);
+  if (lane < kMaxRanks) counts[wave][lane] = count;
+}
 
 // Lane r: the first of the records that are this rank's in rank r's window.
 __device__ inline std::byte* own_records(const Window& window) {

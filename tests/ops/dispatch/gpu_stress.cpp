@@ -1,6 +1,6 @@
 // dispatch_gpu_stress [iterations] [ranks] [seed]: random calls with random delays, every result compared with the oracle.
-// Ranks dispatch by variants of their own choice; with an even seed under a limit of multiprocessors, where rows do not go
-// in lines. MIXLANE_FAULT=jitter_<us> makes single blocks late as well.
+// Ranks dispatch by variants of their own choice. With an even seed rows and sums go with flags: under a limit of
+// multiprocessors, with an f32 wire of combine. MIXLANE_FAULT=jitter_<us> makes single blocks late as well.
 #include <fmt/format.h>
 
 #include <atomic>
@@ -21,13 +21,16 @@ using test::Inputs;
 using test::Oracle;
 using test::Rng;
 
-DispatcherConfig stress_config(bool limited) {
+DispatcherConfig stress_config(bool with_flags) {
   DispatcherConfig config;
   config.hidden = 72;
   config.num_topk = 4;
   config.num_experts = 23;
   config.max_tokens = 12;
-  if (limited) config.num_multiprocessors = 12;
+  if (with_flags) {
+    config.num_multiprocessors = 12;
+    config.combine_wire = CombineWire::f32;
+  }
   return config;
 }
 
