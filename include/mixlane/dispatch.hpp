@@ -134,7 +134,8 @@ class Dispatcher {
   // scales (in whole words of 4) + 8 K rounded up to 64 and partial row = combine wire bytes of H values, scales included,
   // rounded up to 64.
   // On GPUs: num_ranks * (64 + 4096 + capacity * 16) rounded up to 128, and num_ranks * (capacity * (row + partial row) +
-  // min(capacity, 32) * 16 * ceil(H / 6)), each of these rows rounded up to 128; the last one with a bf16 wire of combine.
+  // min(capacity, 32) * 256 * ceil(row / 240) + min(capacity, 512) * partial row), rows rounded up to 128 (the third one to
+  // 16 before the division); the last one with a bf16 wire of combine.
   // With copy_engine also num_ranks * (4 * ceil(capacity / 128), rounded up to 64 over all ranks, + capacity * partial row).
   static int64_t window_bytes(const DispatcherConfig& config, int num_ranks, DeviceType device = DeviceType::cpu);
 

@@ -98,9 +98,9 @@ __global__ void __launch_bounds__(kThreads, 1)
   extern __shared__ __align__(128) std::byte rows[];
   __shared__ uint64_t arrived[kMaxStages];
   __shared__ DispatchShared shared;
-  dispatch_rows(args, shared, [&](const Call& call, const Share& share) {
+  dispatch_rows(args, shared, false, [&](const Share& share) {
     BulkSender sender(args, share, rows, arrived, num_stages, shared.send);
-    send_share(args, call, share, sender, shared.send);
+    send_share(args, share, sender, shared.send);
   });
 }
 

@@ -257,9 +257,9 @@ struct Share {
     return num_rows * 4 <= num_blocks ? 2 : num_rows * 2 <= num_blocks ? 1 : 0;
   }
 
-  __device__ static Share of(uint32_t num_rows, uint32_t num_blocks, uint32_t block) {
+  __device__ static Share of(uint32_t num_rows, uint32_t num_blocks, uint32_t block, bool whole_rows = false) {
     Share share;
-    share.log2_parts = parts_for(num_rows, num_blocks);
+    share.log2_parts = whole_rows ? 0 : parts_for(num_rows, num_blocks);
     const uint32_t num_units = num_rows << share.log2_parts;
     share.num_active = min(num_units, num_blocks);
     if (block >= share.num_active) return share;

@@ -184,20 +184,21 @@ __global__ void __launch_bounds__(kThreads, 1)
   else
     count_reader(exchange, call);
   send_combine_headers(exchange, call);
-  const uint32_t in_lines = kWire == CombineWire::bf16 ? *exchange.routing.in_lines : 0;
+  // Owners with few tokens, who do not read flags.
+  const uint32_t with_inbox = kWire == CombineWire::bf16 ? *exchange.routing.with_inbox : 0;
   const uint32_t wave = HardwareWave::index_in_block();
   if (wave == kWaves) {
-    const ReceivedRange range(exchange, call.masked | in_lines);
+    const ReceivedRange range(exchange, call.masked | with_inbox);
     push_rows(
         args, call, range.total(), args.num_octets * WireOctet<kWire>::kBytes, most_stages,
         [&](uint32_t row, int& owner, int& slot) { range.find(row, owner, slot); }, stages, shared.arrived);
   } else {
     if constexpr (kWire == CombineWire::bf16) {
-      const ReceivedRange few(exchange, call.masked | ~in_lines);
+      const ReceivedRange few(exchange, call.masked | ~with_inbox);
       for (uint32_t row = blockIdx.x; row < few.total(); row += gridDim.x) {
         int owner = 0, slot = 0;
         few.find(row, owner, slot);
-        send_lines<kSource>(args, call.epoch, PairList{}, owner, slot, Share{}, kAddingThreads, nullptr);
+        put_in_inbox<kSource>(args, owner, slot, kAddingThreads);
       }
     }
     const uint32_t num_tokens =
@@ -211,7 +212,10 @@ __global__ void __launch_bounds__(kThreads, 1)
                           &shared.masked);
   }
   if (call.ended && blockIdx.x == 0 && threadIdx.x == 0) report_end(exchange);
-  if (blockIdx.x == 0) finish_combine(exchange, call);
+  if (blockIdx.x != 0) return;
+  wait_to_close(exchange, call);
+  __syncthreads();
+  if (threadIdx.x == 0) close_call<ExchangeStage::combine>(exchange, call);
 }
 
 int64_t bytes_of_row(const CombineKernelArgs& args, CombineWire wire) {

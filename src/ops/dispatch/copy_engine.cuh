@@ -120,7 +120,7 @@ __global__ void __launch_bounds__(kMaxThreads)
   const Call call = open_call<ExchangeStage::dispatch>(exchange);
   const int rank = static_cast<int>(threadIdx.x);
   if (rank < kMaxRanks) shared.received[rank] = 0;
-  if (rank == 0) shared.late = shared.in_lines = 0;
+  if (rank == 0) shared.late = shared.in_lines = shared.with_inbox = 0;
   be_late(exchange, call.number);
   const int32_t sent = rank < window.num_ranks ? stage.counts[rank] : 0;
   if (rank < window.num_ranks && rank != window.rank && call.sends_to(rank)) {
@@ -131,6 +131,7 @@ __global__ void __launch_bounds__(kMaxThreads)
   __syncthreads();
   wait_for_all(exchange, call, shared);
   __syncthreads();
+  if (shared.in_lines != 0) unpack_all(exchange, call, shared);
   if (rank < window.num_ranks) {
     const bool here = (shared.late >> rank & 1u) == 0;
     exchange.routing.sent_count[rank] = here ? sent : 0;
@@ -138,7 +139,7 @@ __global__ void __launch_bounds__(kMaxThreads)
   }
   if (rank != 0) return;
   *exchange.routing.num_tokens = static_cast<int32_t>(num_tokens_of(args));
-  *exchange.routing.in_lines = shared.in_lines;
+  *exchange.routing.with_inbox = shared.with_inbox;
   close_call<ExchangeStage::dispatch>(exchange, call);
 }
 

@@ -16,19 +16,23 @@ inline constexpr uint32_t kMaxSendBlocks = 512;
 inline constexpr uint32_t kMaxThreads = 512;
 // A row's flag has a word per quarter of the row, since up to four blocks may send it.
 inline constexpr uint32_t kRowParts = 4, kLog2RowParts = 2;
-// A rank with so few tokens gets its partial sums in lines with flags of their own (lines.cuh): 12 bytes of a row each.
-inline constexpr int kFewRows = 32;
-inline constexpr uint32_t kLineWords = 3;
+// A rank with so few tokens gets its partial sums in an inbox (inbox.cuh), where they need no flags.
+inline constexpr int kInboxRows = 512;
+
+// A rank with so few tokens sends its rows in lines (lines.cuh). Two of them, 256 bytes, hold so many 16-byte packets.
+inline constexpr int kLineRows = 32;
+inline constexpr uint32_t kPacketsOfPair = 15;
 
 // What rank s tells the owner of a window besides rows; lies in the window, written by s alone.
 struct alignas(64) SourceLine {
-  uint64_t dispatch_header;  // epoch << 32 | kWantsLines | blocks that send
+  uint64_t dispatch_header;  // epoch << 32 | kWantsInbox | blocks that send, or kInLines | rows
   uint32_t credit;           // number of the call before which s has read everything
   uint32_t masked;           // PeerMark
   uint32_t combine_header;   // epoch of the combine that s has begun
 };
 
-inline constexpr uint32_t kWantsLines = 1u << 31;
+inline constexpr uint32_t kWantsInbox = 1u << 31;
+inline constexpr uint32_t kInLines = 1u << 30;
 
 // What a rank has done to another one, in SourceLine::masked.
 inline constexpr uint32_t kLeftOut = 1;
@@ -54,18 +58,22 @@ struct Window {
   int64_t record_stride = 0;
   int64_t partials_at = 0;  // [R][C]
   int64_t partial_stride = 0;
-  int64_t lines_at = 0;  // [R][few_rows]: a row in lines of 16 bytes
+  int64_t lines_at = 0;  // [R][line_rows]: records in lines
   int64_t line_stride = 0;
-  int32_t few_rows = 0;
+  int32_t line_rows = 0;
+  uint32_t line_pairs = 0;      // of a record
+  uint32_t record_packets = 0;  // the last one may be filled up
+  int64_t inbox_at = 0;         // [R][inbox_rows], rows like partials
+  int32_t inbox_rows = 0;
 };
 
 // What dispatch leaves behind for combine, in this rank's own memory.
 struct DeviceRouting {
-  int32_t* slots = nullptr;       // [max_tokens, num_ranks], -1 = no row
-  int32_t* recv_count = nullptr;  // [num_ranks]
-  int32_t* sent_count = nullptr;  // [num_ranks]
-  int32_t* num_tokens = nullptr;  // [1]
-  uint32_t* in_lines = nullptr;   // [1], bit r: rank r wants its partial sums in lines
+  int32_t* slots = nullptr;        // [max_tokens, num_ranks], -1 = no row
+  int32_t* recv_count = nullptr;   // [num_ranks]
+  int32_t* sent_count = nullptr;   // [num_ranks]
+  int32_t* num_tokens = nullptr;   // [1]
+  uint32_t* with_inbox = nullptr;  // [1], bit r: rank r wants its partial sums in its inbox
 };
 
 struct Exchange {
@@ -113,9 +121,11 @@ struct DispatchKernelArgs {
   const int32_t* num_tokens = nullptr;  // null: all rows
   uint32_t num_rows = 0;
   uint32_t num_topk = 0;
-  bool plain_ids = false;    // eight per token at multiples of 16 bytes, as many experts on every rank in their order
-  uint32_t num_packets = 0;  // 16 bytes of input each, of a row; a multiple of 16 if quantised
-  uint32_t num_values = 0;   // of a row
+  bool wants_inbox = false;    // for combine
+  uint32_t num_receivers = 0;  // blocks that copy the peers' lines to their places; 0: the last block does
+  bool plain_ids = false;      // eight per token at multiples of 16 bytes, as many experts on every rank in their order
+  uint32_t num_packets = 0;    // 16 bytes of input each, of a row; a multiple of 16 if quantised
+  uint32_t num_values = 0;     // of a row
   uint32_t payload_bytes = 0;
   uint32_t num_scale_words = 0;
   uint32_t num_byte_scales = 0;  // 0: the scales are f32
@@ -143,6 +153,7 @@ struct CombineKernelArgs {
   uint32_t num_octets = 0;        // of a row
   uint32_t num_tokens = 0;        // rows of the output
   bool counts_on_device = false;  // fewer of them may count
+  bool uses_inbox = false;        // this rank's dispatch said that it wants its partial sums there
   uint32_t num_send_blocks = 0;
 };
 

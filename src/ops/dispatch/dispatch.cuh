@@ -1,7 +1,9 @@
 // dispatch.latency: one launch. All blocks but the last send the rows of their tokens and leave; the last one waits.
 #pragma once
 
+#include "ops/dispatch/geometry.hpp"
 #include "ops/dispatch/receive_rows.cuh"
+#include "ops/dispatch/send_in_lines.cuh"
 #include "ops/dispatch/send_one_row.cuh"
 
 namespace mixlane::exchange_gpu {
@@ -16,31 +18,44 @@ union DispatchShared {
   ReceiveShared receive;
 };
 
-// What the kernels of dispatch have in common: `send(call, share)` moves a block's rows.
+// What the kernels of dispatch have in common: `send(share)` opens the call and moves a block's rows.
 template <class Send>
-__device__ void dispatch_rows(const DispatchKernelArgs& args, DispatchShared& shared, Send&& send) {
+__device__ void dispatch_rows(const DispatchKernelArgs& args, DispatchShared& shared, bool whole_rows, Send&& send) {
   begin_launch(args);
-  const Call call = open_call<ExchangeStage::dispatch>(args.exchange);
-  const uint32_t num_tokens = num_tokens_of(args);
-  if (blockIdx.x + 1 == gridDim.x) {
-    receive_rows(args, call, num_tokens, shared.receive);
-    return;
-  }
-  send(call, Share::of(num_tokens, gridDim.x - 1, blockIdx.x));
+  const uint32_t num_tokens = num_tokens_of(args), num_senders = gridDim.x - 1 - args.num_receivers;
+  if (blockIdx.x < num_senders)
+    send(Share::of(num_tokens, num_senders, blockIdx.x, whole_rows));
+  else if (blockIdx.x + 1 < gridDim.x)
+    receive_lines(args, blockIdx.x - num_senders);
+  else
+    receive_rows(args, num_tokens, shared.receive);
 }
 
 // kOneRow: no block has more than one row.
 template <Payload kPayload, bool kOneRow>
-__global__ void __launch_bounds__(kMaxThreads, kOneRow ? 1 : 2)
+__global__ void __launch_bounds__(kMaxSharingThreads, 2)
     dispatch_latency(const MIXLANE_GRID_CONSTANT DispatchKernelArgs args) {
   extern __shared__ float scales[];
   __shared__ DispatchShared shared;
-  dispatch_rows(args, shared, [&](const Call& call, const Share& share) {
+  dispatch_rows(args, shared, false, [&](const Share& share) {
     RowSender<kPayload> sender(args, share, scales, shared.send);
     if constexpr (kOneRow)
-      send_one_row(args, call, share, sender, shared.send);
+      send_one_row(args, share, sender, shared.send);
     else
-      send_share(args, call, share, sender, shared.send);
+      send_share(args, share, sender, shared.send);
+  });
+}
+
+// Few tokens, in lines.
+template <Payload kPayload>
+__global__ void __launch_bounds__(kMaxSharingThreads, 2)
+    dispatch_latency_lines(const MIXLANE_GRID_CONSTANT DispatchKernelArgs args) {
+  extern __shared__ uint4 row[];
+  __shared__ DispatchShared shared;
+  dispatch_rows(args, shared, kPayload != Payload::copy || args.num_scale_words != 0, [&](const Share& share) {
+    auto* const scales = reinterpret_cast<float*>(row + args.exchange.window.line_pairs * kPacketsOfPair);
+    RowSender<kPayload> sender(args, share, scales, shared.send);
+    send_in_lines(args, share, sender, reinterpret_cast<std::byte*>(row), shared.send);
   });
 }
 

@@ -7,10 +7,13 @@
 
 namespace mixlane::exchange_gpu {
 
+// Of blocks that leave a multiprocessor room for another one, with 72 registers each.
+inline constexpr uint32_t kMaxSharingThreads = 448;
+
 // The block that wastes the fewest threads on a row of so many 16-byte pieces; of equal ones the largest. `others`: threads
 // of it that have no part in that.
-inline uint32_t threads_for(uint32_t num_pieces, uint32_t others = 0) {
-  const uint32_t most = kMaxThreads - (others > 0 ? 64 : 0);
+inline uint32_t threads_for(uint32_t num_pieces, uint32_t others = 0, uint32_t limit = kMaxThreads) {
+  const uint32_t most = limit - (others > 0 ? 64 : 0);
   uint32_t best = most;
   uint32_t best_cost = ~0u;
   for (uint32_t threads = most; threads >= kMaxThreads / 2; threads -= 64) {

@@ -26,9 +26,6 @@ constexpr int64_t kPacket = 16;
 // Who moves the rows of a call: the variants latency, throughput and copy_engine.
 enum class Mover : uint8_t { stores, bulk_copies, copy_engines };
 
-// Whether this rank has so few tokens that combine.latency sends its rows in lines.
-bool gets_lines(const CombineKernelArgs& args) { return int64_t{args.num_tokens} <= args.exchange.window.few_rows; }
-
 // Kernels read and write rows in packets.
 template <class View>
 Matrix rows_of(std::string_view what, const View& view) {
@@ -193,10 +190,13 @@ Exchange GpuBackend::make_exchange(Status* status) const {
   window.record_stride = layout_.records.record_stride;
   window.partials_at = layout_.partials_at;
   window.partial_stride = layout_.records.partial_stride;
-  // Lines need 16 bytes to be written in one piece.
-  window.few_rows = gpu::kDeviceType == DeviceType::cuda ? layout_.few_rows : 0;
   window.lines_at = layout_.lines_at;
   window.line_stride = layout_.line_stride;
+  window.line_rows = layout_.line_rows;
+  window.line_pairs = layout_.line_pairs;
+  window.record_packets = layout_.record_packets;
+  window.inbox_at = layout_.inbox_at;
+  window.inbox_rows = layout_.inbox_rows;
   exchange.state = own_.state();
   exchange.masked = own_.masked();
   exchange.status = status ? status : own_.status();
@@ -261,7 +261,8 @@ Mover GpuBackend::mover_of(const DispatchArgs& args) const {
   return Mover::bulk_copies;
 }
 
-// A rank with few tokens gets its rows in lines, which only combine.latency reads.
+// A rank with few tokens gets its partial sums from its inbox, which only combine.latency does. This goes by their number
+// alone, so that calls from graphs and from the host may take turns.
 Mover GpuBackend::mover_of(const CombineArgs& args) const {
   if (args.variant == "combine.copy_engine") {
     if (config_.combine_wire == CombineWire::fp8_1x128)
@@ -274,7 +275,7 @@ Mover GpuBackend::mover_of(const CombineArgs& args) const {
          "combine.throughput takes reduced rows of the wire's type, of at most 64 KiB, on sm_90; use combine.latency");
   const bool pays = args.variant == "auto" && budget_.limited && args.output.shape[0] >= kManyTokens;
   const bool wanted = args.variant == "combine.throughput" || pays;
-  return can && wanted && !gets_lines(combine_args_) ? Mover::bulk_copies : Mover::stores;
+  return can && wanted && !combine_args_.uses_inbox ? Mover::bulk_copies : Mover::stores;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -294,6 +295,7 @@ DispatchKernelArgs GpuBackend::make_args(const DispatchArgs& args) const {
   to.num_tokens = args.num_tokens.as<int32_t>();
   to.num_rows = static_cast<uint32_t>(args.hidden.shape[0]);
   to.num_topk = static_cast<uint32_t>(config_.num_topk);
+  to.wants_inbox = args.hidden.shape[0] <= to.exchange.window.inbox_rows;
   to.plain_ids = config_.num_topk == 8 && reinterpret_cast<uintptr_t>(to.ids) % kPacket == 0 && owners_.table == nullptr &&
                  owners_.num_larger == 0;
   const bool quantizes = payload_of(args) != Payload::copy;
@@ -400,6 +402,7 @@ CombineKernelArgs GpuBackend::make_args(const CombineArgs& args) const {
   to.output_dtype = args.output.dtype;
   to.num_tokens = static_cast<uint32_t>(args.output.shape[0]);
   to.num_octets = static_cast<uint32_t>(config_.hidden / 8);
+  to.uses_inbox = args.output.shape[0] <= to.exchange.window.inbox_rows;
   return to;
 }
 
@@ -424,7 +427,7 @@ void GpuBackend::combine_receive(Stream stream) {
   if (!by_copies && !check_) return;
   const gpu::DeviceGuard guard(device_);
   if (by_copies) copies_->receive(combine_args_, budget_, stream);
-  if (check_) check_->after_combine(combine_args_, !gets_lines(combine_args_) && !by_copies, budget_, stream);
+  if (check_) check_->after_combine(combine_args_, !combine_args_.uses_inbox && !by_copies, budget_, stream);
 }
 
 std::vector<int> GpuBackend::masked_ranks() const {

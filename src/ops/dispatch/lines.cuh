@@ -1,197 +1,120 @@
-// Partial sums of few rows in lines that carry their own flag: 12 bytes of a row and the epoch, written and read in one
-// piece. No store has to be known to have arrived before a flag can follow, which saves a way across the link; the price
-// is a third more bytes.
+// Records of few rows in lines of 128 bytes: 120 bytes of the record and the epoch. Eight lanes store a line by one
+// instruction, it crosses the link as a whole, and eight lanes that load it by one instruction see all of it or nothing. So
+// no store has to be known to have arrived before a flag can follow. The receiver copies the record to its place.
 #pragma once
 
-#include "ops/dispatch/partials.cuh"
+#include "ops/dispatch/call.cuh"
 
 namespace mixlane::exchange_gpu {
 
-inline constexpr uint32_t kValuesPerWord = 2;  // bf16
+inline constexpr uint32_t kLineLanes = 8, kPairLanes = 2 * kLineLanes;
 
-__device__ inline gpu::Packet* lines_of(const Window& window, int owner, int source, int slot) {
-  return reinterpret_cast<gpu::Packet*>(window.parts[owner] + window.lines_at +
-                                        (int64_t{source} * window.few_rows + slot) * window.line_stride);
-}
-__device__ inline uint32_t num_lines(const CombineKernelArgs& args) {
-  return (args.num_octets * (gpu::kOctet / kValuesPerWord) + kLineWords - 1) / kLineWords;
-}
-
-// A line's words of a row, two bf16 values each; zeros behind its end.
-struct LineWords {
-  uint32_t words[kLineWords] = {};
-  uint32_t begin = 0;
-  uint32_t count = 0;  // of the row's
-
-  LineWords() = default;
-  __device__ LineWords(const CombineKernelArgs& args, uint32_t line) {
-    const uint32_t total = args.num_octets * (gpu::kOctet / kValuesPerWord);
-    begin = line * kLineWords;
-    count = begin < total ? min(total - begin, kLineWords) : 0;
-  }
-  __device__ void load(const std::byte* row) {
-#pragma unroll
-    for (uint32_t i = 0; i < kLineWords; ++i)
-      if (i < count) words[i] = reinterpret_cast<const uint32_t*>(row)[begin + i];
-  }
-  __device__ float value(uint32_t v) const {
-    return __uint_as_float(v % 2 ? words[v / 2] & 0xffff0000u : words[v / 2] << 16);
+// A lane's part of a pair of lines, which hold kPacketsOfPair packets of a record: seven each and one by halves.
+struct LinePart {
+  uint32_t packet;   // of the pair's
+  bool half;         // the last lane of a line: half a packet and the epoch
+  uint32_t at_half;  // which one
+  __device__ LinePart() {
+    const uint32_t lane = threadIdx.x % kPairLanes, line = lane / kLineLanes, in_line = lane % kLineLanes;
+    half = in_line + 1 == kLineLanes;
+    packet = half ? kPacketsOfPair - 1 : line * (kLineLanes - 1) + in_line;
+    at_half = line;
   }
 };
 
-// What this rank adds for a received row.
-template <PartialSource kSource>
-__device__ void load_local(const CombineKernelArgs& args, const PairList& list, int64_t row, LineWords& line) {
-  constexpr uint32_t kValues = kLineWords * kValuesPerWord;
-  if constexpr (kSource == PartialSource::reduced_bf16) {
-    line.load(args.rows.data + row * args.rows.stride);
-  } else {
-    float sums[kValues] = {};
-    if constexpr (kSource == PartialSource::reduced_f32) {
-      const auto* const from = reinterpret_cast<const float2*>(args.rows.data + row * args.rows.stride);
-#pragma unroll
-      for (uint32_t i = 0; i < kLineWords; ++i) {
-        if (i >= line.count) break;
-        const float2 two = from[line.begin + i];
-        sums[2 * i] = two.x;
-        sums[2 * i + 1] = two.y;
-      }
-    } else {
-      constexpr uint32_t kTogether = 4;
-      for (uint32_t first = 0; first < list.count; first += kTogether) {
-        LineWords rows[kTogether] = {line, line, line, line};
-#pragma unroll
-        for (uint32_t p = 0; p < kTogether; ++p)
-          if (first + p < list.count) rows[p].load(args.rows.data + list.row[first + p] * args.rows.stride);
-#pragma unroll
-        for (uint32_t p = 0; p < kTogether; ++p) {
-          if (first + p >= list.count) break;
-#pragma unroll
-          for (uint32_t v = 0; v < kValues; ++v) sums[v] += list.weight[first + p] * rows[p].value(v);
-        }
-      }
-    }
-#pragma unroll
-    for (uint32_t i = 0; i < kLineWords; ++i) line.words[i] = gpu::f32x2_to_bf16x2(sums[2 * i], sums[2 * i + 1]);
+__device__ inline gpu::Packet* lines_of(const Window& window, int owner, int source, uint32_t slot) {
+  return reinterpret_cast<gpu::Packet*>(window.parts[owner] + window.lines_at +
+                                        (int64_t{source} * window.line_rows + slot) * window.line_stride);
+}
+
+// The pairs of lines [first, end) of a record, which lies at `record`, into an owner's lines. All threads of the block.
+__device__ inline void store_lines(gpu::Packet* to, const std::byte* record, uint32_t first, uint32_t end, uint32_t epoch) {
+  const LinePart part;
+  for (uint32_t pair = first + threadIdx.x / kPairLanes; pair < end; pair += blockDim.x / kPairLanes) {
+    const auto* const from = reinterpret_cast<const uint4*>(record) + pair * kPacketsOfPair + part.packet;
+    const uint4 words = *from;
+    gpu::Packet packet{{words.x, words.y, words.z, words.w}};
+    if (part.half) packet = {{part.at_half == 0 ? words.x : words.z, part.at_half == 0 ? words.y : words.w, epoch, epoch}};
+    gpu::store_packet_system(to + pair * kPairLanes + threadIdx.x % kPairLanes, packet);
   }
 }
 
-// The thread's line of the part of a row that the block is likely to send first: rows of the next rank come first.
-__device__ inline int guessed_owner(const Window& window) {
-  return window.rank + 1 == window.num_ranks ? 0 : window.rank + 1;
-}
-template <PartialSource kSource>
-__device__ LineWords guess_line(const CombineKernelArgs& args) {
-  const Window& window = args.exchange.window;
-  Share share;
-  share.log2_parts = kLog2RowParts;
-  share.part = blockIdx.x % kRowParts;
-  const uint32_t at = share.first_of(num_lines(args)) + threadIdx.x, slot = blockIdx.x / kRowParts;
-  LineWords line(args, at);
-  if (at < share.end_of(num_lines(args)) && slot < static_cast<uint32_t>(window.capacity))
-    load_local<kSource>(args, PairList{}, int64_t{guessed_owner(window)} * window.capacity + slot, line);
-  return line;
-}
+// What of the rows in lines a block copies to their places: units are rows, or parts of them.
+struct UnpackShare {
+  uint32_t first = 0;
+  uint32_t step = 1;
+  uint32_t log2_parts = 0;
+};
 
-// A part of a row; threads [0, num_threads) of the block. `first`: the thread's first line if it is there already.
-template <PartialSource kSource>
-__device__ void send_lines(const CombineKernelArgs& args, uint32_t epoch, const PairList& list, int owner, int slot,
-                           const Share& share, uint32_t num_threads, const LineWords* first) {
-  const Window& window = args.exchange.window;
-  gpu::Packet* const to = lines_of(window, owner, window.rank, slot);
-  const uint32_t end = share.end_of(num_lines(args));
-#pragma unroll 1
-  for (uint32_t at = share.first_of(num_lines(args)) + threadIdx.x; at < end; at += num_threads) {
-    LineWords line(args, at);
-    if (first != nullptr)
-      line = *first;
+// A source's header of this call, once it is there: whether it sends lines, and how many rows.
+__device__ inline bool sends_lines(uint64_t header) { return (header & kInLines) != 0; }
+__device__ inline uint32_t num_sent(uint64_t header) { return static_cast<uint32_t>(header) & ~(kWantsInbox | kInLines); }
+
+// Copies lines of one record, those pairs from `first` on that are before `end`, to its place: the wave's next kLinesHeld
+// ones, a block's width apart. False if the source sends no such row, or is left out (`left_out`). Whole waves.
+inline constexpr uint32_t kLinesHeld = 3;
+__device__ inline bool unpack_lines(const Exchange& exchange, uint32_t epoch, int source, uint32_t slot, uint32_t first,
+                                    uint32_t end, bool& left_out) {
+  const Window& window = exchange.window;
+  const LinePart part;
+  const uint32_t step = blockDim.x / kPairLanes, lane = threadIdx.x % kPairLanes;
+  const gpu::Packet* const lines = lines_of(window, window.rank, source, slot);
+  const uint64_t* const header_at = &source_line(window, window.rank, source)->dispatch_header;
+  gpu::Packet packets[kLinesHeld];
+  uint64_t since = 0;
+  for (uint32_t looks = 1;; ++looks) {
+    bool here = true;
+#pragma unroll
+    for (uint32_t i = 0; i < kLinesHeld; ++i)
+      if (const uint32_t pair = first + i * step; pair < end)
+        packets[i] = gpu::load_packet_system(lines + pair * kPairLanes + lane);
+    const uint64_t header = gpu::load_relaxed_system(header_at);
+#pragma unroll
+    for (uint32_t i = 0; i < kLinesHeld; ++i)
+      if (part.half && first + i * step < end) here &= packets[i].words[2] == epoch;
+    if (HardwareWave::ballot(!here) == 0) break;
+    const bool ends = header >> 32 == epoch && (!sends_lines(header) || slot >= num_sent(header));
+    if (HardwareWave::ballot(ends) != 0) return false;
+    if (looks % 64 != 0) continue;
+    int goes_on = 1;
+    if (HardwareWave::lane() == 0)
+      goes_on = keep_waiting(exchange, source, epoch, static_cast<uint32_t>(header >> 32), since);
+    if (HardwareWave::shuffle(goes_on, 0) != 0) continue;
+    left_out = true;
+    return false;
+  }
+  std::byte* const record = record_at(window, window.rank, source, static_cast<int>(slot));
+#pragma unroll
+  for (uint32_t i = 0; i < kLinesHeld; ++i) {
+    const uint32_t pair = first + i * step, packet = pair * kPacketsOfPair + part.packet;
+    if (pair >= end || packet >= window.record_packets) continue;
+    const gpu::Packet& from = packets[i];
+    std::byte* const to = record + int64_t{packet} * 16;
+    if (part.half)
+      reinterpret_cast<uint2*>(to)[part.at_half] = make_uint2(from.words[0], from.words[1]);
     else
-      load_local<kSource>(args, list, int64_t{owner} * window.capacity + slot, line);
-    first = nullptr;
-    gpu::store_packet_system(to + at, {{line.words[0], line.words[1], line.words[2], epoch}});
+      gpu::store_packet(to, from);
   }
+  return true;
 }
 
-__device__ inline void store_line(const CombineKernelArgs& args, uint32_t token, const LineWords& line,
-                                  const float (&sums)[kLineWords * kValuesPerWord]) {
-  std::byte* const row = args.output + token * args.output_stride;
-#pragma unroll
-  for (uint32_t i = 0; i < kLineWords; ++i) {
-    if (i >= line.count) break;
-    const float low = sums[2 * i], high = sums[2 * i + 1];
-    if (args.output_dtype == DType::bf16)
-      reinterpret_cast<uint32_t*>(row)[line.begin + i] = gpu::f32x2_to_bf16x2(low, high);
-    else
-      reinterpret_cast<float2*>(row)[line.begin + i] = make_float2(low, high);
-  }
-}
-
-__device__ inline void add_addend(const CombineKernelArgs& args, uint32_t token, const LineWords& line,
-                                  float (&sums)[kLineWords * kValuesPerWord]) {
-  const std::byte* const row = args.addend.data + token * args.addend.stride;
-  LineWords values = line;
-  if (args.addend_dtype == DType::bf16) values.load(row);
-#pragma unroll
-  for (uint32_t v = 0; v < kLineWords * kValuesPerWord; ++v) {
-    if (v / kValuesPerWord >= line.count) break;
-    sums[v] += args.addend_dtype == DType::bf16 ? values.value(v)
-                                                : reinterpret_cast<const float*>(row)[line.begin * kValuesPerWord + v];
-  }
-}
-
-// One token, or a part of it; all threads of the block.
-template <PartialSource kSource>
-__device__ void add_up_lines(const CombineKernelArgs& args, const Call& call, uint32_t token, const Share& share,
-                             PairList& list, uint32_t* shared_masked) {
-  const Window& window = args.exchange.window;
-  const int rank = static_cast<int>(HardwareWave::lane());
-  // Lane r: the row's slot in rank r.
-  const int slot = rank < window.num_ranks ? args.exchange.routing.slots[int64_t{token} * window.num_ranks + rank] : -1;
-  const int own_slot = HardwareWave::shuffle(slot, window.rank);
-  if constexpr (kSource == PartialSource::pairs) {
-    if (own_slot >= 0 && HardwareWave::index_in_block() == 0) list_pairs(args, window.rank, own_slot, list);
-    __syncthreads();
-  }
-  const uint32_t end = share.end_of(num_lines(args));
+// This block's share of the rows that `source` sends in lines, as they come, until its header tells that there are no more.
+// All threads of the block; false if the source is left out.
+__device__ inline bool unpack_rows(const Exchange& exchange, uint32_t epoch, int source, const UnpackShare& share) {
+  const Window& window = exchange.window;
+  Share row;
+  row.log2_parts = share.log2_parts;
+  bool left_out = false;
 #pragma unroll 1
-  for (uint32_t first = share.first_of(num_lines(args)); first < end; first += blockDim.x) {
-    const uint32_t at = min(first + threadIdx.x, end - 1);  // the last one by several threads
-    LineWords own(args, at);
-    if (own_slot >= 0) load_local<kSource>(args, list, int64_t{window.rank} * window.capacity + own_slot, own);
-    float sums[kLineWords * kValuesPerWord];
-    bool late = false;
-    do {  // again without the ranks that turn out to be late
-      late = false;
-      const uint32_t masked = *static_cast<volatile uint32_t*>(shared_masked);
-#pragma unroll
-      for (float& sum : sums) sum = 0;
+  for (uint32_t unit = share.first; unit >> share.log2_parts < static_cast<uint32_t>(window.line_rows); unit += share.step) {
+    row.part = unit & ((1u << share.log2_parts) - 1);
+    const uint32_t end = row.end_of(window.line_pairs), step = blockDim.x / kPairLanes;
 #pragma unroll 1
-      for (int r = 0; r < window.num_ranks; ++r) {
-        const int from = HardwareWave::shuffle(slot, r);
-        if (from < 0 || (masked >> r & 1u) != 0) continue;
-        LineWords line = own;
-        if (r != window.rank) {
-          gpu::Packet packet;
-          const gpu::Packet* const source = lines_of(window, window.rank, r, from) + at;
-          const bool here = wait_for(
-              args.exchange, r, call.epoch,
-              [&] {
-                packet = gpu::load_packet_system(source);
-                return packet.words[kLineWords];
-              },
-              [&](uint32_t stamp) { return stamp == call.epoch; });
-          if (!here) atomicOr(shared_masked, 1u << r);
-          late |= !here;
-#pragma unroll
-          for (uint32_t i = 0; i < kLineWords; ++i) line.words[i] = packet.words[i];
-        }
-#pragma unroll
-        for (uint32_t v = 0; v < kLineWords * kValuesPerWord; ++v) sums[v] += line.value(v);
-      }
-    } while (__syncthreads_or(late) != 0);
-    if (args.addend.data) add_addend(args, token, own, sums);
-    store_line(args, token, own, sums);
+    for (uint32_t first = row.first_of(window.line_pairs); first < end; first += kLinesHeld * step)
+      if (!unpack_lines(exchange, epoch, source, unit >> share.log2_parts, first + threadIdx.x / kPairLanes, end, left_out))
+        return !left_out;
   }
+  return true;
 }
 
 }  // namespace mixlane::exchange_gpu

@@ -2,6 +2,7 @@
 // waits for the other ranks' rows.
 #pragma once
 
+#include "ops/dispatch/lines.cuh"
 #include "ops/dispatch/slots.cuh"
 
 namespace mixlane::exchange_gpu {
@@ -12,8 +13,9 @@ struct ReceiveShared {
   uint32_t num_bad;
   uint32_t first_bad;  // pair
   uint32_t masked;
-  uint32_t late;      // bit per rank whose rows did not come
-  uint32_t in_lines;  // bit per rank that wants its partial sums so
+  uint32_t late;        // bit per rank whose rows did not come
+  uint32_t in_lines;    // bit per rank that sends so
+  uint32_t with_inbox;  // bit per rank that wants its partial sums there
 };
 
 static __device__ __noinline__ void count_bad_ids(const DispatchKernelArgs& args, uint32_t token, ReceiveShared& shared) {
@@ -100,8 +102,13 @@ __device__ inline bool wait_for_rows(const Exchange& exchange, const Call& call,
       [&] { return header = gpu::load_acquire_system(&source_line(window, window.rank, source)->dispatch_header); },
       stamped);
   if (!here) return false;
-  const uint32_t num_blocks = static_cast<uint32_t>(header) & ~kWantsLines;
-  if (lane == 0 && (header & kWantsLines) != 0) atomicOr(&shared.in_lines, 1u << source);
+  const uint32_t num_blocks = num_sent(header);
+  if (lane == 0 && (header & kWantsInbox) != 0) atomicOr(&shared.with_inbox, 1u << source);
+  if (sends_lines(header)) {
+    if (lane == 0) atomicOr(&shared.in_lines, 1u << source);
+    if (lane == 0) shared.received[source] = num_blocks;
+    return true;
+  }
   const uint64_t* const flags = done_flags(window, window.rank, source);
   for (uint32_t block = lane; block < num_blocks; block += num_lanes) {
     uint64_t flag = 0;
@@ -128,6 +135,34 @@ __device__ inline void wait_for_all(const Exchange& exchange, const Call& call, 
   }
 }
 
+// Behind a barrier, by all threads: rows of ranks that send in lines, if no other blocks copy them.
+__device__ inline void unpack_all(const Exchange& exchange, const Call& call, ReceiveShared& shared) {
+  for (int source = 0; source < exchange.window.num_ranks; ++source)
+    if ((shared.in_lines & ~shared.late) >> source & 1u)
+      if (!unpack_rows(exchange, call.epoch, source, {})) atomicOr(&shared.late, 1u << source);
+  __syncthreads();
+}
+
+// A block that copies one source's lines to their places.
+static __device__ __noinline__ void forget_rows(const Exchange& exchange, uint32_t epoch, int source) {
+  while (gpu::load_relaxed<Scope::device>(&exchange.state->dispatch_epoch) != epoch) {
+  }
+  exchange.routing.sent_count[source] = exchange.routing.recv_count[source] = 0;
+}
+__device__ inline void receive_lines(const DispatchKernelArgs& args, uint32_t receiver) {
+  const Exchange& exchange = args.exchange;
+  const Call call = open_call<ExchangeStage::dispatch>(exchange);
+  count_reader(exchange, call);
+  const uint32_t num_peers = static_cast<uint32_t>(exchange.window.num_ranks) - 1, peer = receiver % num_peers;
+  const int source = (exchange.window.rank + 1 + static_cast<int>(peer)) % exchange.window.num_ranks;
+  if (!call.sends_to(source)) return;
+  const uint32_t num_blocks = args.num_receivers / num_peers;
+  const UnpackShare share{receiver / num_peers, num_blocks, Share::parts_for(args.num_rows, num_blocks)};
+  // A peer that stops in the middle: the block that closes the call may have counted its rows by then.
+  if (!unpack_rows(exchange, call.epoch, source, share) && HardwareWave::lane() == 0)
+    forget_rows(exchange, call.epoch, source);
+}
+
 static __device__ __noinline__ void report_num_tokens(const DispatchKernelArgs& args) {
   if (threadIdx.x != 0) return;
   const int32_t given = *args.num_tokens;
@@ -141,14 +176,15 @@ static __device__ __noinline__ void report_num_tokens(const DispatchKernelArgs& 
 }
 
 // All threads of the block.
-__device__ inline void receive_rows(const DispatchKernelArgs& args, Call call, uint32_t num_tokens, ReceiveShared& shared) {
+__device__ inline void receive_rows(const DispatchKernelArgs& args, uint32_t num_tokens, ReceiveShared& shared) {
+  Call call = open_call<ExchangeStage::dispatch>(args.exchange);
   const Exchange& exchange = args.exchange;
   const int rank = static_cast<int>(threadIdx.x);
   if (rank < kMaxRanks) shared.needed[rank] = shared.received[rank] = 0;
   if (rank == 0) {
     shared.num_bad = 0;
     shared.late = 0;
-    shared.in_lines = 0;
+    shared.in_lines = shared.with_inbox = 0;
     shared.first_bad = ~0u;
   }
   if (args.num_tokens) report_num_tokens(args);
@@ -165,6 +201,7 @@ __device__ inline void receive_rows(const DispatchKernelArgs& args, Call call, u
   if (call.needs_credits) call.masked = exchange_credits(exchange, call.number, call.masked, &shared.masked);
   wait_for_all(exchange, call, shared);
   __syncthreads();
+  if (shared.in_lines != 0 && args.num_receivers == 0) unpack_all(exchange, call, shared);
   if (rank < exchange.window.num_ranks) {
     const bool here = (shared.late >> rank & 1u) == 0;
     const uint32_t sent = min(shared.needed[rank], static_cast<uint32_t>(exchange.window.capacity));
@@ -175,7 +212,7 @@ __device__ inline void receive_rows(const DispatchKernelArgs& args, Call call, u
   }
   if (rank != 0) return;
   *exchange.routing.num_tokens = static_cast<int32_t>(num_tokens);
-  *exchange.routing.in_lines = shared.in_lines;
+  *exchange.routing.with_inbox = shared.with_inbox;
   close_call<ExchangeStage::dispatch>(exchange, call);
 }
 

@@ -23,21 +23,16 @@ struct LaneTargets {
 // A block with one row, or a part of one: it needs no batch. Every wave finds the row's slots for itself, from all tokens up
 // to the block's if they fit in a wave; else each looks at some of them. All threads of the block.
 template <class Sender>
-__device__ void send_one_row(const DispatchKernelArgs& args, Call call, const Share& share, Sender& sender,
-                             SendShared& shared) {
+__device__ void send_one_row(const DispatchKernelArgs& args, const Share& share, Sender& sender, SendShared& shared) {
   const Window& window = args.exchange.window;
   const uint32_t lane = HardwareWave::lane(), wave = HardwareWave::index_in_block();
   const int peer = static_cast<int>(lane);
-  sender.fetch_first();
   const uint32_t token = share.begin, chunk = token / kWave;
   const uint32_t looks_at = (chunk == 0 ? 0 : wave * kWave) + lane;
-  const uint32_t ranks = !share.empty() && looks_at <= token ? ranks_of(args, looks_at) : 0;
-  HardwareWave::Mask having = 0;  // lane r: the tokens that go to rank r
-#pragma unroll 1
-  for (int r = 0; r < window.num_ranks; ++r) {
-    const auto all = HardwareWave::ballot((ranks >> r & 1u) != 0);
-    if (peer == r) having = all;
-  }
+  const FetchedToken fetched(args, looks_at, !share.empty() && looks_at <= token);
+  sender.fetch_first();
+  Call call = open_call<ExchangeStage::dispatch>(args.exchange);
+  HardwareWave::Mask having = tokens_by_rank(args, fetched.ranks(args));
   uint32_t slot = 0;
   if (chunk != 0) {
     if (wave <= chunk && lane < kMaxRanks) shared.having[wave][lane] = having;

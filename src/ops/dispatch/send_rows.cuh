@@ -11,12 +11,10 @@ inline constexpr uint32_t kHeld = 2;
 
 struct SendShared {
   union {
-    struct {
-      uint32_t before[kMaxRanks];  // rows of the tokens before the block's
-      Batch batch;
-    };
+    uint32_t counts[kMaxWaves][kMaxRanks];            // rows of the tokens before the block's
     HardwareWave::Mask having[kMaxWaves][kMaxRanks];  // send_one_row: each wave's tokens that go to a rank
   };
+  Batch batch;
   uint32_t largest[kWave];  // magnitude of each row of a batch, as bits
   uint32_t masked;
 };
@@ -72,6 +70,15 @@ class RowSender {
       tail_begin_ = first_packet_ / kGroupPackets;
       if (!share.last_part()) tail_end_ = end_packet_ / kGroupPackets;
     }
+  }
+
+  // A part of a record that goes as it is: these packets of it, the last ones of which are the tail's.
+  __device__ void cover(uint32_t first, uint32_t end) {
+    const uint32_t num_packets = args_.num_packets, num_words = args_.num_scale_words + 2 * args_.num_topk;
+    first_packet_ = min(first, num_packets);
+    end_packet_ = min(end, num_packets);
+    tail_begin_ = min((first - first_packet_) * 4, num_words);
+    tail_end_ = min((end - end_packet_) * 4, num_words);
   }
 
   // Before the destinations are known.
@@ -279,65 +286,61 @@ class RowSender {
 
 __device__ inline void send_header(const DispatchKernelArgs& args, const Call& call, uint32_t count, int peer) {
   const Window& window = args.exchange.window;
-  const bool few = static_cast<int64_t>(args.num_rows) <= window.few_rows;
   gpu::store_relaxed_system(&source_line(window, peer, window.rank)->dispatch_header,
-                            uint64_t{call.epoch} << 32 | (few ? kWantsLines : 0) | count);
+                            uint64_t{call.epoch} << 32 | (args.wants_inbox ? kWantsInbox : 0) | count);
 }
 
-// All threads of the block. Everything that can be is fetched before the first result is looked at.
+// All threads of the block. Everything that can be is fetched before the first result is looked at; first what the slots
+// depend on.
 template <class Sender>
-__device__ void send_share(const DispatchKernelArgs& args, Call call, const Share& share, Sender& sender,
-                           SendShared& shared) {
+__device__ void send_share(const DispatchKernelArgs& args, const Share& share, Sender& sender, SendShared& shared) {
   const Window& window = args.exchange.window;
-  const bool first_wave = HardwareWave::index_in_block() == 0;
-  const uint32_t lane = HardwareWave::lane();
+  const uint32_t lane = HardwareWave::lane(), wave = HardwareWave::index_in_block(), num_waves = blockDim.x / kWave;
+  const bool first_wave = wave == 0;
+  // The first wave looks at the block's own tokens, the others at those before.
+  const uint32_t looks_at = (first_wave ? share.begin : (wave - 1) * kWave) + lane;
+  const FetchedToken fetched(args, looks_at, looks_at < (first_wave ? min(share.begin + kWave, share.end) : share.begin));
   sender.fetch_first();
+  Call call = open_call<ExchangeStage::dispatch>(args.exchange);
   std::byte* const records = own_records(window);
-  if (threadIdx.x < kMaxRanks) shared.before[threadIdx.x] = 0;
-  if (share.begin != 0) __syncthreads();
+  uint32_t found = 0;
+  if (first_wave)
+    found = fetched.ranks(args);
+  else
+    count_before(args, share.begin, fetched, shared.counts);
   // The last wave talks to the peers: the first one has the slots to find.
-  const uint32_t peer = threadIdx.x - (blockDim.x - kWave);
-  const bool to_peer = peer < static_cast<uint32_t>(window.num_ranks) && static_cast<int>(peer) != window.rank;
-  const uint64_t stamp = uint64_t{call.epoch} << 32;
+  const bool to_peer =
+      wave + 1 == num_waves && static_cast<int>(lane) < window.num_ranks && static_cast<int>(lane) != window.rank;
+  if (call.needs_credits) call.masked = exchange_credits(args.exchange, call.number, call.masked, &shared.masked);
+  if (blockIdx.x == 0 && to_peer && call.sends_to(static_cast<int>(lane)))
+    send_header(args, call, share.num_active, static_cast<int>(lane));
+  count_reader(args.exchange, call);  // a barrier as well: the counts are there
+  if (share.empty()) return;
+  be_late(args.exchange, call.number);
   uint32_t next = 0;
-  uint32_t first = share.begin;
+  if (first_wave && lane < kMaxRanks && share.begin != 0)
+    for (uint32_t w = 1; w < num_waves; ++w) next += shared.counts[w][lane];
 #pragma unroll 1
-  do {
-    const bool first_round = first == share.begin;
+  for (uint32_t first = share.begin; first < share.end; first += kWave) {
     const uint32_t end = min(first + kWave, share.end), token = first + lane;
-    if (!first_round) __syncthreads();  // the batch before has been sent
-    const uint32_t found = look_up(args, first, end, first_round);
-    if (first_round) {
-      if (!first_wave && lane < kMaxRanks && found != 0) atomicAdd(&shared.before[lane], found);
-      if (call.needs_credits) call.masked = exchange_credits(args.exchange, call.number, call.masked, &shared.masked);
-      if (first != 0) __syncthreads();
-      if (blockIdx.x == 0 && to_peer && call.sends_to(static_cast<int>(peer)))
-        send_header(args, call, share.num_active, static_cast<int>(peer));
-      if (share.empty()) {
-        count_reader(args.exchange, call);
-        return;
-      }
-      be_late(args.exchange, call.number);
-      if (first_wave && lane < kMaxRanks) next = first != 0 ? shared.before[lane] : 0;
+    if (first != share.begin) {
+      __syncthreads();  // the batch before has been sent
+      if (first_wave) found = token < end ? ranks_of(args, token) : 0;
     }
     const uint32_t before = next;
     uint64_t distances = 0;
     if (first_wave) distances = take_slots(args, call, found, records, next, shared.batch);
-    if (first_round)
-      count_reader(args.exchange, call);
-    else
-      __syncthreads();
+    __syncthreads();
     sender.send(first, end);
     if (first_wave && share.part == 0) keep_slots(args, token, token < end, distances, before);
-    first = end;
-  } while (first < share.end);
+  }
   sender.finish();
   be_late(args.exchange, ~call.number);
 
   __syncthreads();
-  if (to_peer && call.sends_to(static_cast<int>(peer)))
-    gpu::store_release_system(done_flags(window, static_cast<int>(peer), window.rank) + blockIdx.x,
-                              stamp | shared.batch.rows[peer]);
+  if (to_peer && call.sends_to(static_cast<int>(lane)))
+    gpu::store_release_system(done_flags(window, static_cast<int>(lane), window.rank) + blockIdx.x,
+                              uint64_t{call.epoch} << 32 | shared.batch.rows[lane]);
 }
 
 }  // namespace mixlane::exchange_gpu

@@ -34,21 +34,48 @@ static __device__ __noinline__ uint32_t ranks_of_any(const int32_t* ids, uint32_
   return ranks;
 }
 
-// The same of a token's experts. What is usual is short code in place: fetching it takes longer than running it.
-__device__ inline uint32_t ranks_of(const DispatchKernelArgs& args, uint32_t token) {
-  const int32_t* const ids = args.ids + int64_t{token} * args.num_topk;
-  if (!args.plain_ids) return ranks_of_any(ids, args.num_topk, args.owners.table, args.owners);
-  const auto* const fours = reinterpret_cast<const int4*>(ids);
-  const int4 low = fours[0], high = fours[1];
+// The usual: eight ids per token, fetched before anything else that a block needs, since its slots depend on them.
+struct PlainIds {
+  int4 low;
+  int4 high;
+  __device__ static PlainIds of(const DispatchKernelArgs& args, uint32_t token) {
+    const auto* const fours = reinterpret_cast<const int4*>(args.ids) + int64_t{token} * 2;
+    return {fours[0], fours[1]};
+  }
+};
+__device__ inline uint32_t ranks_of(const DispatchKernelArgs& args, const PlainIds& ids) {
   uint32_t ranks = 0;
 #pragma unroll
-  for (const int32_t id : {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w}) {
+  for (const int32_t id : {ids.low.x, ids.low.y, ids.low.z, ids.low.w, ids.high.x, ids.high.y, ids.high.z, ids.high.w}) {
     const bool good = static_cast<uint32_t>(id) < args.owners.num_experts;
     const uint32_t rank = gpu::divide(static_cast<uint32_t>(id), args.owners.by_smaller) & 31u;
     ranks |= good ? 1u << rank : id != -1 ? kBadId : 0u;
   }
   return ranks;
 }
+
+// Bit per rank that owns one of a token's experts. What is usual is short code in place: fetching it takes longer than
+// running it.
+__device__ inline uint32_t ranks_of(const DispatchKernelArgs& args, uint32_t token) {
+  if (args.plain_ids) return ranks_of(args, PlainIds::of(args, token));
+  return ranks_of_any(args.ids + int64_t{token} * args.num_topk, args.num_topk, args.owners.table, args.owners);
+}
+
+// A token whose ids are fetched, or none.
+struct FetchedToken {
+  PlainIds ids{};
+  uint32_t token = ~0u;
+  FetchedToken() = default;
+  __device__ FetchedToken(const DispatchKernelArgs& args, uint32_t which, bool counts) {
+    if (!counts) return;
+    token = which;
+    if (args.plain_ids) ids = PlainIds::of(args, token);
+  }
+  __device__ uint32_t ranks(const DispatchKernelArgs& args) const {
+    if (token == ~0u) return 0;
+    return args.plain_ids ? ranks_of(args, ids) : ranks_of(args, token);
+  }
+};
 
 // Lane r: how many of the wave's tokens go to rank r.
 __device__ inline uint32_t count_by_rank(uint32_t ranks, int num_ranks) {
@@ -61,6 +88,17 @@ __device__ inline uint32_t count_by_rank(uint32_t ranks, int num_ranks) {
   return mine;
 }
 
+// The same as bits: lane r's are the wave's tokens that go to rank r.
+__device__ inline HardwareWave::Mask tokens_by_rank(const DispatchKernelArgs& args, uint32_t ranks) {
+  HardwareWave::Mask mine = 0;
+#pragma unroll 1
+  for (int r = 0; r < args.exchange.window.num_ranks; ++r) {
+    const auto all = HardwareWave::ballot((ranks >> r & 1u) != 0);
+    if (static_cast<int>(HardwareWave::lane()) == r) mine = all;
+  }
+  return mine;
+}
+
 // A batch of a block's rows, one per lane of the first wave.
 struct Batch {
   std::byte* target[kWave][kMaxRanks];  // the records that a row goes to, the own rank's last
@@ -68,20 +106,17 @@ struct Batch {
   uint32_t rows[kMaxRanks];  // for each rank, up to the end of the batch, those without room not among them
 };
 
-// The first wave looks up one batch of the block's own tokens, [first, end): returns the ranks of this lane's. In the first
-// round the others count the tokens [0, first) before it: lane r's count for rank r, to be added up over the waves.
-__device__ inline uint32_t look_up(const DispatchKernelArgs& args, uint32_t first, uint32_t end, bool first_round) {
-  const uint32_t wave = HardwareWave::index_in_block(), num_counting = blockDim.x / kWave - 1;
-  uint32_t token = wave == 0 ? first : (wave - 1) * kWave;
-  const uint32_t stop = wave == 0 ? end : first_round ? first : 0;
-  uint32_t result = 0;
+// Counts the tokens [0, end) by rank, the waves but the first: lane r's count for rank r goes to `counts` of its wave.
+// `fetched`: the lane's first one of them.
+__device__ inline void count_before(const DispatchKernelArgs& args, uint32_t end, const FetchedToken& fetched,
+                                    uint32_t (&counts)[kMaxWaves][kMaxRanks]) {
+  const uint32_t wave = HardwareWave::index_in_block(), lane = HardwareWave::lane();
+  const int num_ranks = args.exchange.window.num_ranks;
+  uint32_t count = (wave - 1) * kWave < end ? count_by_rank(fetched.ranks(args), num_ranks) : 0;
 #pragma unroll 1
-  for (token += HardwareWave::lane(); token - HardwareWave::lane() < stop; token += num_counting * kWave) {
-    const uint32_t ranks = token < stop ? ranks_of(args, token) : 0;
-    if (wave == 0) return ranks;
-    result += count_by_rank(ranks, args.exchange.window.num_ranks);
-  }
-  return result;
+  for (uint32_t first = (wave - 1) * kWave + blockDim.x - kWave; first < end; first += blockDim.x - kWave)
+    count += count_by_rank(first + lane < end ? ranks_of(args, first + lane) : 0, num_ranks);
+  if (lane < kMaxRanks) counts[wave][lane] = count;
 }
 
 // Lane r: the first of the records that are this rank's in rank r's window.

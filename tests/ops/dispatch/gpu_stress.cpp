@@ -1,5 +1,6 @@
 // dispatch_gpu_stress [iterations] [ranks] [seed]: random calls with random delays, every result compared with the oracle.
-// MIXLANE_FAULT=jitter_<us> makes single blocks late as well.
+// Ranks dispatch by variants of their own choice. With an even seed rows and sums go with flags: under a limit of
+// multiprocessors, with an f32 wire of combine. MIXLANE_FAULT=jitter_<us> makes single blocks late as well.
 #include <fmt/format.h>
 
 #include <atomic>
@@ -20,12 +21,16 @@ using test::Inputs;
 using test::Oracle;
 using test::Rng;
 
-DispatcherConfig stress_config() {
+DispatcherConfig stress_config(bool with_flags) {
   DispatcherConfig config;
   config.hidden = 72;
   config.num_topk = 4;
   config.num_experts = 23;
   config.max_tokens = 12;
+  if (with_flags) {
+    config.num_multiprocessors = 12;
+    config.combine_wire = CombineWire::f32;
+  }
   return config;
 }
 
@@ -54,7 +59,8 @@ void check_received(const ReceivedRows& received, const Oracle& oracle, int rank
 
 // What all ranks do alike; delays are each rank's own.
 void play(std::shared_ptr<Communicator> comm, int64_t num_iterations, uint64_t seed) {
-  const DispatcherConfig config = stress_config();
+  const DispatcherConfig config = stress_config(seed % 2 == 0);
+  const bool has_bulk_copies = gpu::kDeviceType == DeviceType::cuda && gpu::compute_capability(0) >= 90;
   GpuRank gpu_rank(comm, config);
   const int rank = comm->rank(), num_ranks = comm->num_ranks();
   const GpuCall on_device{.count_on_device = true};
@@ -75,7 +81,9 @@ void play(std::shared_ptr<Communicator> comm, int64_t num_iterations, uint64_t s
       check_received(gpu_rank.fetch(captured), oracle, rank, i);
       if (what == 0) continue;
     }
-    const ReceivedRows received = gpu_rank.dispatch(inputs[rank]);
+    const bool by_bulk = has_bulk_copies && delays() % 4 == 0;
+    const ReceivedRows received =
+        gpu_rank.dispatch(inputs[rank], {.variant = by_bulk ? "dispatch.throughput" : "dispatch.latency"});
     check_received(received, oracle, rank, i);
     if (what == 2) continue;
     if (delays() % 16 == 0) test::random_delay(delays, 200);

@@ -167,7 +167,7 @@ TEST_F(ExchangeGpu, ReducedRows) {
       if (wire == CombineWire::fp8_1x128 && dtype == DType::bf16) continue;  // rounded twice: no other wire gives that
       DispatcherConfig config = small_config();
       config.combine_wire = wire;
-      config.max_tokens = 70;
+      config.max_tokens = 600;  // about as often more as fewer than an inbox takes
       const bool as_it_is =
           (wire == CombineWire::bf16 && dtype == DType::bf16) || (wire == CombineWire::f32 && dtype == DType::f32);
       // Rows reduced to bf16 give what a bf16 wire gives; an f64 wire of f32 rows what an f32 wire gives.
@@ -181,9 +181,9 @@ TEST_F(ExchangeGpu, ReducedRows) {
         for (uint64_t seed = 0; seed < 5; ++seed) {
           const std::vector<Inputs> inputs = make_all_inputs(seed, config, 3);
           const Oracle oracle{full, inputs};
-          const ReceivedRows received = gpu_rank.dispatch(inputs[comm->rank()]);
           // Ranks need not agree about the variant.
           const bool by_bulk = has_bulk_copies() && as_it_is && (seed + static_cast<uint64_t>(comm->rank())) % 3 != 0;
+          const ReceivedRows received = gpu_rank.dispatch(inputs[comm->rank()]);
           const std::vector<uint16_t> out =
               gpu_rank.combine_reduced(received, oracle, dtype, by_bulk ? "combine.throughput" : "combine.latency");
           if (wire == CombineWire::f64) continue;  // sums of f32 rows in f64: compared in WiresOfCombine's arithmetic only
@@ -492,15 +492,21 @@ TEST_F(ExchangeGpu, WhatBulkCopiesDoNotTakeIsRefused) {
 }
 
 TEST_F(ExchangeGpu, WindowBytes) {
-  // All rounded up to 128: row = 64 + 16, partial row = 64, a partial row in lines of 12 bytes 6 * 16, and what lies before.
+  // All rounded up to 128: row = 64 + 16, partial row and the inbox's = 64, what lies before; lines take 256 for a row.
   DispatcherConfig config = small_config();
   config.hidden = 32;
   config.num_topk = 2;
   config.max_tokens = 5;
-  EXPECT_EQ(Dispatcher::window_bytes(config, 4, gpu::kDeviceType), 64 + 4 * (64 + 4096 + 5 * (16 + 128 + 128 + 128)));
+  EXPECT_EQ(Dispatcher::window_bytes(config, 4, gpu::kDeviceType), 64 + 4 * (64 + 4096 + 5 * (16 + 3 * 128 + 256)));
   config.copy_engine = true;
   EXPECT_EQ(Dispatcher::window_bytes(config, 4, gpu::kDeviceType),
-            64 + 4 * (64 + 4096 + 5 * (16 + 128 + 128 + 128)) + 64 + 4 * 5 * 128);
+            64 + 4 * (64 + 4096 + 5 * (16 + 3 * 128 + 256)) + 64 + 4 * 5 * 128);
+  config.copy_engine = false;
+  config.max_tokens = 600;
+  EXPECT_EQ(Dispatcher::window_bytes(config, 4, gpu::kDeviceType),
+            4 * (64 + 4096 + 600 * (16 + 256) + 512 * 128 + 32 * 256));
+  config.combine_wire = CombineWire::fp8_1x128;
+  EXPECT_EQ(Dispatcher::window_bytes(config, 4, gpu::kDeviceType), 4 * (64 + 4096 + 600 * (16 + 256) + 32 * 256));
 }
 
 }  // namespace
