@@ -76,7 +76,9 @@ struct Exchange {
   Status* end = nullptr;  // host memory: what ended this rank's part in the group
   uint64_t deadline_ns = 0;
   bool fail_on_timeout = true;
-  uint32_t jitter_ns = 0;  // tests: blocks are late by up to so long
+  uint32_t jitter_ns = 0;    // tests: blocks are late by up to so long
+  uint32_t stall_epoch = 0;  // tests: dispatch.throughput waits in this call, before the second half of its blocks of rows
+  uint64_t stall_ns = 0;
   DeviceRouting routing;
 };
 inline constexpr uint32_t kEnded = 1u << 31;
