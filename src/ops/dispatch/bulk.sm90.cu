@@ -14,60 +14,68 @@ namespace {
 constexpr uint32_t kThreads = 512;
 constexpr uint32_t kWaves = kThreads / kWave;
 constexpr uint32_t kReceiveThreads = 256;
-constexpr uint32_t kMaxGrid = 256;
-constexpr uint32_t kMaxStages = 14;
-constexpr int64_t kStageBytes = 200 * 1024;  // shared memory for all of them
-constexpr uint32_t kBatches = 2;
+constexpr uint32_t kMinStages = 3;
+constexpr uint32_t kMaxStages = 16;
+// Shared memory for rows on their way: what keeps the copy unit busy, and what there is for large rows.
+constexpr int64_t kUsualBytes = 120 * 1024, kMostBytes = 200 * 1024;
 
-// What the waves of a block do.
+// What the waves of a block do; all of them count tokens before.
 constexpr uint32_t kSlotWave = 0;
 constexpr uint32_t kLoadWave = 1;
 constexpr uint32_t kStoreWave = 2;
-constexpr uint32_t kTailWave = 3, kTailWaves = 3;
-constexpr uint32_t kCheckWave = kTailWave + kTailWaves;
-// A wave that writes every kTailWaves'th row's tail knows by its last row that the ring is at most one round behind.
-constexpr uint32_t kMinStages = kTailWaves;
+constexpr uint32_t kFlagWave = 3;
+constexpr uint32_t kTakeWave = 4;
+constexpr uint32_t kCheckWave = 5;
+constexpr uint32_t kTailWave = 6, kTailWaves = 4;
+
+// Tokens whose rows are flagged together: so few that multiprocessors, whose shares of the link differ, end together.
+constexpr uint32_t kTokensOfBlock = 8;
+constexpr uint32_t kTaken = 2;    // blocks of rows that a block of the grid works on
+constexpr uint32_t kBatches = 2;  // of slots
+constexpr uint32_t kFlags = 8;    // on their way
 
 // Rows whose stores are under way while the rows before them leave shared memory, and that follow a block of rows before its
-// flag: by then its stores have arrived.
+// stores are waited for: by then they have arrived.
 constexpr uint32_t kRowsLeaving = 1;
 constexpr uint32_t kRowsBeforeFlag = 4;
 
 struct BulkShared {
   uint64_t full[kMaxStages];   // a row's bytes have come and its tail is written
   uint64_t empty[kMaxStages];  // it has left
+  uint64_t taken_full[kTaken];
+  uint64_t taken_empty[kTaken];
   uint64_t batch_full[kBatches];
   uint64_t batch_empty[kBatches];
+  uint32_t taken[kTaken];  // blocks of rows
   Batch batch[kBatches];
+  struct {
+    uint32_t block;
+    uint32_t rows[kMaxRanks];  // for each rank, up to its end
+  } arrived[kFlags];
+  uint32_t num_arrived;  // blocks of rows whose stores are known to be done
+  uint32_t num_flagged;
+  bool all_arrived;
   uint32_t before[kMaxRanks];
   uint32_t masked;
   ReceiveShared checked;
 };
 
-// The call's tokens in blocks that are flagged as one; block b of the grid sends blocks b, b + gridDim.x, ...: the first
-// rows go first, and all have the same number of them.
+// The call's tokens in blocks that are flagged as one, and taken by whoever is free, first rows first.
 struct RowBlocks {
   uint32_t size;  // tokens
   uint32_t count;
-  uint32_t num_mine;  // tokens of this block of the grid
+  uint32_t num_tokens;
 
-  __device__ explicit RowBlocks(uint32_t num_tokens) {
-    const auto parts = [](uint32_t total, uint32_t size) { return (total + size - 1) / size; };
-    const uint32_t most = max(kWave, parts(num_tokens, kMaxSendBlocks - kMaxGrid));
-    const uint32_t rounds = max(parts(num_tokens, most * gridDim.x), 1u);
-    size = max(parts(num_tokens, rounds * gridDim.x), 1u);
-    count = parts(num_tokens, size);
-    const uint32_t blocks = count > blockIdx.x ? (count - 1 - blockIdx.x) / gridDim.x + 1 : 0;
-    num_mine = blocks * size;
-    if (blocks != 0 && (count - 1) % gridDim.x == blockIdx.x) num_mine -= count * size - num_tokens;
+  __device__ explicit RowBlocks(uint32_t tokens) : num_tokens(tokens) {
+    const auto parts = [](uint32_t total, uint32_t each) { return (total + each - 1) / each; };
+    size = max(max(parts(tokens, kMaxSendBlocks), min(parts(tokens, gridDim.x), kTokensOfBlock)), 1u);
+    count = parts(tokens, size);
   }
-  __device__ uint32_t token_of(uint32_t row) const {
-    const uint32_t block = row / size;
-    return (blockIdx.x + block * gridDim.x) * size + (row - block * size);
-  }
+  __device__ uint32_t begin(uint32_t block) const { return block * size; }
+  __device__ uint32_t end(uint32_t block) const { return min((block + 1) * size, num_tokens); }
 };
 
-// A stage of the ring and how often it has come round.
+// A stage of a ring and how often it has come round.
 struct Turn {
   uint32_t stage = 0;
   uint32_t round = 0;
@@ -84,51 +92,54 @@ class BulkSender {
                         uint32_t row_bytes, uint32_t num_stages, BulkShared& shared)
       : args_(args),
         call_(call),
-        num_tokens_(num_tokens),
         blocks_(num_tokens),
         rows_(rows),
         row_bytes_(row_bytes),
         num_stages_(num_stages),
+        num_tail_waves_(min(kTailWaves, num_stages)),
         shared_(shared) {}
 
   // All threads of the block.
   __device__ void run() {
     const uint32_t wave = HardwareWave::index_in_block();
-    if (threadIdx.x == 0) init_barriers();
+    if (threadIdx.x == 0) prepare();
     if (threadIdx.x < kMaxRanks) shared_.before[threadIdx.x] = 0;
     __syncthreads();
-    if (wave == kLoadWave && leads()) load(0, min(num_stages_, blocks_.num_mine));
-    count_before();
+    if (wave == kLoadWave) load_first();
+    if (blockIdx.x < blocks_.count) count_before();
     if (call_.needs_credits) call_.masked = exchange_credits(args_.exchange, call_.number, call_.masked, &shared_.masked);
     if (blockIdx.x == 0 && wave == kCheckWave) send_headers();
     be_late(args_.exchange, call_.number);
     __syncthreads();
     if (wave == kCheckWave && blockIdx.x + 1 == gridDim.x) check_tokens();
-    if (blocks_.num_mine == 0) return;
-    if (wave == kSlotWave)
-      find_slots();
-    else if (wave == kLoadWave && leads())
-      load(num_stages_, blocks_.num_mine);
-    else if (wave == kStoreWave)
-      store_rows();
-    else if (wave >= kTailWave && wave < kTailWave + kTailWaves)
-      write_tails(wave - kTailWave);
+    if (wave == kTakeWave && leads()) take_blocks();
+    if (wave == kSlotWave) find_slots();
+    if (wave == kLoadWave) load_rows();
+    if (wave >= kTailWave && wave < kTailWave + num_tail_waves_) write_tails(wave - kTailWave);
+    if (wave == kStoreWave) store_rows();
+    if (wave == kFlagWave) flag_blocks();
   }
 
  private:
   __device__ static bool leads() { return HardwareWave::lane() == 0; }
   __device__ std::byte* stage(const Turn& turn) const { return rows_ + turn.stage * int64_t{row_bytes_}; }
 
-  __device__ void init_barriers() {
+  __device__ void prepare() {
     for (uint32_t stage = 0; stage < num_stages_; ++stage) {
       gpu::ptx::mbarrier_init(shared_.full + stage, 2);
       gpu::ptx::mbarrier_init(shared_.empty + stage, 1);
+    }
+    for (uint32_t i = 0; i < kTaken; ++i) {
+      gpu::ptx::mbarrier_init(shared_.taken_full + i, 1);
+      gpu::ptx::mbarrier_init(shared_.taken_empty + i, 3 + num_tail_waves_);
     }
     for (uint32_t i = 0; i < kBatches; ++i) {
       gpu::ptx::mbarrier_init(shared_.batch_full + i, 1);
       gpu::ptx::mbarrier_init(shared_.batch_empty + i, 1);
     }
     gpu::ptx::mbarrier_init_fence();
+    shared_.num_arrived = shared_.num_flagged = 0;
+    shared_.all_arrived = false;
   }
 
   // Lane r: how many of the tokens [first, end) go to rank r, those counted that are this wave's of `num_waves`.
@@ -151,8 +162,7 @@ class BulkSender {
 
   // By all waves: the tokens before this block's first one.
   __device__ void count_before() {
-    if (blocks_.num_mine == 0) return;
-    const uint32_t found = count_tokens(0, blocks_.token_of(0), HardwareWave::index_in_block(), kWaves);
+    const uint32_t found = count_tokens(0, blocks_.begin(blockIdx.x), HardwareWave::index_in_block(), kWaves);
     if (HardwareWave::lane() < kMaxRanks && found != 0) atomicAdd(&shared_.before[HardwareWave::lane()], found);
   }
 
@@ -166,7 +176,7 @@ class BulkSender {
   __device__ void check_tokens() {
     const Exchange& exchange = args_.exchange;
     ReceiveShared& found = shared_.checked;
-    const uint32_t lane = HardwareWave::lane();
+    const uint32_t lane = HardwareWave::lane(), num_tokens = blocks_.num_tokens;
     if (leads()) {
       found.num_bad = 0;
       found.first_bad = ~0u;
@@ -175,8 +185,8 @@ class BulkSender {
     HardwareWave::sync();
     uint32_t needed = 0;
 #pragma unroll 4
-    for (uint32_t first = 0; first < num_tokens_; first += kWave) {
-      const uint32_t token = first + lane, ranks = token < num_tokens_ ? ranks_of(args_, token) : 0;
+    for (uint32_t first = 0; first < num_tokens; first += kWave) {
+      const uint32_t token = first + lane, ranks = token < num_tokens ? ranks_of(args_, token) : 0;
       if ((ranks & kBadId) != 0) count_bad_ids(args_, token, found);
       needed += count_by_rank(ranks, exchange.window.num_ranks);
     }
@@ -184,90 +194,130 @@ class BulkSender {
     HardwareWave::sync();
     const auto capacity = static_cast<uint32_t>(exchange.window.capacity);
     if (HardwareWave::ballot(lane < kMaxRanks && needed > capacity) != 0 || found.num_bad != 0)
-      report_tokens(args_, num_tokens_, found);
+      report_tokens(args_, num_tokens, found);
     if (lane < static_cast<uint32_t>(exchange.window.num_ranks))
       exchange.routing.sent_count[lane] =
           call_.sends_to(static_cast<int>(lane)) ? static_cast<int32_t>(min(needed, capacity)) : 0;
   }
 
-  // Batches of at most a wave's tokens, none of two blocks: visit(block, first, end, ends the block).
+  // One thread: the blocks of rows that this block of the grid sends.
+  __device__ void take_blocks() {
+    Turn turn;
+    uint32_t block = 0;
+    do {
+      if (turn.round != 0) gpu::ptx::mbarrier_wait(shared_.taken_empty + turn.stage, (turn.round - 1) & 1u);
+      const bool first = turn.round == 0 && turn.stage == 0;
+      block = first ? blockIdx.x : gridDim.x + atomicAdd(&args_.exchange.state->next_block, 1u);
+      shared_.taken[turn.stage] = block;
+      gpu::ptx::mbarrier_arrive(shared_.taken_full + turn.stage);
+      turn.next(kTaken);
+    } while (block < blocks_.count);
+  }
+
+  // Those, as they are taken: visit(block) by a whole wave of each kind that has to do with rows.
   template <class Visit>
-  __device__ void each_batch(Visit&& visit) const {
-#pragma unroll 1
-    for (uint32_t block = blockIdx.x; block < blocks_.count; block += gridDim.x) {
-      const uint32_t stop = min((block + 1) * blocks_.size, num_tokens_);
-#pragma unroll 1
-      for (uint32_t first = block * blocks_.size; first < stop; first += kWave)
-        visit(block, first, min(first + kWave, stop), first + kWave >= stop);
+  __device__ void each_block(Visit&& visit) const {
+    for (Turn turn;; turn.next(kTaken)) {
+      gpu::ptx::mbarrier_wait(shared_.taken_full + turn.stage, turn.round & 1u);
+      const uint32_t block = shared_.taken[turn.stage];
+      if (block >= blocks_.count) return;
+      visit(block);
+      HardwareWave::sync();
+      if (leads()) gpu::ptx::mbarrier_arrive(shared_.taken_empty + turn.stage);
     }
   }
 
   __device__ void find_slots() {
     const uint32_t lane = HardwareWave::lane();
     std::byte* const records = own_records(args_.exchange.window);
-    uint32_t next = lane < kMaxRanks ? shared_.before[lane] : 0, counted = blocks_.token_of(0);
+    uint32_t next = lane < kMaxRanks ? shared_.before[lane] : 0, counted = blocks_.begin(blockIdx.x);
     Turn turn;
-    each_batch([&](uint32_t, uint32_t first, uint32_t end, bool) {
-      next += count_tokens(counted, first, 0, 1);
-      counted = end;
-      if (turn.round != 0) gpu::ptx::mbarrier_wait(shared_.batch_empty + turn.stage, (turn.round - 1) & 1u);
-      const uint32_t token = first + lane, before = next;
-      const uint32_t ranks = token < end ? ranks_of(args_, token) : 0;
-      const uint64_t distances = take_slots(args_, call_, ranks, records, next, shared_.batch[turn.stage]);
-      HardwareWave::sync();
-      if (leads()) gpu::ptx::mbarrier_arrive(shared_.batch_full + turn.stage);
-      keep_slots(args_, token, token < end, distances, before);
-      turn.next(kBatches);
+    each_block([&](uint32_t block) {
+#pragma unroll 1
+      for (uint32_t first = blocks_.begin(block); first < blocks_.end(block); first += kWave, turn.next(kBatches)) {
+        const uint32_t end = min(first + kWave, blocks_.end(block)), token = first + lane;
+        next += count_tokens(counted, first, 0, 1);
+        counted = end;
+        if (turn.round != 0) gpu::ptx::mbarrier_wait(shared_.batch_empty + turn.stage, (turn.round - 1) & 1u);
+        const uint32_t before = next, ranks = token < end ? ranks_of(args_, token) : 0;
+        const uint64_t distances = take_slots(args_, call_, ranks, records, next, shared_.batch[turn.stage]);
+        HardwareWave::sync();
+        if (leads()) gpu::ptx::mbarrier_arrive(shared_.batch_full + turn.stage);
+        keep_slots(args_, token, token < end, distances, before);
+      }
     });
   }
 
-  // The rows [first, end) of this block, by one thread.
-  __device__ void load(uint32_t first, uint32_t end) {
-    Turn turn{first % num_stages_, first / num_stages_};
+  __device__ void load(uint32_t token, const Turn& turn) const {
+    gpu::ptx::bulk_load(stage(turn), args_.hidden.data + token * args_.hidden.stride, args_.payload_bytes,
+                        shared_.full + turn.stage);
+  }
+  // The first block's rows are on their way before anything is known about them.
+  __device__ uint32_t num_loaded_first() const {
+    return blockIdx.x < blocks_.count ? min(blocks_.end(blockIdx.x) - blocks_.begin(blockIdx.x), num_stages_) : 0;
+  }
+  __device__ void load_first() const {
+    if (!leads()) return;
+    for (Turn turn; turn.stage < num_loaded_first(); ++turn.stage) load(blocks_.begin(blockIdx.x) + turn.stage, turn);
+  }
+  __device__ void load_rows() const {
+    Turn turn;
+    uint32_t num_loaded = num_loaded_first();
+    each_block([&](uint32_t block) {
+      if (!leads()) return;
 #pragma unroll 1
-    for (uint32_t row = first; row < end; ++row, turn.next(num_stages_)) {
-      if (turn.round != 0) gpu::ptx::mbarrier_wait(shared_.empty + turn.stage, (turn.round - 1) & 1u);
-      gpu::ptx::bulk_load(stage(turn), args_.hidden.data + blocks_.token_of(row) * args_.hidden.stride, args_.payload_bytes,
-                          shared_.full + turn.stage);
-    }
+      for (uint32_t token = blocks_.begin(block); token < blocks_.end(block); ++token, turn.next(num_stages_)) {
+        if (num_loaded != 0) {
+          --num_loaded;
+          continue;
+        }
+        if (turn.round != 0) gpu::ptx::mbarrier_wait(shared_.empty + turn.stage, (turn.round - 1) & 1u);
+        load(token, turn);
+      }
+    });
   }
 
-  // Scales of fp8 input, ids and weights: behind the payload in shared memory.
-  __device__ void write_tails(uint32_t wave) {
-    const uint32_t num_words = args_.num_scale_words + 2 * args_.num_topk;
+  // Scales of fp8 input, ids and weights: behind the payload in shared memory. Waves take turns. Each knows by its row
+  // before that the ring is less than two rounds behind, so the parity it waits for is not that of the round before.
+  __device__ void write_tails(uint32_t wave) const {
+    const uint32_t num_words = args_.num_scale_words + 2 * args_.num_topk, lane = HardwareWave::lane();
     Turn turn;
+    uint32_t row = 0;
+    each_block([&](uint32_t block) {
 #pragma unroll 1
-    for (uint32_t row = 0; row < blocks_.num_mine; ++row, turn.next(num_stages_)) {
-      if (row % kTailWaves != wave) continue;
-      const uint32_t token = blocks_.token_of(row), lane = HardwareWave::lane();
-      const uint32_t first = lane < num_words ? tail_word(args_, token, lane) : 0;
-      if (turn.round != 0) gpu::ptx::mbarrier_wait(shared_.empty + turn.stage, (turn.round - 1) & 1u);
-      auto* const tail = reinterpret_cast<uint32_t*>(stage(turn) + args_.payload_bytes);
-      if (lane < num_words) tail[lane] = first;
-      for (uint32_t word = lane + kWave; word < num_words; word += kWave) tail[word] = tail_word(args_, token, word);
-      gpu::ptx::fence_async_proxy();
-      HardwareWave::sync();
-      if (leads()) gpu::ptx::mbarrier_arrive(shared_.full + turn.stage);
-    }
+      for (uint32_t token = blocks_.begin(block); token < blocks_.end(block); ++token, ++row, turn.next(num_stages_)) {
+        if (row % num_tail_waves_ != wave) continue;
+        const uint32_t first = lane < num_words ? tail_word(args_, token, lane) : 0;
+        if (turn.round != 0) gpu::ptx::mbarrier_wait(shared_.empty + turn.stage, (turn.round - 1) & 1u);
+        auto* const tail = reinterpret_cast<uint32_t*>(stage(turn) + args_.payload_bytes);
+        if (lane < num_words) tail[lane] = first;
+        for (uint32_t word = lane + kWave; word < num_words; word += kWave) tail[word] = tail_word(args_, token, word);
+        gpu::ptx::fence_async_proxy();
+        HardwareWave::sync();
+        if (leads()) gpu::ptx::mbarrier_arrive(shared_.full + turn.stage);
+      }
+    });
   }
 
   __device__ void store_rows() {
     Turn turn, freed, batch_turn;
-    uint32_t num_stored = 0, rows = 0, following = 0, block_before = 0;
-    bool unflagged = false, stalled = false;
-    each_batch([&](uint32_t block, uint32_t first, uint32_t end, bool last) {
-      gpu::ptx::mbarrier_wait(shared_.batch_full + batch_turn.stage, batch_turn.round & 1u);
-      const Batch& batch = shared_.batch[batch_turn.stage];
+    uint32_t num_stored = 0, num_sent = 0, following = 0;
+    bool waits = false, stalled = false;  // a block of rows for its stores to arrive
+    each_block([&](uint32_t block) {
       if (args_.exchange.jitter_ns != 0) spin_a_little(args_.exchange, call_.number + 7919 * block);
       if (!stalled && args_.exchange.stall_epoch == call_.epoch && 2 * block >= blocks_.count) {
-        if (unflagged) flag<0>(block_before, rows);
-        unflagged = false;
+        if (waits && leads()) say_arrived<0>(num_sent);
+        waits = false;
         stalled = true;
         spin_ns(args_.exchange.stall_ns);
       }
 #pragma unroll 1
-      for (uint32_t i = 0; i < end - first; ++i, turn.next(num_stages_)) {
-        if (leads()) {
+      for (uint32_t first = blocks_.begin(block); first < blocks_.end(block); first += kWave, batch_turn.next(kBatches)) {
+        const uint32_t end = min(first + kWave, blocks_.end(block));
+        gpu::ptx::mbarrier_wait(shared_.batch_full + batch_turn.stage, batch_turn.round & 1u);
+        const Batch& batch = shared_.batch[batch_turn.stage];
+#pragma unroll 1
+        for (uint32_t i = 0; leads() && i < end - first; ++i, turn.next(num_stages_)) {
           gpu::ptx::mbarrier_wait(shared_.full + turn.stage, turn.round & 1u);
           for (uint32_t to = 0; to < batch.num_targets[i]; ++to)
             gpu::ptx::bulk_store(batch.target[i][to], stage(turn), row_bytes_);
@@ -277,44 +327,75 @@ class BulkSender {
             gpu::ptx::mbarrier_arrive(shared_.empty + freed.stage);
             freed.next(num_stages_);
           }
+          if (!waits || ++following != kRowsBeforeFlag) continue;
+          say_arrived<kRowsBeforeFlag>(num_sent);
+          waits = false;
         }
-        if (!unflagged || ++following != kRowsBeforeFlag) continue;
-        flag<kRowsBeforeFlag>(block_before, rows);
-        unflagged = false;
+        if (end == blocks_.end(block)) {
+          if (waits && leads()) say_arrived<0>(num_sent);
+          note_rows(num_sent++, block, batch);
+          following = 0;
+          waits = true;
+        }
+        HardwareWave::sync();
+        if (leads()) gpu::ptx::mbarrier_arrive(shared_.batch_empty + batch_turn.stage);
       }
-      if (last) {
-        if (unflagged) flag<0>(block_before, rows);
-        if (HardwareWave::lane() < kMaxRanks) rows = batch.rows[HardwareWave::lane()];
-        block_before = block;
-        following = 0;
-        unflagged = true;
-      }
-      HardwareWave::sync();
-      if (leads()) gpu::ptx::mbarrier_arrive(shared_.batch_empty + batch_turn.stage);
-      batch_turn.next(kBatches);
     });
-    if (unflagged) flag<0>(block_before, rows);
+    if (!leads()) return;
+    say_arrived<0>(num_sent);
+    *static_cast<volatile bool*>(&shared_.all_arrived) = true;
+  }
+  // What the flag of the `number`th block will say. A whole wave.
+  __device__ void note_rows(uint32_t number, uint32_t block, const Batch& batch) {
+    while (number - *static_cast<volatile uint32_t*>(&shared_.num_flagged) >= kFlags) {
+    }
+    auto& note = shared_.arrived[number % kFlags];
+    if (leads()) note.block = block;
+    if (HardwareWave::lane() < kMaxRanks) note.rows[HardwareWave::lane()] = batch.rows[HardwareWave::lane()];
+  }
+  // One thread: the stores of all blocks sent so far are done, all but those of the kNewer latest rows.
+  template <int kNewer>
+  __device__ void say_arrived(uint32_t num_sent) {
+    gpu::ptx::wait_for_stores<kNewer>();
+    __threadfence_block();
+    *static_cast<volatile uint32_t*>(&shared_.num_arrived) = num_sent;
   }
 
-  // `rows`: lane r's for rank r up to the end of the block. kFollowing: rows stored since may be under way. A whole wave.
-  template <int kFollowing>
-  __device__ void flag(uint32_t block, uint32_t rows) {
+  // A wave of its own: making sure that a receiver that sees the flag sees the rows takes a while.
+  __device__ void flag_blocks() {
     const Window& window = args_.exchange.window;
-    if (leads()) gpu::ptx::wait_for_stores<kFollowing>();
-    HardwareWave::sync();
-    __threadfence_system();
     const int rank = static_cast<int>(HardwareWave::lane());
-    if (rank < window.num_ranks && call_.sends_to(rank))
-      gpu::store_relaxed_system(done_flags(window, rank, window.rank) + block, uint64_t{call_.epoch} << 32 | rows);
+    uint32_t flagged = 0;
+    bool all = false;
+    do {
+      uint32_t arrived = 0;
+      do {
+        all = *static_cast<volatile bool*>(&shared_.all_arrived);
+        __threadfence_block();
+        arrived = *static_cast<volatile uint32_t*>(&shared_.num_arrived);
+        all = HardwareWave::shuffle(static_cast<int>(all), 0) != 0;
+        arrived = HardwareWave::shuffle(arrived, 0);
+      } while (arrived == flagged && !all);
+      gpu::ptx::fence_async_proxy();
+      __threadfence_system();
+      for (; flagged != arrived; ++flagged) {
+        const auto& note = shared_.arrived[flagged % kFlags];
+        if (rank < window.num_ranks && call_.sends_to(rank))
+          gpu::store_relaxed_system(done_flags(window, rank, window.rank) + note.block,
+                                    uint64_t{call_.epoch} << 32 | note.rows[rank]);
+      }
+      HardwareWave::sync();
+      *static_cast<volatile uint32_t*>(&shared_.num_flagged) = flagged;
+    } while (!all);
   }
 
   const DispatchKernelArgs& args_;
   Call call_;
-  uint32_t num_tokens_;
   RowBlocks blocks_;
   std::byte* rows_;
   uint32_t row_bytes_;
   uint32_t num_stages_;
+  uint32_t num_tail_waves_;
   BulkShared& shared_;
 };
 
@@ -352,17 +433,17 @@ uint32_t row_bytes_of(const DispatchKernelArgs& args) {
 
 }  // namespace
 
-bool takes_bulk(const DispatchKernelArgs& args) { return kStageBytes / row_bytes_of(args) >= kMinStages; }
+bool takes_bulk(const DispatchKernelArgs& args) { return kMostBytes / row_bytes_of(args) >= kMinStages; }
 
 void load_bulk_kernel() {
-  gpu::max_resident_blocks(reinterpret_cast<const void*>(dispatch_throughput_bulk), kThreads, kStageBytes);
+  gpu::max_resident_blocks(reinterpret_cast<const void*>(dispatch_throughput_bulk), kThreads, kMostBytes);
   gpu::max_resident_blocks(reinterpret_cast<const void*>(dispatch_throughput_receive), kReceiveThreads, 0);
 }
 
 void launch_dispatch_bulk(const DispatchKernelArgs& args, const Budget& budget, Stream stream) {
   const uint32_t row_bytes = row_bytes_of(args);
-  const auto num_stages = static_cast<uint32_t>(std::min<int64_t>(kStageBytes / row_bytes, kMaxStages));
-  const auto most = std::min(static_cast<uint32_t>(budget.num_multiprocessors), kMaxGrid);
+  const auto num_stages = static_cast<uint32_t>(std::clamp<int64_t>(kUsualBytes / row_bytes, kMinStages, kMaxStages));
+  const auto most = std::max(static_cast<uint32_t>(budget.num_multiprocessors), 1u);
   gpu::launch(dispatch_throughput_bulk,
               {.variant = "dispatch.throughput",
                .num_blocks = std::clamp(args.num_rows, 1u, most),

@@ -77,11 +77,12 @@ __device__ inline void wait_for_readers(const Exchange& exchange) {
 // Last thing in the closing block, by one thread.
 template <ExchangeStage kStage>
 __device__ void close_call(const Exchange& exchange, const Call& call) {
-  const bool dispatch = kStage == ExchangeStage::dispatch;
+  constexpr bool dispatch = kStage == ExchangeStage::dispatch;
   *reinterpret_cast<uint4*>(exchange.state) =
       make_uint4(call.before.dispatch_epoch + (dispatch ? 1 : 0), call.before.combine_epoch + (dispatch ? 0 : 1),
                  1 + static_cast<uint32_t>(kStage), 0);
   exchange.state->num_readers = 0;
+  if constexpr (!dispatch) exchange.state->pushed[(call.epoch + 1) % 2] = exchange.state->added[(call.epoch + 1) % 2] = 0;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

@@ -10,30 +10,35 @@
 namespace mixlane::exchange_gpu {
 namespace {
 
-constexpr uint32_t kThreads = kMaxThreads;
 // What the waves of a block do.
-constexpr uint32_t kAddingWaves = 12;
+constexpr uint32_t kAddingWaves = 14;  // 7168 values are twice their octets
 constexpr uint32_t kAddingThreads = kAddingWaves * kWave;
 constexpr uint32_t kFetchWave = kAddingWaves;
 constexpr uint32_t kLoadWave = kFetchWave + 1;
 constexpr uint32_t kStoreWave = kLoadWave + 1;
 constexpr uint32_t kFlagWave = kStoreWave + 1;
-static_assert(kFlagWave + 1 == kThreads / kWave);
+constexpr uint32_t kThreads = (kFlagWave + 1) * kWave;
 
 constexpr int64_t kSharedBytes = 210 * 1024;
 constexpr int64_t kPushBytes = 90 * 1024;  // for rows on their way to their owners, of which two must fit
 constexpr uint32_t kMaxRows = 14;
-constexpr uint32_t kMaxGroup = 4;  // rows flagged together
+constexpr uint32_t kMinPieces = 4, kMaxPieces = 8;
+constexpr uint32_t kMaxGroup = 4;   // rows flagged together
+constexpr uint32_t kMaxTokens = 8;  // taken at once
+constexpr uint32_t kTaken = 2;      // groups of rows that are being pushed
+constexpr uint32_t kFlagged = 4;    // groups whose stores are under way
+constexpr uint32_t kNoPiece = ~0u;
 
 // How shared memory is divided.
 struct Rings {
   uint32_t row_bytes;
   uint32_t num_rows;     // on their way to their owners
-  uint32_t num_parts;    // what adding waves get at once is a part of a token's rows
+  uint32_t num_parts;    // what is added up at once is a part of a token's rows
   uint32_t piece_bytes;  // most of one rank's part
+  uint32_t num_pieces;   // parts of tokens, of all ranks
 };
 
-// The partial sums of `count` ranks, piece_bytes apart: each adding wave has memory for one such part of a token's rows.
+// The partial sums of `count` ranks, piece_bytes apart.
 struct Piece {
   uint32_t token;
   uint32_t part;
@@ -43,10 +48,16 @@ struct Piece {
 struct BulkShared {
   uint64_t row_full[kMaxRows];
   uint64_t row_empty[kMaxRows];
-  uint64_t piece_full[kAddingWaves];
-  uint64_t piece_empty[kAddingWaves];
-  Piece piece[kAddingWaves];
-  uint32_t num_arrived;  // rows whose stores are known to be done
+  uint64_t taken_full[kTaken];
+  uint64_t taken_empty[kTaken];
+  uint64_t piece_full[kMaxPieces];
+  uint64_t piece_empty[kMaxPieces];
+  Piece piece[kMaxPieces];
+  uint32_t taken[kTaken];     // groups of rows
+  uint32_t stored[kFlagged];  // groups
+  uint32_t num_arrived;       // groups whose stores are known to be done
+  uint32_t num_flagged;
+  bool all_arrived;
   uint32_t masked;
 };
 
@@ -63,136 +74,179 @@ struct Turn {
 
 __device__ inline bool leads() { return HardwareWave::lane() == 0; }
 
-// ---------------------------------------------------------------------------------------------------------------------
-// Rows to their owners
-
-// This block's rows, in groups that share a flag's way across the link; neighbouring groups go to neighbouring blocks.
-struct PushedRows {
-  const ReceivedRange& range;
-  uint32_t group;  // rows of one
+// Consecutive things that are taken in groups by whoever is free: multiprocessors have different shares of the link.
+struct Groups {
+  uint32_t total;
+  uint32_t size;  // of a group
   uint32_t count;
-
-  __device__ explicit PushedRows(const ReceivedRange& received) : range(received) {
-    const uint32_t total = received.total(), each = total / gridDim.x;
-    // Few rows are announced one by one, so that their owners need not wait for others.
-    group = each >= 24 ? kMaxGroup : each >= 8 ? 2 : 1;
-    const uint32_t groups = (total + group - 1) / group;
-    const uint32_t mine = groups > blockIdx.x ? (groups - 1 - blockIdx.x) / gridDim.x + 1 : 0;
-    count = mine * group;
-    if (mine != 0 && (groups - 1) % gridDim.x == blockIdx.x) count -= groups * group - total;
-  }
-  // Whole waves.
-  __device__ void find(uint32_t row, int& owner, int& slot) const {
-    const uint32_t turn = row / group;
-    range.find((blockIdx.x + turn * gridDim.x) * group + (row - turn * group), owner, slot);
+  __device__ Groups(uint32_t num, uint32_t group) : total(num), size(group), count((num + group - 1) / group) {}
+  __device__ uint32_t begin(uint32_t group) const { return group * size; }
+  __device__ uint32_t end(uint32_t group) const { return min((group + 1) * size, total); }
+  // The next one after the first, which is blockIdx.x; lane 0's answer.
+  __device__ static uint32_t take(uint32_t* counter) {
+    uint32_t group = 0;
+    if (leads()) group = gridDim.x + atomicAdd(counter, 1u);
+    return group;
   }
 };
 
-__device__ inline void load_rows(const CombineKernelArgs& args, const Call& call, const PushedRows& rows, const Rings& rings,
-                                 std::byte* stages, BulkShared& shared) {
-  Turn turn;
-#pragma unroll 1
-  for (uint32_t row = 0; row < rows.count; ++row, turn.next(rings.num_rows)) {
-    int owner = 0, slot = 0;
-    rows.find(row, owner, slot);
-    if (args.exchange.jitter_ns != 0) spin_a_little(args.exchange, call.number + 7919 * row);
-    if (!leads()) continue;
-    if (turn.round != 0) gpu::ptx::mbarrier_wait(shared.row_empty + turn.stage, (turn.round - 1) & 1u);
-    gpu::ptx::bulk_load(stages + int64_t{turn.stage} * rings.row_bytes,
-                        args.rows.data + (int64_t{owner} * args.exchange.window.capacity + slot) * args.rows.stride,
-                        rings.row_bytes, shared.row_full + turn.stage);
-  }
+// ---------------------------------------------------------------------------------------------------------------------
+// Rows to their owners
+
+// Groups of rows share a flag's way across the link. Few rows are announced one by one, so that their owners need not wait
+// for others.
+__device__ inline Groups pushed_groups(uint32_t num_rows) {
+  const uint32_t each = num_rows / gridDim.x;
+  return {num_rows, each >= 24 ? kMaxGroup : each >= 8 ? 2u : 1u};
 }
 
-// One thread: rows stored so far but the kNewer latest ones have arrived.
-template <int kNewer>
-__device__ void say_arrived(uint32_t num_stored, BulkShared& shared) {
-  gpu::ptx::wait_for_stores<kNewer>();
-  __threadfence_block();
-  *static_cast<volatile uint32_t*>(&shared.num_arrived) = num_stored - kNewer;
-}
+class Pusher {
+ public:
+  __device__ Pusher(const CombineKernelArgs& args, const Call& call, const ReceivedRange& range, const Rings& rings,
+                    std::byte* stages, BulkShared& shared)
+      : args_(args),
+        call_(call),
+        range_(range),
+        rings_(rings),
+        groups_(pushed_groups(range.total())),
+        stages_(stages),
+        shared_(shared) {}
 
-__device__ inline void store_rows(const CombineKernelArgs& args, const PushedRows& rows, const Rings& rings,
-                                  const std::byte* stages, BulkShared& shared) {
-  const Window& window = args.exchange.window;
-  Turn turn, freed;
+  // Takes groups, and loads their rows.
+  __device__ void load(uint32_t* counter) {
+    const int64_t capacity = args_.exchange.window.capacity;
+    Turn turn, taken;
+    uint32_t next = blockIdx.x;
+    for (;; taken.next(kTaken)) {
+      const uint32_t group = HardwareWave::shuffle(next, 0);
+      if (leads()) {
+        if (taken.round != 0) gpu::ptx::mbarrier_wait(shared_.taken_empty + taken.stage, (taken.round - 1) & 1u);
+        shared_.taken[taken.stage] = group;
+        gpu::ptx::mbarrier_arrive(shared_.taken_full + taken.stage);
+      }
+      if (group >= groups_.count) return;
+      next = Groups::take(counter);
+      if (args_.exchange.jitter_ns != 0) spin_a_little(args_.exchange, call_.number + 7919 * group);
 #pragma unroll 1
-  for (uint32_t row = 0; row < rows.count; ++row, turn.next(rings.num_rows)) {
-    int owner = 0, slot = 0;
-    rows.find(row, owner, slot);
-    if (!leads()) continue;
-    gpu::ptx::mbarrier_wait(shared.row_full + turn.stage, turn.round & 1u);
-    gpu::ptx::bulk_store(partial_at(window, owner, window.rank, slot), stages + int64_t{turn.stage} * rings.row_bytes,
-                         rings.row_bytes);
-    gpu::ptx::end_store_group();
-    gpu::ptx::wait_until_read<1>();
-    if (row != 0) {
-      gpu::ptx::mbarrier_arrive(shared.row_empty + freed.stage);
-      freed.next(rings.num_rows);
+      for (uint32_t row = groups_.begin(group); row < groups_.end(group); ++row, turn.next(rings_.num_rows)) {
+        int owner = 0, slot = 0;
+        range_.find(row, owner, slot);
+        if (!leads()) continue;
+        if (turn.round != 0) gpu::ptx::mbarrier_wait(shared_.row_empty + turn.stage, (turn.round - 1) & 1u);
+        gpu::ptx::bulk_load(stage(turn), args_.rows.data + (owner * capacity + slot) * args_.rows.stride, rings_.row_bytes,
+                            shared_.row_full + turn.stage);
+      }
+      HardwareWave::sync();
     }
-    // A group after the one that is announced: by then its stores have arrived.
-    if ((row + 1) % rows.group != 0 || row + 1 < 2 * rows.group) continue;
-    if (rows.group == 4)
-      say_arrived<4>(row + 1, shared);
-    else if (rows.group == 2)
-      say_arrived<2>(row + 1, shared);
-    else
-      say_arrived<1>(row + 1, shared);
   }
-  if (leads()) say_arrived<0>(rows.count, shared);
-}
 
-// A wave of its own, because making sure that the owner sees the rows before the flag takes a while.
-__device__ inline void flag_rows(const CombineKernelArgs& args, const Call& call, const PushedRows& rows,
-                                 BulkShared& shared) {
-  const Window& window = args.exchange.window;
-  // Lanes are words of the group's flags, which lie side by side unless the rows have different owners.
-  const uint32_t which = HardwareWave::lane() / kRowParts, word = HardwareWave::lane() % kRowParts;
+  __device__ void store() {
+    const Window& window = args_.exchange.window;
+    Turn turn, freed, taken;
+    uint32_t num_stored = 0, num_groups = 0;
+    for (;; taken.next(kTaken)) {
+      gpu::ptx::mbarrier_wait(shared_.taken_full + taken.stage, taken.round & 1u);
+      const uint32_t group = shared_.taken[taken.stage];
+      if (group >= groups_.count) break;
 #pragma unroll 1
-  for (uint32_t first = 0; first < rows.count;) {
-    const uint32_t end = min(first + rows.group, rows.count);
-    uint32_t* flag = nullptr;
-    for (uint32_t row = first; row < end; ++row) {
-      int owner = 0, slot = 0;
-      rows.find(row, owner, slot);
-      if (which == row - first) flag = row_flag(window, owner, window.rank, slot) + word;
+      for (uint32_t row = groups_.begin(group); row < groups_.end(group); ++row, turn.next(rings_.num_rows)) {
+        int owner = 0, slot = 0;
+        range_.find(row, owner, slot);
+        if (!leads()) continue;
+        gpu::ptx::mbarrier_wait(shared_.row_full + turn.stage, turn.round & 1u);
+        gpu::ptx::bulk_store(partial_at(window, owner, window.rank, slot), stage(turn), rings_.row_bytes);
+        gpu::ptx::end_store_group();
+        gpu::ptx::wait_until_read<1>();
+        if (++num_stored == 1) continue;
+        gpu::ptx::mbarrier_arrive(shared_.row_empty + freed.stage);
+        freed.next(rings_.num_rows);
+      }
+      if (leads()) {
+        while (num_groups - *static_cast<volatile uint32_t*>(&shared_.num_flagged) >= kFlagged) {
+        }
+        shared_.stored[num_groups % kFlagged] = group;
+        // The group before: by now its stores have arrived. Behind a smaller one, the last of all, nothing comes.
+        if (groups_.end(group) - groups_.begin(group) == groups_.size) {
+          if (groups_.size == 4)
+            say_arrived<4>(num_groups);
+          else if (groups_.size == 2)
+            say_arrived<2>(num_groups);
+          else
+            say_arrived<1>(num_groups);
+        }
+        ++num_groups;
+        gpu::ptx::mbarrier_arrive(shared_.taken_empty + taken.stage);
+      }
+      HardwareWave::sync();
     }
-    while (*static_cast<volatile uint32_t*>(&shared.num_arrived) < end) {
-    }
-    gpu::ptx::fence_async_proxy();
-    __threadfence_system();
-    if (flag != nullptr) gpu::store_relaxed<Scope::system>(flag, call.epoch);
-    first = end;
+    if (!leads()) return;
+    say_arrived<0>(num_groups);
+    *static_cast<volatile bool*>(&shared_.all_arrived) = true;
   }
-}
+
+  // A wave of its own: making sure that an owner that sees the flag sees the row takes a while.
+  __device__ void flag() {
+    const Window& window = args_.exchange.window;
+    // Lanes are words of the group's flags.
+    const uint32_t which = HardwareWave::lane() / kRowParts, word = HardwareWave::lane() % kRowParts;
+    uint32_t flagged = 0;
+    bool all = false;
+    do {
+      uint32_t arrived = 0;
+      do {
+        all = *static_cast<volatile bool*>(&shared_.all_arrived);
+        __threadfence_block();
+        arrived = *static_cast<volatile uint32_t*>(&shared_.num_arrived);
+        all = HardwareWave::shuffle(static_cast<int>(all), 0) != 0;
+        arrived = HardwareWave::shuffle(arrived, 0);
+      } while (arrived == flagged && !all);
+      gpu::ptx::fence_async_proxy();
+      __threadfence_system();
+      for (; flagged != arrived; ++flagged) {
+        const uint32_t group = shared_.stored[flagged % kFlagged], first = groups_.begin(group);
+        uint32_t* flag = nullptr;
+        for (uint32_t row = first; row < groups_.end(group); ++row) {
+          int owner = 0, slot = 0;
+          range_.find(row, owner, slot);
+          if (which == row - first) flag = row_flag(window, owner, window.rank, slot) + word;
+        }
+        if (flag != nullptr) gpu::store_relaxed<Scope::system>(flag, call_.epoch);
+      }
+      HardwareWave::sync();
+      *static_cast<volatile uint32_t*>(&shared_.num_flagged) = flagged;
+    } while (!all);
+  }
+
+ private:
+  __device__ std::byte* stage(const Turn& turn) const { return stages_ + int64_t{turn.stage} * rings_.row_bytes; }
+
+  // One thread: the stores of so many groups are done, all but those of the kNewer latest rows.
+  template <int kNewer>
+  __device__ void say_arrived(uint32_t num_groups) {
+    gpu::ptx::wait_for_stores<kNewer>();
+    __threadfence_block();
+    *static_cast<volatile uint32_t*>(&shared_.num_arrived) = num_groups;
+  }
+
+  const CombineKernelArgs& args_;
+  const Call& call_;
+  const ReceivedRange& range_;
+  const Rings& rings_;
+  Groups groups_;
+  std::byte* stages_;
+  BulkShared& shared_;
+};
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Adding up
 
-// The tokens of a block: several neighbours at a time, which come together, then those of the other blocks.
-struct AddedTokens {
-  uint32_t group;
-  uint32_t count;
-  __device__ explicit AddedTokens(uint32_t num_tokens) {
-    group = num_tokens / gridDim.x >= 24 ? kMaxGroup : num_tokens / gridDim.x >= 8 ? 2 : 1;
-    const uint32_t groups = (num_tokens + group - 1) / group;
-    const uint32_t mine = groups > blockIdx.x ? (groups - 1 - blockIdx.x) / gridDim.x + 1 : 0;
-    count = mine * group;
-    if (mine != 0 && (groups - 1) % gridDim.x == blockIdx.x) count -= groups * group - num_tokens;
-  }
-  __device__ uint32_t token_of(uint32_t index) const {
-    const uint32_t turn = index / group;
-    return (blockIdx.x + turn * gridDim.x) * group + (index - turn * group);
-  }
-};
-
-// Octets [begin, end) of a part of a row.
+// The first octet of a part of a row.
 __device__ inline uint32_t part_begin(const CombineKernelArgs& args, const Rings& rings, uint32_t part) {
   return args.num_octets * part / rings.num_parts;
 }
 
-// Looks for the flags of several tokens' rows at once, a lane for each rank of each token, and fetches the rows of those
-// that are complete in their order. A whole wave.
+// Takes tokens, looks for the flags of several tokens' rows at once, a lane for each rank of each token, and fetches the
+// rows of those that are complete in their order. A whole wave.
 class Fetcher {
  public:
   __device__ Fetcher(const CombineKernelArgs& args, const Call& call, const Rings& rings, uint32_t octet_bytes,
@@ -202,21 +256,29 @@ class Fetcher {
     rank_ = static_cast<int>(HardwareWave::lane() & ((1u << log2_lanes_) - 1));
   }
 
-  __device__ void fetch(const AddedTokens& tokens) {
-    const uint32_t together = kWave >> log2_lanes_;
-#pragma unroll 1
-    for (uint32_t first = 0; first < tokens.count; first += together) {
-      const uint32_t index = first + (HardwareWave::lane() >> log2_lanes_);
-      fetch_some(index < tokens.count ? tokens.token_of(index) : ~0u, min(together, tokens.count - first));
+  __device__ void fetch(uint32_t num_tokens, uint32_t* counter) {
+    const uint32_t most = min(kWave >> log2_lanes_, kMaxTokens);
+    const Groups groups(num_tokens, max(min((num_tokens + gridDim.x - 1) / gridDim.x, most), 1u));
+    uint32_t group = blockIdx.x;
+    while (group < groups.count) {
+      const uint32_t next = Groups::take(counter);
+      const uint32_t token = groups.begin(group) + (HardwareWave::lane() >> log2_lanes_);
+      fetch_group(token, groups.end(group), groups.end(group) - groups.begin(group));
+      group = HardwareWave::shuffle(next, 0);
     }
+    // Nothing comes any more.
+    if (!leads()) return;
+    wait_until_empty();
+    shared_.piece[turn_.stage].count = kNoPiece;
+    gpu::ptx::mbarrier_arrive(shared_.piece_full + turn_.stage);
   }
 
  private:
-  // `token`: this lane's, of `count` in the wave.
-  __device__ void fetch_some(uint32_t token, uint32_t count) {
+  // `token`: this lane's, if it is before `end`, of `count` in the wave.
+  __device__ void fetch_group(uint32_t token, uint32_t end, uint32_t count) {
     const Exchange& exchange = args_.exchange;
     const Window& window = exchange.window;
-    const bool counts = token != ~0u && rank_ < window.num_ranks;
+    const bool counts = token < end && rank_ < window.num_ranks;
     const int slot = counts ? exchange.routing.slots[int64_t{token} * window.num_ranks + rank_] : -1;
     const uint32_t masked = *static_cast<volatile uint32_t*>(&shared_.masked);
     const std::byte* from = nullptr;
@@ -260,12 +322,12 @@ class Fetcher {
     const auto index = static_cast<uint32_t>(HardwareWave::count(having & HardwareWave::lanes_below()));
     const auto num_rows = static_cast<uint32_t>(HardwareWave::count(having));
 #pragma unroll 1
-    for (uint32_t part = 0; part < rings_.num_parts; ++part, turn_.next(kAddingWaves)) {
+    for (uint32_t part = 0; part < rings_.num_parts; ++part, turn_.next(rings_.num_pieces)) {
       const uint32_t begin = part_begin(args_, rings_, part) * octet_bytes_;
       const uint32_t bytes = part_begin(args_, rings_, part + 1) * octet_bytes_ - begin;
       uint64_t* const full = shared_.piece_full + turn_.stage;
       if (mine && rank_ == 0) {
-        if (turn_.round != 0) gpu::ptx::mbarrier_wait(shared_.piece_empty + turn_.stage, (turn_.round - 1) & 1u);
+        wait_until_empty();
         shared_.piece[turn_.stage] = {token, part, num_rows};
         gpu::ptx::mbarrier_arrive_expect(full, num_rows * bytes);
       }
@@ -276,6 +338,9 @@ class Fetcher {
         gpu::ptx::bulk_load_expected(to, from + begin, bytes, full);
       }
     }
+  }
+  __device__ void wait_until_empty() const {
+    if (turn_.round != 0) gpu::ptx::mbarrier_wait(shared_.piece_empty + turn_.stage, (turn_.round - 1) & 1u);
   }
 
   const CombineKernelArgs& args_;
@@ -289,14 +354,14 @@ class Fetcher {
   Turn turn_;
 };
 
-// A whole wave: from shared memory, in rank order. kCount: the number of rows if it is known, else 0.
+// All adding waves: from shared memory, in rank order. kCount: the number of rows if it is known, else 0.
 template <CombineWire kWire, uint32_t kCount>
 __device__ void add_up_piece(const CombineKernelArgs& args, const Rings& rings, const Piece& piece, const std::byte* rows) {
   using Wire = WireOctet<kWire>;
   const uint32_t begin = part_begin(args, rings, piece.part), end = part_begin(args, rings, piece.part + 1);
   const uint32_t count = kCount != 0 ? kCount : piece.count;
 #pragma unroll 2
-  for (uint32_t octet = begin + HardwareWave::lane(); octet < end; octet += kWave) {
+  for (uint32_t octet = begin + threadIdx.x; octet < end; octet += kAddingThreads) {
     const std::byte* const from = rows + int64_t{octet - begin} * Wire::kBytes;
     float sums[gpu::kOctet] = {};
 #pragma unroll
@@ -311,47 +376,51 @@ __device__ void add_up_piece(const CombineKernelArgs& args, const Rings& rings, 
 }
 
 template <CombineWire kWire>
-__device__ void add_up_pieces(const CombineKernelArgs& args, const Rings& rings, uint32_t num_tokens,
-                              const std::byte* pieces, BulkShared& shared) {
-  const uint32_t wave = HardwareWave::index_in_block(), total = num_tokens * rings.num_parts;
-  const std::byte* const rows = pieces + int64_t{wave} * rings.piece_bytes * args.exchange.window.num_ranks;
-  uint32_t parity = 0;
-#pragma unroll 1
-  for (uint32_t unit = wave; unit < total; unit += kAddingWaves, parity ^= 1) {
-    gpu::ptx::mbarrier_wait(shared.piece_full + wave, parity);
-    const Piece piece = shared.piece[wave];
+__device__ void add_up_pieces(const CombineKernelArgs& args, const Rings& rings, const std::byte* stages,
+                              BulkShared& shared) {
+  for (Turn turn;; turn.next(rings.num_pieces)) {
+    gpu::ptx::mbarrier_wait(shared.piece_full + turn.stage, turn.round & 1u);
+    const Piece piece = shared.piece[turn.stage];
+    if (piece.count == kNoPiece) return;
+    const std::byte* const rows = stages + int64_t{turn.stage} * rings.piece_bytes * args.exchange.window.num_ranks;
     if (piece.count == 2)
       add_up_piece<kWire, 2>(args, rings, piece, rows);
     else
       add_up_piece<kWire, 0>(args, rings, piece, rows);
     HardwareWave::sync();
-    if (leads()) gpu::ptx::mbarrier_arrive(shared.piece_empty + wave);
+    if (leads()) gpu::ptx::mbarrier_arrive(shared.piece_empty + turn.stage);
   }
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-__device__ inline void init_barriers(BulkShared& shared) {
-  for (uint64_t* const barriers : {shared.row_full, shared.row_empty})
-    for (uint32_t i = 0; i < kMaxRows; ++i) gpu::ptx::mbarrier_init(barriers + i, 1);
-  for (uint64_t* const barriers : {shared.piece_full, shared.piece_empty})
-    for (uint32_t i = 0; i < kAddingWaves; ++i) gpu::ptx::mbarrier_init(barriers + i, 1);
+__device__ inline void prepare(BulkShared& shared) {
+  const auto init = [](auto& barriers, uint32_t arrivals) {
+    for (uint64_t& barrier : barriers) gpu::ptx::mbarrier_init(&barrier, arrivals);
+  };
+  init(shared.row_full, 1);
+  init(shared.row_empty, 1);
+  init(shared.taken_full, 1);
+  init(shared.taken_empty, 1);
+  init(shared.piece_full, 1);
+  init(shared.piece_empty, kAddingWaves);
   gpu::ptx::mbarrier_init_fence();
-  shared.num_arrived = 0;
+  shared.num_arrived = shared.num_flagged = 0;
+  shared.all_arrived = false;
 }
 
 template <CombineWire kWire>
 __global__ void __launch_bounds__(kThreads, 1)
     combine_throughput_bulk(const MIXLANE_GRID_CONSTANT CombineKernelArgs args, const MIXLANE_GRID_CONSTANT Rings rings) {
   constexpr PartialSource kSource = kWire == CombineWire::bf16 ? PartialSource::reduced_bf16 : PartialSource::reduced_f32;
-  constexpr uint32_t kOctetBytes = WireOctet<kWire>::kBytes;
   extern __shared__ __align__(128) std::byte rows[];
   __shared__ BulkShared shared;
   std::byte* const pieces = rows + int64_t{rings.num_rows} * rings.row_bytes;
   begin_launch(args);
   Call call = open_call<ExchangeStage::combine>(args.exchange);
   const Exchange& exchange = args.exchange;
-  if (threadIdx.x == 0) init_barriers(shared);
+  CallState& state = *exchange.state;
+  if (threadIdx.x == 0) prepare(shared);
   if (call.needs_credits) call.masked = exchange_credits(exchange, call.number, call.masked, &shared.masked);
   if (threadIdx.x == 0) shared.masked = call.masked;
   if (blockIdx.x == 0)
@@ -360,16 +429,17 @@ __global__ void __launch_bounds__(kThreads, 1)
     count_reader(exchange, call);
   send_combine_headers(exchange, call);
   const uint32_t in_lines = kWire == CombineWire::bf16 ? *exchange.routing.in_lines : 0;
-  const uint32_t num_tokens = args.counts_on_device ? static_cast<uint32_t>(*exchange.routing.num_tokens) : args.num_tokens;
   const uint32_t wave = HardwareWave::index_in_block();
   if (wave == kFetchWave) {
-    Fetcher(args, call, rings, kOctetBytes, pieces, shared).fetch(AddedTokens(num_tokens));
+    Fetcher(args, call, rings, WireOctet<kWire>::kBytes, pieces, shared)
+        .fetch(args.counts_on_device ? static_cast<uint32_t>(*exchange.routing.num_tokens) : args.num_tokens,
+               &state.added[call.epoch % 2]);
   } else if (wave > kFetchWave) {
     const ReceivedRange range(exchange, call.masked | in_lines);
-    const PushedRows pushed(range);
-    if (wave == kLoadWave) load_rows(args, call, pushed, rings, rows, shared);
-    if (wave == kStoreWave) store_rows(args, pushed, rings, rows, shared);
-    if (wave == kFlagWave) flag_rows(args, call, pushed, shared);
+    Pusher pusher(args, call, range, rings, rows, shared);
+    if (wave == kLoadWave) pusher.load(&state.pushed[call.epoch % 2]);
+    if (wave == kStoreWave) pusher.store();
+    if (wave == kFlagWave) pusher.flag();
   } else {
     if constexpr (kWire == CombineWire::bf16) {
       const ReceivedRange few(exchange, call.masked | ~in_lines);
@@ -379,7 +449,7 @@ __global__ void __launch_bounds__(kThreads, 1)
         send_lines<kSource>(args, call.epoch, PairList{}, owner, slot, Share{}, kAddingThreads, nullptr);
       }
     }
-    add_up_pieces<kWire>(args, rings, AddedTokens(num_tokens).count, pieces, shared);
+    add_up_pieces<kWire>(args, rings, pieces, shared);
   }
   if (call.ended && blockIdx.x == 0 && threadIdx.x == 0) report_end(exchange);
   if (blockIdx.x == 0) finish_combine(exchange, call);
@@ -394,16 +464,19 @@ Rings rings_for(const CombineKernelArgs& args, CombineWire wire) {
   Rings rings{};
   rings.row_bytes = static_cast<uint32_t>(row_bytes);
   rings.num_rows = static_cast<uint32_t>(std::clamp<int64_t>(kPushBytes / std::max<int64_t>(row_bytes, 1), 2, kMaxRows));
-  const int64_t room = (kSharedBytes - rings.num_rows * row_bytes) / kAddingWaves / args.exchange.window.num_ranks;
-  const int64_t octets_each = std::max<int64_t>(room * octets / row_bytes, 1);
+  const int64_t num_ranks = args.exchange.window.num_ranks;
+  const int64_t room = kSharedBytes - rings.num_rows * row_bytes;
+  const int64_t octets_each = std::max<int64_t>(room / kMinPieces / num_ranks * octets / std::max<int64_t>(row_bytes, 1), 1);
   rings.num_parts = static_cast<uint32_t>((octets + octets_each - 1) / octets_each);
   rings.piece_bytes = static_cast<uint32_t>((octets + rings.num_parts - 1) / rings.num_parts * (row_bytes / octets));
+  const int64_t piece_bytes = std::max<int64_t>(rings.piece_bytes * num_ranks, 1);
+  rings.num_pieces = static_cast<uint32_t>(std::clamp<int64_t>(room / piece_bytes, kMinPieces, kMaxPieces));
   return rings;
 }
 
 int64_t shared_bytes_of(const Rings& rings, const CombineKernelArgs& args) {
   return int64_t{rings.num_rows} * rings.row_bytes +
-         int64_t{kAddingWaves} * rings.piece_bytes * args.exchange.window.num_ranks;
+         int64_t{rings.num_pieces} * rings.piece_bytes * args.exchange.window.num_ranks;
 }
 
 template <CombineWire kWire>
