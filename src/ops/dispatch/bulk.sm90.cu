@@ -7,6 +7,7 @@
 #include "gpu/ptx/bulk_copy.cuh"
 #include "ops/dispatch/dispatch.cuh"
 #include "ops/dispatch/launchers.hpp"
+#include "ops/dispatch/ring.cuh"
 
 namespace mixlane::exchange_gpu {
 namespace {
@@ -73,17 +74,6 @@ struct RowBlocks {
   }
   __device__ uint32_t begin(uint32_t block) const { return block * size; }
   __device__ uint32_t end(uint32_t block) const { return min((block + 1) * size, num_tokens); }
-};
-
-// A stage of a ring and how often it has come round.
-struct Turn {
-  uint32_t stage = 0;
-  uint32_t round = 0;
-  __device__ void next(uint32_t num_stages) {
-    if (++stage < num_stages) return;
-    stage = 0;
-    ++round;
-  }
 };
 
 class BulkSender {

@@ -6,6 +6,7 @@
 #include "gpu/ptx/bulk_copy.cuh"
 #include "ops/dispatch/combine.cuh"
 #include "ops/dispatch/launchers.hpp"
+#include "ops/dispatch/ring.cuh"
 
 namespace mixlane::exchange_gpu {
 namespace {
@@ -59,17 +60,6 @@ struct BulkShared {
   uint32_t num_flagged;
   bool all_arrived;
   uint32_t masked;
-};
-
-// A stage of a ring and how often it has come round.
-struct Turn {
-  uint32_t stage = 0;
-  uint32_t round = 0;
-  __device__ void next(uint32_t num_stages) {
-    if (++stage < num_stages) return;
-    stage = 0;
-    ++round;
-  }
 };
 
 __device__ inline bool leads() { return HardwareWave::lane() == 0; }

@@ -44,8 +44,8 @@ struct alignas(16) CallState {
   uint32_t num_readers;  // blocks of this launch that have read the above
   // Of combine.throughput: groups of rows and of tokens taken in calls of even and of odd epochs. Who closes a call, while
   // other blocks may still work, clears those of the next one.
-  uint32_t pushed[2];
-  uint32_t added[2];
+  uint32_t pushed[2] = {};
+  uint32_t added[2] = {};
 };
 
 struct Window {
