@@ -31,8 +31,8 @@ constexpr uint32_t kTailWave = 6, kTailWaves = 4;
 
 // Tokens whose rows are flagged together: so few that multiprocessors, whose shares of the link differ, end together.
 constexpr uint32_t kTokensOfBlock = 8;
-constexpr uint32_t kTaken = 2;    // blocks of rows that a block of the grid works on
-constexpr uint32_t kBatches = 2;  // of slots
+constexpr uint32_t kTaken = 3;    // blocks of rows that a block of the grid works on
+constexpr uint32_t kBatches = 3;  // of slots
 constexpr uint32_t kFlags = 8;    // on their way
 
 // Rows whose stores are under way while the rows before them leave shared memory, and that follow a block of rows before its
@@ -60,6 +60,9 @@ struct BulkShared {
   uint32_t masked;
   ReceiveShared checked;
 };
+
+// Rows begin at multiples of 128 bytes, as the records do: else the copy unit takes two steps for each 128 bytes.
+__host__ __device__ constexpr uint32_t stage_bytes(uint32_t row_bytes) { return (row_bytes + 127) / 128 * 128; }
 
 // The call's tokens in blocks that are flagged as one, and taken by whoever is free, first rows first.
 struct RowBlocks {
@@ -112,7 +115,7 @@ class BulkSender {
 
  private:
   __device__ static bool leads() { return HardwareWave::lane() == 0; }
-  __device__ std::byte* stage(const Turn& turn) const { return rows_ + turn.stage * int64_t{row_bytes_}; }
+  __device__ std::byte* stage(const Turn& turn) const { return rows_ + turn.stage * int64_t{stage_bytes(row_bytes_)}; }
 
   __device__ void prepare() {
     for (uint32_t stage = 0; stage < num_stages_; ++stage) {
@@ -423,7 +426,7 @@ uint32_t row_bytes_of(const DispatchKernelArgs& args) {
 
 }  // namespace
 
-bool takes_bulk(const DispatchKernelArgs& args) { return kMostBytes / row_bytes_of(args) >= kMinStages; }
+bool takes_bulk(const DispatchKernelArgs& args) { return kMostBytes / stage_bytes(row_bytes_of(args)) >= kMinStages; }
 
 void load_bulk_kernel() {
   gpu::max_resident_blocks(reinterpret_cast<const void*>(dispatch_throughput_bulk), kThreads, kMostBytes);
@@ -431,14 +434,14 @@ void load_bulk_kernel() {
 }
 
 void launch_dispatch_bulk(const DispatchKernelArgs& args, const Budget& budget, Stream stream) {
-  const uint32_t row_bytes = row_bytes_of(args);
-  const auto num_stages = static_cast<uint32_t>(std::clamp<int64_t>(kUsualBytes / row_bytes, kMinStages, kMaxStages));
+  const uint32_t row_bytes = row_bytes_of(args), each = stage_bytes(row_bytes);
+  const auto num_stages = static_cast<uint32_t>(std::clamp<int64_t>(kUsualBytes / each, kMinStages, kMaxStages));
   const auto most = std::max(static_cast<uint32_t>(budget.num_multiprocessors), 1u);
   gpu::launch(dispatch_throughput_bulk,
               {.variant = "dispatch.throughput",
                .num_blocks = std::clamp(args.num_rows, 1u, most),
                .num_threads = kThreads,
-               .shared_bytes = int64_t{num_stages} * row_bytes,
+               .shared_bytes = int64_t{num_stages} * each,
                .overlaps_previous = budget.overlaps},
               stream, args, row_bytes, num_stages);
 }
