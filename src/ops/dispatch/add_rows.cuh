@@ -3,7 +3,7 @@
 
 #include "ops/dispatch/combine_bulk.cuh"
 
-namespace mixlane::exchange_gpu::bulk {
+namespace mixlane::exchange_gpu::bulk_combine {
 
 // The first octet of a part of a row.
 __device__ inline uint32_t part_begin(const CombineKernelArgs& args, const Rings& rings, uint32_t part) {
@@ -206,4 +206,4 @@ __device__ void add_up_pieces(const CombineKernelArgs& args, const Rings& rings,
   }
 }
 
-}  // namespace mixlane::exchange_gpu::bulk
+}  // namespace mixlane::exchange_gpu::bulk_combine

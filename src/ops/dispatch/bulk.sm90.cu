@@ -8,36 +8,46 @@
 #include "ops/dispatch/send_bulk.cuh"
 
 namespace mixlane::exchange_gpu {
-namespace bulk {
+namespace bulk_dispatch {
 namespace {
 
 constexpr uint32_t kReceiveThreads = 256;
 // Shared memory for rows on their way: what keeps the copy unit busy, and what there is for large rows.
-constexpr int64_t kUsualBytes = 120 * 1024, kMostBytes = 200 * 1024;
+constexpr int64_t kUsualBytes = 144 * 1024, kMostBytes = 200 * 1024;
 constexpr uint32_t kMinStages = 3;
 
 __global__ void __launch_bounds__(kThreads, 1)
     dispatch_throughput_bulk(const MIXLANE_GRID_CONSTANT DispatchKernelArgs args, uint32_t row_bytes, uint32_t num_stages) {
   extern __shared__ __align__(128) std::byte rows[];
   __shared__ BulkShared shared;
-  begin_launch(args);
+  gpu::prefetch_args(args);
+  gpu::wait_for_previous_kernel();
+  gpu::allow_next_kernel();  // not before: the receiving kernel reads the state without waiting for this one
   const Call call = open_call<ExchangeStage::dispatch>(args.exchange);
   if (args.num_tokens && blockIdx.x + 1 == gridDim.x) report_num_tokens(args);
   BulkSender(args, call, num_tokens_of(args), rows, row_bytes, num_stages, shared).run();
 }
 
-// One block, behind the one above and what the caller put between: waits for the others' rows and closes the call.
+// One block, behind the one above and what the caller put between: waits for the others' rows and closes the call. It may
+// begin while this rank still sends, but a rank that is late with its credit must be found before those that wait for it
+// too.
 __global__ void __launch_bounds__(kReceiveThreads)
     dispatch_throughput_receive(const MIXLANE_GRID_CONSTANT DispatchKernelArgs args) {
   __shared__ ReceiveShared shared;
-  begin_launch(args);
+  gpu::prefetch_args(args);
+  gpu::allow_next_kernel();
   const Exchange& exchange = args.exchange;
-  const Call call = open_call<ExchangeStage::dispatch>(exchange);
+  Call call = open_call<ExchangeStage::dispatch>(exchange);
+  if (call.needs_credits) {
+    gpu::wait_for_previous_kernel();
+    call = open_call<ExchangeStage::dispatch>(exchange);
+  }
   const int rank = static_cast<int>(threadIdx.x);
   if (rank < kMaxRanks) shared.received[rank] = 0;
   if (rank == 0) shared.late = shared.in_lines = 0;
   __syncthreads();
   wait_for_all(exchange, call, shared);
+  gpu::wait_for_previous_kernel();
   __syncthreads();
   const int32_t sent = rank < exchange.window.num_ranks ? exchange.routing.sent_count[rank] : 0;
   close_dispatch(exchange, call, static_cast<uint32_t>(sent), num_tokens_of(args), shared);
@@ -49,9 +59,9 @@ uint32_t row_bytes_of(const DispatchKernelArgs& args) {
 }
 
 }  // namespace
-}  // namespace bulk
+}  // namespace bulk_dispatch
 
-using namespace bulk;
+using namespace bulk_dispatch;
 
 bool takes_bulk(const DispatchKernelArgs& args) { return kMostBytes / stage_bytes(row_bytes_of(args)) >= kMinStages; }
 

@@ -5,7 +5,7 @@
 #include "ops/dispatch/combine.cuh"
 #include "ops/dispatch/ring.cuh"
 
-namespace mixlane::exchange_gpu::bulk {
+namespace mixlane::exchange_gpu::bulk_combine {
 
 // What the waves of a block do.
 constexpr uint32_t kAddingWaves = 14;  // 7168 values are twice their octets
@@ -88,4 +88,4 @@ struct Groups {
   }
 };
 
-}  // namespace mixlane::exchange_gpu::bulk
+}  // namespace mixlane::exchange_gpu::bulk_combine

@@ -8,7 +8,7 @@
 #include "ops/dispatch/push_rows.cuh"
 
 namespace mixlane::exchange_gpu {
-namespace bulk {
+namespace bulk_combine {
 namespace {
 
 __device__ inline void prepare(BulkShared& shared) {
@@ -111,9 +111,9 @@ void launch_with(const CombineKernelArgs& args, const Budget& budget, Stream str
 }
 
 }  // namespace
-}  // namespace bulk
+}  // namespace bulk_combine
 
-using namespace bulk;
+using namespace bulk_combine;
 
 bool takes_bulk(const CombineKernelArgs& args, CombineWire wire) {
   const bool as_it_is = (wire == CombineWire::bf16 && args.source == PartialSource::reduced_bf16) ||

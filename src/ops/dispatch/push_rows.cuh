@@ -3,13 +3,13 @@
 
 #include "ops/dispatch/combine_bulk.cuh"
 
-namespace mixlane::exchange_gpu::bulk {
+namespace mixlane::exchange_gpu::bulk_combine {
 
 // Groups of rows share a flag's way across the link. Few rows are announced one by one, so that their owners need not wait
 // for others.
 __device__ inline Groups pushed_groups(uint32_t num_rows) {
   const uint32_t each = num_rows / gridDim.x;
-  return {num_rows, each >= 24 ? kMaxGroup : each >= 8 ? 2u : 1u};
+  return {num_rows, each >= 64 ? kMaxGroup : each >= 16 ? 2u : 1u};
 }
 
 class Pusher {
@@ -55,6 +55,7 @@ class Pusher {
   __device__ void store() {
     const Window& window = args_.exchange.window;
     Turn turn, freed, taken;
+    const uint32_t leaving = rings_.num_rows >= 5 ? 2 : 1;
     uint32_t num_stored = 0, num_groups = 0;
     for (;; taken.next(kTaken)) {
       gpu::ptx::mbarrier_wait(shared_.taken_full + taken.stage, taken.round & 1u);
@@ -68,8 +69,11 @@ class Pusher {
         gpu::ptx::mbarrier_wait(shared_.row_full + turn.stage, turn.round & 1u);
         gpu::ptx::bulk_store(partial_at(window, owner, window.rank, slot), stage(turn), rings_.row_bytes);
         gpu::ptx::end_store_group();
-        gpu::ptx::wait_until_read<1>();
-        if (++num_stored == 1) continue;
+        if (leaving == 2)
+          gpu::ptx::wait_until_read<2>();
+        else
+          gpu::ptx::wait_until_read<1>();
+        if (++num_stored <= leaving) continue;
         gpu::ptx::mbarrier_arrive(shared_.row_empty + freed.stage);
         freed.next(rings_.num_rows);
       }
@@ -149,4 +153,4 @@ class Pusher {
   BulkShared& shared_;
 };
 
-}  // namespace mixlane::exchange_gpu::bulk
+}  // namespace mixlane::exchange_gpu::bulk_combine

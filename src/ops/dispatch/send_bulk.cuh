@@ -5,7 +5,7 @@
 #include "ops/dispatch/dispatch.cuh"
 #include "ops/dispatch/ring.cuh"
 
-namespace mixlane::exchange_gpu::bulk {
+namespace mixlane::exchange_gpu::bulk_dispatch {
 
 constexpr uint32_t kThreads = 512;
 constexpr uint32_t kWaves = kThreads / kWave;
@@ -18,7 +18,7 @@ constexpr uint32_t kStoreWave = 2;
 constexpr uint32_t kFlagWave = 3;
 constexpr uint32_t kTakeWave = 4;
 constexpr uint32_t kCheckWave = 5;
-constexpr uint32_t kTailWave = 6, kTailWaves = 4;
+constexpr uint32_t kTailWave = 6, kTailWaves = 8;
 
 // Tokens whose rows are flagged together: so few that multiprocessors, whose shares of the link differ, end together.
 constexpr uint32_t kTokensOfBlock = 8;
@@ -28,7 +28,7 @@ constexpr uint32_t kFlags = 8;    // on their way
 
 // Rows whose stores are under way while the rows before them leave shared memory, and that follow a block of rows before its
 // stores are waited for: by then they have arrived.
-constexpr uint32_t kRowsLeaving = 1;
+constexpr uint32_t kRowsLeaving = 3;  // 1 in a ring of few
 constexpr uint32_t kRowsBeforeFlag = 4;
 
 struct BulkShared {
@@ -285,6 +285,7 @@ class BulkSender {
 
   __device__ void store_rows() {
     Turn turn, freed, batch_turn;
+    const uint32_t leaving = num_stages_ >= 2 * kRowsLeaving ? kRowsLeaving : 1;
     uint32_t num_stored = 0, num_sent = 0, following = 0;
     bool waits = false, stalled = false;  // a block of rows for its stores to arrive
     each_block([&](uint32_t block) {
@@ -306,8 +307,11 @@ class BulkSender {
           for (uint32_t to = 0; to < batch.num_targets[i]; ++to)
             gpu::ptx::bulk_store(batch.target[i][to], stage(turn), row_bytes_);
           gpu::ptx::end_store_group();
-          gpu::ptx::wait_until_read<kRowsLeaving>();
-          if (++num_stored > kRowsLeaving) {
+          if (leaving == kRowsLeaving)
+            gpu::ptx::wait_until_read<kRowsLeaving>();
+          else
+            gpu::ptx::wait_until_read<1>();
+          if (++num_stored > leaving) {
             gpu::ptx::mbarrier_arrive(shared_.empty + freed.stage);
             freed.next(num_stages_);
           }
@@ -383,4 +387,4 @@ class BulkSender {
   BulkShared& shared_;
 };
 
-}  // namespace mixlane::exchange_gpu::bulk
+}  // namespace mixlane::exchange_gpu::bulk_dispatch
