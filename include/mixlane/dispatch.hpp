@@ -116,11 +116,11 @@ class Dispatcher {
 
   // The same in two halves, with work of the caller's between: send enqueues what brings this rank's rows on their way,
   // receive what waits for the others'. With the copy_engine variants no kernel runs between the halves' own ones, so two
-  // micro-batches with a dispatcher each hide one's exchange behind the other's work. With dispatch.throughput a kernel between
-  // them reads rows block by block as they come (mixlane/ready_rows.hpp): on the same stream, behind the own rows' sending, or
-  // beside it on another stream that begins behind what came before dispatch_send and ends before dispatch_receive. The other
-  // variants do all of it in send. What dispatch_send returns may else be read behind dispatch_receive. Every send is followed
-  // by its receive, on the same stream, before this dispatcher's next call.
+  // micro-batches with a dispatcher each hide one's exchange behind the other's work. With dispatch.throughput a kernel
+  // between them reads rows block by block as they come (mixlane/ready_rows.hpp): on the same stream, behind the own rows'
+  // sending, or beside it on another stream that begins behind what came before dispatch_send and ends before
+  // dispatch_receive. The other variants do all of it in send. What dispatch_send returns may else be read behind
+  // dispatch_receive. Every send is followed by its receive, on the same stream, before this dispatcher's next call.
   ReceivedRows dispatch_send(const DispatchArgs& args, Stream stream = {});
   void dispatch_receive(Stream stream = {});
   void combine_send(const CombineArgs& args, Stream stream = {});
