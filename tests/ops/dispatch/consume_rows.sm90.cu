@@ -1,6 +1,6 @@
+#include "consume_rows.hpp"
 #include "gpu/launch.hpp"
 #include "mixlane/ready_rows.cuh"
-#include "consume_rows.hpp"
 
 namespace mixlane::test {
 namespace {
