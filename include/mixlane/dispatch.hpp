@@ -3,6 +3,7 @@
 
 #include "mixlane/comm.hpp"
 #include "mixlane/core.hpp"
+#include "mixlane/ready_rows.hpp"
 
 namespace mixlane {
 
@@ -44,6 +45,9 @@ struct DispatcherConfig {
   // routing sends there. Dispatch may differ from the other ranks' variants, combine.copy_engine is for all ranks alike and
   // not for graphs.
   bool copy_engine = false;
+  // GPUs: announce rows as they come, for kernels that read them before a dispatch.throughput is over (ReceivedRows::ready).
+  // Calls of few tokens then go without the lines that make them quicker.
+  bool early_rows = false;
   // Owner of each physical expert, num_experts entries, the same on every rank. Empty: contiguous, the first
   // num_experts % num_ranks ranks own one more. A rank may own none.
   std::vector<int> expert_rank;
@@ -82,6 +86,7 @@ struct ReceivedRows {
   TensorView topk_ids{};      // i32 [num_ranks * capacity, K] physical ids, those of other ranks' experts included
   TensorView topk_weights{};  // f32 [num_ranks * capacity, K]
   TensorView recv_count{};    // i32 [num_ranks]
+  ReadyRows ready{};          // with early_rows and dispatch.throughput: which rows have come, for kernels between the halves
   RoutingHandle handle{};
 };
 
@@ -114,9 +119,11 @@ class Dispatcher {
 
   // The same in two halves, with work of the caller's between: send enqueues what brings this rank's rows on their way,
   // receive what waits for the others'. With the copy_engine variants no kernel runs between the halves' own ones, so two
-  // micro-batches with a dispatcher each hide one's exchange behind the other's work; the other variants do all of it in
-  // send. What dispatch_send returns may be read behind dispatch_receive. Every send is followed by its receive, on the same
-  // stream, before this dispatcher's next call.
+  // micro-batches with a dispatcher each hide one's exchange behind the other's work. With dispatch.throughput a kernel
+  // between them reads rows block by block as they come (mixlane/ready_rows.hpp): on the same stream, behind the own rows'
+  // sending, or beside it on another stream that begins behind what came before dispatch_send and ends before
+  // dispatch_receive. The other variants do all of it in send. What dispatch_send returns may else be read behind
+  // dispatch_receive. Every send is followed by its receive, on the same stream, before this dispatcher's next call.
   ReceivedRows dispatch_send(const DispatchArgs& args, Stream stream = {});
   void dispatch_receive(Stream stream = {});
   void combine_send(const CombineArgs& args, Stream stream = {});

@@ -6,13 +6,17 @@
 
 namespace mixlane::gpu::ptx {
 
-// `barrier` changes its phase when all bytes are there.
-__device__ inline void bulk_load(void* shared, const void* global, uint32_t bytes, uint64_t* barrier) {
-  mbarrier_arrive_expect(barrier, bytes);
+// `barrier` expects the bytes already.
+__device__ inline void bulk_load_expected(void* shared, const void* global, uint32_t bytes, uint64_t* barrier) {
   asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
                    shared_address(shared)),
                "l"(__cvta_generic_to_global(global)), "r"(bytes), "r"(shared_address(barrier))
                : "memory");
+}
+// `barrier` changes its phase when all bytes are there.
+__device__ inline void bulk_load(void* shared, const void* global, uint32_t bytes, uint64_t* barrier) {
+  mbarrier_arrive_expect(barrier, bytes);
+  bulk_load_expected(shared, global, bytes, barrier);
 }
 
 __device__ inline void bulk_store(void* global, const void* shared, uint32_t bytes) {
@@ -22,16 +26,18 @@ __device__ inline void bulk_store(void* global, const void* shared, uint32_t byt
 }
 // The stores since the last call are a group.
 __device__ inline void end_store_group() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
-// All groups but the latest one have left shared memory.
-__device__ inline void wait_until_read_but_one() { asm volatile("cp.async.bulk.wait_group.read 1;" ::: "memory"); }
-// All stores, or all but the latest group of them, are done and may be announced.
-__device__ inline void wait_for_stores_but_one() {
-  asm volatile("cp.async.bulk.wait_group 1;" ::: "memory");
+// All groups but the latest kNewer have left shared memory.
+template <int kNewer>
+__device__ void wait_until_read() {
+  asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(kNewer) : "memory");
+}
+// All of them but the latest kNewer are done and may be announced.
+template <int kNewer>
+__device__ void wait_for_stores() {
+  asm volatile("cp.async.bulk.wait_group %0;" ::"n"(kNewer) : "memory");
   asm volatile("fence.proxy.async;" ::: "memory");
 }
-__device__ inline void wait_for_stores() {
-  asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
-  asm volatile("fence.proxy.async;" ::: "memory");
-}
+// Between this thread's own accesses to memory and bulk copies of the same bytes.
+__device__ inline void fence_async_proxy() { asm volatile("fence.proxy.async;" ::: "memory"); }
 
 }  // namespace mixlane::gpu::ptx

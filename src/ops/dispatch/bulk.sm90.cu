@@ -1,128 +1,93 @@
-// dispatch.throughput of sm_90 for rows that go as they are: one thread per block keeps the copy unit busy, so that a few
-// multiprocessors fill the link.
+// dispatch.throughput of sm_90 for rows that go as they are: in each block one thread keeps the copy unit busy, so that a
+// few multiprocessors fill the link. Rows go in slot order, a flag per block of rows: kernels may read them before the call
+// is over.
 #include <algorithm>
 
 #include "gpu/launch.hpp"
-#include "gpu/ptx/bulk_copy.cuh"
-#include "ops/dispatch/dispatch.cuh"
 #include "ops/dispatch/launchers.hpp"
+#include "ops/dispatch/send_bulk.cuh"
 
 namespace mixlane::exchange_gpu {
+namespace bulk_dispatch {
 namespace {
 
-constexpr uint32_t kThreads = 256;
-constexpr uint32_t kMaxStages = 8;
-constexpr int64_t kStageBytes = 200 * 1024;  // shared memory for all of them
-
-// What RowSender does, by bulk copies through `stages` rows of shared memory.
-class BulkSender {
- public:
-  __device__ BulkSender(const DispatchKernelArgs& args, const Share& share, std::byte* rows, uint64_t* arrived,
-                        uint32_t num_stages, SendShared& shared)
-      : args_(args), share_(share), rows_(rows), arrived_(arrived), num_stages_(num_stages), shared_(shared) {
-    begin_byte_ = share.first_of(args.num_packets) * 16;
-    num_bytes_ = share.end_of(args.num_packets) * 16 - begin_byte_;
-    pumps_ = threadIdx.x == kWave;  // the first thread of the second wave
-  }
-
-  __device__ void fetch_first() {
-    if (!pumps_) return;
-    for (uint32_t stage = 0; stage < num_stages_; ++stage) gpu::ptx::mbarrier_init(arrived_ + stage, 1);
-    gpu::ptx::mbarrier_init_fence();
-    for (uint32_t row = 0; row < num_stages_; ++row) load(row);
-  }
-
-  __device__ void send(uint32_t first, uint32_t end) {
-    if (pumps_) pump(first, end);
-    if (HardwareWave::index_in_block() != 1) send_tails(first, end);
-  }
-
-  __device__ void finish() {
-    if (pumps_) gpu::ptx::wait_for_stores();
-  }
-
- private:
-  __device__ std::byte* stage(uint32_t row) const { return rows_ + row % num_stages_ * int64_t{args_.num_packets} * 16; }
-
-  // Rows count from the block's first one.
-  __device__ void load(uint32_t row) {
-    const uint32_t token = share_.begin + row;
-    if (token >= share_.end || num_bytes_ == 0) return;
-    gpu::ptx::bulk_load(stage(row), args_.hidden.data + token * args_.hidden.stride + begin_byte_, num_bytes_,
-                        arrived_ + row % num_stages_);
-  }
-
-  __device__ void pump(uint32_t first, uint32_t end) {
-    if (num_bytes_ == 0) return;
-#pragma unroll 1
-    for (uint32_t token = first; token < end; ++token) {
-      const uint32_t row = token - share_.begin;
-      gpu::ptx::mbarrier_wait(arrived_ + row % num_stages_, row / num_stages_ & 1u);
-      for (uint32_t to = 0; to < shared_.batch.num_targets[token - first]; ++to)
-        gpu::ptx::bulk_store(shared_.batch.target[token - first][to] + begin_byte_, stage(row), num_bytes_);
-      gpu::ptx::end_store_group();
-      gpu::ptx::wait_until_read_but_one();
-      if (row != 0) load(row - 1 + num_stages_);
-    }
-  }
-
-  // The other waves: ids and weights, and the scales of fp8 input.
-  __device__ void send_tails(uint32_t first, uint32_t end) const {
-    if (!share_.last_part()) return;
-    const uint32_t wave = HardwareWave::index_in_block();
-    const uint32_t num_waves = kThreads / kWave - 1, turn = wave == 0 ? 0 : wave - 1;
-    const uint32_t num_words = args_.num_scale_words + 2 * args_.num_topk;
-#pragma unroll 1
-    for (uint32_t token = first + turn; token < end; token += num_waves)
-#pragma unroll 1
-      for (uint32_t word = HardwareWave::lane(); word < num_words; word += kWave) {
-        const uint32_t value = tail_word(args_, token, word);
-        for (uint32_t to = 0; to < shared_.batch.num_targets[token - first]; ++to)
-          reinterpret_cast<uint32_t*>(shared_.batch.target[token - first][to] + args_.payload_bytes)[word] = value;
-      }
-  }
-
-  const DispatchKernelArgs& args_;
-  const Share& share_;
-  std::byte* rows_;
-  uint64_t* arrived_;
-  uint32_t num_stages_;
-  SendShared& shared_;
-  uint32_t begin_byte_;
-  uint32_t num_bytes_;
-  bool pumps_;
-};
+constexpr uint32_t kReceiveThreads = 256;
+// Shared memory for rows on their way: what keeps the copy unit busy, and what there is for large rows.
+constexpr int64_t kUsualBytes = 144 * 1024, kMostBytes = 200 * 1024;
+constexpr uint32_t kMinStages = 3;
 
 __global__ void __launch_bounds__(kThreads, 1)
-    dispatch_throughput_bulk(const MIXLANE_GRID_CONSTANT DispatchKernelArgs args, uint32_t num_stages) {
+    dispatch_throughput_bulk(const MIXLANE_GRID_CONSTANT DispatchKernelArgs args, uint32_t row_bytes, uint32_t num_stages) {
   extern __shared__ __align__(128) std::byte rows[];
-  __shared__ uint64_t arrived[kMaxStages];
-  __shared__ DispatchShared shared;
-  dispatch_rows(args, shared, false, [&](const Share& share) {
-    BulkSender sender(args, share, rows, arrived, num_stages, shared.send);
-    send_share(args, share, sender, shared.send);
-  });
+  __shared__ BulkShared shared;
+  gpu::prefetch_args(args);
+  gpu::wait_for_previous_kernel();
+  gpu::allow_next_kernel();  // not before: the receiving kernel reads the state without waiting for this one
+  const Call call = open_call<ExchangeStage::dispatch>(args.exchange);
+  if (args.num_tokens && blockIdx.x + 1 == gridDim.x) report_num_tokens(args);
+  BulkSender(args, call, num_tokens_of(args), rows, row_bytes, num_stages, shared).run();
+}
+
+// One block, behind the one above and what the caller put between: waits for the others' rows and closes the call. It may
+// begin while this rank still sends, but a rank that is late with its credit must be found before those that wait for it
+// too.
+__global__ void __launch_bounds__(kReceiveThreads)
+    dispatch_throughput_receive(const MIXLANE_GRID_CONSTANT DispatchKernelArgs args) {
+  __shared__ ReceiveShared shared;
+  gpu::prefetch_args(args);
+  gpu::allow_next_kernel();
+  const Exchange& exchange = args.exchange;
+  Call call = open_call<ExchangeStage::dispatch>(exchange);
+  if (call.needs_credits) {
+    gpu::wait_for_previous_kernel();
+    call = open_call<ExchangeStage::dispatch>(exchange);
+  }
+  const int rank = static_cast<int>(threadIdx.x);
+  if (rank < kMaxRanks) shared.received[rank] = 0;
+  if (rank == 0) shared.late = shared.in_lines = shared.with_inbox = 0;
+  __syncthreads();
+  wait_for_all(exchange, call, shared);
+  gpu::wait_for_previous_kernel();
+  __syncthreads();
+  if (shared.in_lines != 0) unpack_all(exchange, call, shared);
+  const int32_t sent = rank < exchange.window.num_ranks ? exchange.routing.sent_count[rank] : 0;
+  close_dispatch(exchange, call, static_cast<uint32_t>(sent), num_tokens_of(args), shared);
+}
+
+// What shared memory holds of a row: the record without what pads it to whole lines.
+uint32_t row_bytes_of(const DispatchKernelArgs& args) {
+  return (args.payload_bytes + 4 * (args.num_scale_words + 2 * args.num_topk) + 15) / 16 * 16;
 }
 
 }  // namespace
+}  // namespace bulk_dispatch
 
-bool takes_bulk(const DispatchKernelArgs& args) { return kStageBytes / (int64_t{args.num_packets} * 16) >= 3; }
+using namespace bulk_dispatch;
+
+bool takes_bulk(const DispatchKernelArgs& args) { return kMostBytes / stage_bytes(row_bytes_of(args)) >= kMinStages; }
 
 void load_bulk_kernel() {
-  gpu::max_resident_blocks(reinterpret_cast<const void*>(dispatch_throughput_bulk), kThreads, kStageBytes);
+  gpu::max_resident_blocks(reinterpret_cast<const void*>(dispatch_throughput_bulk), kThreads, kMostBytes);
+  gpu::max_resident_blocks(reinterpret_cast<const void*>(dispatch_throughput_receive), kReceiveThreads, 0);
 }
 
 void launch_dispatch_bulk(const DispatchKernelArgs& args, const Budget& budget, Stream stream) {
-  const int64_t row_bytes = int64_t{args.num_packets} * 16;
-  const auto num_stages = static_cast<uint32_t>(std::min<int64_t>(kStageBytes / row_bytes, kMaxStages));
-  const uint32_t most = std::clamp(static_cast<uint32_t>(budget.num_multiprocessors) - 1, 1u, kMaxSendBlocks);
+  const uint32_t row_bytes = row_bytes_of(args), each = stage_bytes(row_bytes);
+  const auto num_stages = static_cast<uint32_t>(std::clamp<int64_t>(kUsualBytes / each, kMinStages, kMaxStages));
+  const auto most = std::max(static_cast<uint32_t>(budget.num_multiprocessors), 1u);
   gpu::launch(dispatch_throughput_bulk,
               {.variant = "dispatch.throughput",
-               .num_blocks = std::clamp(args.num_rows, 1u, most) + 1,
+               .num_blocks = std::clamp(args.num_rows, 1u, most),
                .num_threads = kThreads,
-               .shared_bytes = num_stages * row_bytes,
+               .shared_bytes = int64_t{num_stages} * each,
                .overlaps_previous = budget.overlaps},
-              stream, args, num_stages);
+              stream, args, row_bytes, num_stages);
+}
+
+void launch_dispatch_bulk_receive(const DispatchKernelArgs& args, const Budget& budget, Stream stream) {
+  gpu::launch(dispatch_throughput_receive,
+              {.variant = "dispatch.throughput", .num_threads = kReceiveThreads, .overlaps_previous = budget.overlaps},
+              stream, args);
 }
 
 }  // namespace mixlane::exchange_gpu

@@ -77,11 +77,12 @@ __device__ inline void wait_for_readers(const Exchange& exchange) {
 // Last thing in the closing block, by one thread.
 template <ExchangeStage kStage>
 __device__ void close_call(const Exchange& exchange, const Call& call) {
-  const bool dispatch = kStage == ExchangeStage::dispatch;
+  constexpr bool dispatch = kStage == ExchangeStage::dispatch;
   *reinterpret_cast<uint4*>(exchange.state) =
       make_uint4(call.before.dispatch_epoch + (dispatch ? 1 : 0), call.before.combine_epoch + (dispatch ? 0 : 1),
                  1 + static_cast<uint32_t>(kStage), 0);
   exchange.state->num_readers = 0;
+  if constexpr (!dispatch) exchange.state->pushed[(call.epoch + 1) % 2] = exchange.state->added[(call.epoch + 1) % 2] = 0;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -227,15 +228,21 @@ __device__ inline void wait_for_combine_headers(const Exchange& exchange, const 
   }
 }
 
-// For tests of the protocol: all threads of the block wait for a time that is different in every block and call.
-static __device__ __noinline__ void wait_a_little(const Exchange& exchange, uint32_t number) {
+__device__ inline void spin_ns(uint64_t duration) {
   const uint64_t since = gpu::clock_ns();
+  while (gpu::clock_ns() - since < duration) {
+  }
+}
+// For tests of the protocol: waits for a time that is different in every block and call.
+static __device__ __noinline__ void spin_a_little(const Exchange& exchange, uint32_t number) {
   uint32_t random = (number * 1024u + blockIdx.x) * 2654435761u + static_cast<uint32_t>(exchange.window.rank) * 40503u;
   random ^= random >> 15;
   random *= 2246822519u;
-  const uint32_t wait_ns = (random >> 3) % exchange.jitter_ns;
-  while (random % 4 == 0 && gpu::clock_ns() - since < wait_ns) {
-  }
+  if (random % 4 == 0) spin_ns((random >> 3) % exchange.jitter_ns);
+}
+// All threads of the block.
+static __device__ __noinline__ void wait_a_little(const Exchange& exchange, uint32_t number) {
+  spin_a_little(exchange, number);
   __syncthreads();
 }
 __device__ inline void be_late(const Exchange& exchange, uint32_t number) {

@@ -43,8 +43,13 @@ struct alignas(16) CallState {
   uint32_t dispatch_epoch;
   uint32_t combine_epoch;
   uint32_t last_stage;  // 0: no call yet; else 1 + ExchangeStage
-  uint32_t unused;
+  // Of dispatch.throughput: blocks of rows taken beyond the first one of each block of the grid. Zero between calls.
+  uint32_t next_block;
   uint32_t num_readers;  // blocks of this launch that have read the above
+  // Of combine.throughput: groups of rows and of tokens taken in calls of even and of odd epochs. Who closes a call, while
+  // other blocks may still work, clears those of the next one.
+  uint32_t pushed[2] = {};
+  uint32_t added[2] = {};
 };
 
 struct Window {
@@ -84,7 +89,9 @@ struct Exchange {
   Status* end = nullptr;  // host memory: what ended this rank's part in the group
   uint64_t deadline_ns = 0;
   bool fail_on_timeout = true;
-  uint32_t jitter_ns = 0;  // tests: blocks are late by up to so long
+  uint32_t jitter_ns = 0;    // tests: blocks are late by up to so long
+  uint32_t stall_epoch = 0;  // tests: dispatch.throughput waits in this call, before the second half of its blocks of rows
+  uint64_t stall_ns = 0;
   DeviceRouting routing;
 };
 inline constexpr uint32_t kEnded = 1u << 31;

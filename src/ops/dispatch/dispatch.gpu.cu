@@ -46,7 +46,7 @@ int64_t staged_bytes(const DispatchKernelArgs& args) {
 // which a limit leaves no room for.
 bool goes_in_lines(const DispatchKernelArgs& args, const Budget& budget) {
   return gpu::kDeviceType == DeviceType::cuda && !budget.limited && staged_bytes(args) <= kMaxStagedBytes &&
-         args.num_rows <= static_cast<uint32_t>(kLineRows);
+         args.exchange.window.line_rows > 0 && args.num_rows <= static_cast<uint32_t>(kLineRows);
 }
 
 void launch_in_lines(DispatchKernelArgs args, Payload payload, const Budget& budget, uint32_t most, Stream stream) {

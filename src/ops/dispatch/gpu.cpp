@@ -122,6 +122,7 @@ class GpuBackend final : public ExchangeBackend {
   DispatchKernelArgs make_args(const DispatchArgs& args) const;
   CombineKernelArgs make_args(const CombineArgs& args) const;
   ReceivedRows received_rows() const;
+  ReadyRows ready_rows() const;
   Payload payload_of(const DispatchArgs& args) const;
   bool can_use_bulk_copies(const DispatchArgs& args) const;
   bool can_use_copy_engines(std::string_view variant) const;
@@ -204,6 +205,10 @@ Exchange GpuBackend::make_exchange(Status* status) const {
   exchange.deadline_ns = static_cast<uint64_t>(std::chrono::nanoseconds(comm_->deadline()).count());
   exchange.fail_on_timeout = config_.on_peer_timeout == OnPeerTimeout::fail;
   exchange.jitter_ns = static_cast<uint32_t>(1000 * fault_.jitter_us);
+  if (fault_.hits(ExchangeStage::dispatch, comm_->rank(), fault_.epoch) && fault_.stall_ms >= 0) {
+    exchange.stall_epoch = static_cast<uint32_t>(fault_.epoch);
+    exchange.stall_ns = static_cast<uint64_t>(fault_.stall_ms) * 1'000'000;
+  }
   exchange.routing = own_.routing();
   return exchange;
 }
@@ -346,14 +351,16 @@ ReceivedRows GpuBackend::dispatch_send(const DispatchArgs& args, RoutingState& s
     sent_ = args;
     sent_.replay = {};  // which would keep its state in use
   }
-  return received_rows();
+  ReceivedRows received = received_rows();
+  if (config_.early_rows && dispatch_mover_ == Mover::bulk_copies) received.ready = ready_rows();
+  return received;
 }
 
 void GpuBackend::dispatch_receive(Stream stream) {
-  const bool by_copies = dispatch_mover_ == Mover::copy_engines;
-  if (!by_copies && !check_) return;
+  if (dispatch_mover_ == Mover::stores && !check_) return;
   const gpu::DeviceGuard guard(device_);
-  if (by_copies) copies_->receive(dispatch_args_, stream);
+  if (dispatch_mover_ == Mover::copy_engines) copies_->receive(dispatch_args_, stream);
+  if (dispatch_mover_ == Mover::bulk_copies) launch_dispatch_bulk_receive(dispatch_args_, budget_, stream);
   if (check_) check_->after_dispatch(sent_, dispatch_args_, payload_of(sent_), budget_, stream);
 }
 
@@ -373,6 +380,19 @@ ReceivedRows GpuBackend::received_rows() const {
   received.topk_weights = column(records.weights_at, DType::f32, config_.num_topk);
   received.recv_count = TensorView(own_.routing().recv_count, DType::i32, {comm_->num_ranks()}, device_);
   return received;
+}
+
+ReadyRows GpuBackend::ready_rows() const {
+  const std::byte* const own = windows_->part(comm_->rank());
+  ReadyRows ready;
+  ready.sources = &reinterpret_cast<const SourceLine*>(own)->dispatch_header;
+  ready.source_stride = sizeof(SourceLine) / sizeof(uint64_t);
+  ready.blocks = reinterpret_cast<const uint64_t*>(own + layout_.done_at);
+  ready.block_stride = kMaxSendBlocks;
+  ready.closed = &own_.state()->dispatch_epoch;
+  ready.left_out = own_.masked();
+  ready.deadline_ns = static_cast<uint64_t>(std::chrono::nanoseconds(comm_->deadline()).count());
+  return ready;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

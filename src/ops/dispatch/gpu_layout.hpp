@@ -33,7 +33,8 @@ struct GpuWindowLayout {
     records.record_stride = rounded_up(records.record_bytes);
     records.partial_stride = rounded_up(records.partial_bytes);
     lines_at = rounded_up(row_flags_at + rows * static_cast<int64_t>(exchange_gpu::kRowParts * sizeof(uint32_t)));
-    line_rows = std::min(config.capacity, exchange_gpu::kLineRows);
+    // Rows in lines are not announced: they are not at their places before the call's last half.
+    line_rows = config.early_rows ? 0 : std::min(config.capacity, exchange_gpu::kLineRows);
     record_packets = static_cast<uint32_t>(ceil_div(records.record_bytes, int64_t{16}));
     line_pairs = ceil_div(record_packets, exchange_gpu::kPacketsOfPair);
     line_stride = int64_t{line_pairs} * 256;

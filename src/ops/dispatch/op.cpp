@@ -48,6 +48,7 @@ void require_equal_config(Communicator& comm, const DispatcherConfig& config) {
   comm.require_equal("combine_wire", name(wire_dtype(config.combine_wire)));
   comm.require_equal("on_peer_timeout", config.on_peer_timeout == OnPeerTimeout::mask ? "mask" : "fail");
   comm.require_equal("copy_engine", config.copy_engine ? "yes" : "no");
+  comm.require_equal("early_rows", config.early_rows ? "yes" : "no");
   comm.require_equal("expert_rank", text_of(config.expert_rank));
 }
 

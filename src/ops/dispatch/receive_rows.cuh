@@ -175,6 +175,23 @@ static __device__ __noinline__ void report_num_tokens(const DispatchKernelArgs& 
   report(args.exchange.status, failure);
 }
 
+// When all rows have come: what combine and the caller want to know. All threads of the block; `sent`: rows for rank
+// threadIdx.x.
+__device__ inline void close_dispatch(const Exchange& exchange, const Call& call, uint32_t sent, uint32_t num_tokens,
+                                      const ReceiveShared& shared) {
+  const int rank = static_cast<int>(threadIdx.x);
+  if (rank < exchange.window.num_ranks) {
+    const bool here = (shared.late >> rank & 1u) == 0;
+    const bool own = rank == exchange.window.rank;
+    exchange.routing.sent_count[rank] = static_cast<int32_t>(here ? sent : 0);
+    exchange.routing.recv_count[rank] = static_cast<int32_t>(!here ? 0 : own ? sent : shared.received[rank]);
+  }
+  if (rank != 0) return;
+  *exchange.routing.num_tokens = static_cast<int32_t>(num_tokens);
+  *exchange.routing.with_inbox = shared.with_inbox;
+  close_call<ExchangeStage::dispatch>(exchange, call);
+}
+
 // All threads of the block.
 __device__ inline void receive_rows(const DispatchKernelArgs& args, uint32_t num_tokens, ReceiveShared& shared) {
   Call call = open_call<ExchangeStage::dispatch>(args.exchange);
@@ -202,18 +219,8 @@ __device__ inline void receive_rows(const DispatchKernelArgs& args, uint32_t num
   wait_for_all(exchange, call, shared);
   __syncthreads();
   if (shared.in_lines != 0 && args.num_receivers == 0) unpack_all(exchange, call, shared);
-  if (rank < exchange.window.num_ranks) {
-    const bool here = (shared.late >> rank & 1u) == 0;
-    const uint32_t sent = min(shared.needed[rank], static_cast<uint32_t>(exchange.window.capacity));
-    exchange.routing.sent_count[rank] = static_cast<int32_t>(here ? sent : 0);
-    exchange.routing.recv_count[rank] = static_cast<int32_t>(!here                          ? 0
-                                                             : rank == exchange.window.rank ? sent
-                                                                                            : shared.received[rank]);
-  }
-  if (rank != 0) return;
-  *exchange.routing.num_tokens = static_cast<int32_t>(num_tokens);
-  *exchange.routing.with_inbox = shared.with_inbox;
-  close_call<ExchangeStage::dispatch>(exchange, call);
+  const uint32_t sent = rank < kMaxRanks ? min(shared.needed[rank], static_cast<uint32_t>(exchange.window.capacity)) : 0;
+  close_dispatch(exchange, call, sent, num_tokens, shared);
 }
 
 }  // namespace mixlane::exchange_gpu

@@ -1,5 +1,5 @@
-// dispatch_gpu_stress [iterations] [ranks] [seed]: random calls with random delays, every result compared with the oracle.
-// Ranks dispatch by variants of their own choice. With an even seed rows and sums go with flags: under a limit of
+// dispatch_gpu_stress [iterations] [ranks] [seed] [tokens]: random calls with random delays, every result compared with the
+// oracle; each rank by variants of its own choice. With an even seed rows and sums go with flags: under a limit of
 // multiprocessors, with an f32 wire of combine. MIXLANE_FAULT=jitter_<us> makes single blocks late as well.
 #include <fmt/format.h>
 
@@ -21,12 +21,12 @@ using test::Inputs;
 using test::Oracle;
 using test::Rng;
 
-DispatcherConfig stress_config(bool with_flags) {
+DispatcherConfig stress_config(int max_tokens, bool with_flags) {
   DispatcherConfig config;
   config.hidden = 72;
   config.num_topk = 4;
   config.num_experts = 23;
-  config.max_tokens = 12;
+  config.max_tokens = max_tokens;
   if (with_flags) {
     config.num_multiprocessors = 12;
     config.combine_wire = CombineWire::f32;
@@ -58,12 +58,14 @@ void check_received(const ReceivedRows& received, const Oracle& oracle, int rank
 }
 
 // What all ranks do alike; delays are each rank's own.
-void play(std::shared_ptr<Communicator> comm, int64_t num_iterations, uint64_t seed) {
-  const DispatcherConfig config = stress_config(seed % 2 == 0);
-  const bool has_bulk_copies = gpu::kDeviceType == DeviceType::cuda && gpu::compute_capability(0) >= 90;
+void play(std::shared_ptr<Communicator> comm, int64_t num_iterations, uint64_t seed, int max_tokens) {
+  const DispatcherConfig config = stress_config(max_tokens, seed % 2 == 0);
   GpuRank gpu_rank(comm, config);
   const int rank = comm->rank(), num_ranks = comm->num_ranks();
-  const GpuCall on_device{.count_on_device = true};
+  const bool bulk = gpu::kDeviceType == DeviceType::cuda && gpu::compute_capability(0) >= 90;
+  // The replayed graph's too.
+  const GpuCall on_device{.variant = bulk && rank % 2 == 1 ? "dispatch.throughput" : "dispatch.latency",
+                          .count_on_device = true};
   ReceivedRows captured;
   const gpu::Graph graph = gpu::Graph::capture(test::device_of_rank(rank), [&](Stream stream) {
     captured = gpu_rank.dispatcher().dispatch(gpu_rank.dispatch_args(0, on_device), stream);
@@ -81,20 +83,27 @@ void play(std::shared_ptr<Communicator> comm, int64_t num_iterations, uint64_t s
       check_received(gpu_rank.fetch(captured), oracle, rank, i);
       if (what == 0) continue;
     }
-    const bool by_bulk = has_bulk_copies && delays() % 4 == 0;
+    const bool by_bulk = bulk && delays() % 2 == 0;
     const ReceivedRows received =
         gpu_rank.dispatch(inputs[rank], {.variant = by_bulk ? "dispatch.throughput" : "dispatch.latency"});
     check_received(received, oracle, rank, i);
     if (what == 2) continue;
     if (delays() % 16 == 0) test::random_delay(delays, 200);
-    for (int times = what == 3 ? 2 : 1; times > 0; --times)
+    for (int times = what == 3 ? 2 : 1; times > 0; --times) {
+      if (what >= 6) {  // rows reduced before
+        const char* const combine = bulk && delays() % 2 == 0 ? "combine.throughput" : "combine.latency";
+        const DType sums = config.combine_wire == CombineWire::f32 ? DType::f32 : DType::bf16;
+        require(gpu_rank.combine_reduced(received, oracle, sums, combine) == oracle.output(rank, false), "an output", i);
+        continue;
+      }
       require(gpu_rank.combine(received, oracle, what % 2 == 0) == oracle.output(rank, what % 2 == 0), "an output", i);
+    }
   }
   const Status status = gpu_rank.take_status();
   if (!status.ok()) fail(status.code, "{}", describe(status));
 }
 
-int run(int64_t num_iterations, int num_ranks, uint64_t seed) {
+int run(int64_t num_iterations, int num_ranks, uint64_t seed, int max_tokens) {
   std::string why;
   if (gpu::num_devices(&why) == 0) {
     fmt::print("skipped: {}\n", why);
@@ -107,7 +116,7 @@ int run(int64_t num_iterations, int num_ranks, uint64_t seed) {
     threads.emplace_back([&, member] {
       member->set_deadline(std::chrono::seconds(5));
       try {
-        play(member, num_iterations, seed);
+        play(member, num_iterations, seed, max_tokens);
       } catch (const std::exception& error) {
         fmt::print("rank {}: {}\n", member->rank(), error.what());
         ++num_failures;
@@ -126,5 +135,6 @@ int run(int64_t num_iterations, int num_ranks, uint64_t seed) {
 int main(int argc, char** argv) {
   setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);  // kernels of all ranks at once: each needs a queue of its own
   const auto number = [&](int index, long otherwise) { return argc > index ? std::atol(argv[index]) : otherwise; };
-  return mixlane::run(number(1, 300), static_cast<int>(number(2, 3)), static_cast<uint64_t>(number(3, 1)));
+  return mixlane::run(number(1, 300), static_cast<int>(number(2, 3)), static_cast<uint64_t>(number(3, 1)),
+                      static_cast<int>(number(4, 12)));
 }

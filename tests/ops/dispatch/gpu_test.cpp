@@ -507,6 +507,8 @@ TEST_F(ExchangeGpu, WindowBytes) {
             4 * (64 + 4096 + 600 * (16 + 256) + 512 * 128 + 32 * 256));
   config.combine_wire = CombineWire::fp8_1x128;
   EXPECT_EQ(Dispatcher::window_bytes(config, 4, gpu::kDeviceType), 4 * (64 + 4096 + 600 * (16 + 256) + 32 * 256));
+  config.early_rows = true;
+  EXPECT_EQ(Dispatcher::window_bytes(config, 4, gpu::kDeviceType), 4 * (64 + 4096 + 600 * (16 + 256)));
 }
 
 }  // namespace
