@@ -40,9 +40,9 @@ struct DispatcherConfig {
   // GPUs: the most multiprocessors that a call may keep busy, so that others stay free for work beside it; 0 = all.
   int num_multiprocessors = 0;
   // GPUs: keep the memory of dispatch.copy_engine and combine.copy_engine, which keep no multiprocessor busy while bytes
-  // move. What a copy moves is fixed when it is enqueued: min(T, capacity) rows to and from each peer, however few the
-  // routing sends there. Dispatch may differ from the other ranks' variants, combine.copy_engine is for all ranks alike and
-  // not for graphs.
+  // move: (num_ranks - 1) * capacity rows, not reached by peers. What a copy moves is fixed when it is enqueued:
+  // min(T, capacity) rows to each peer, however few the routing sends there. Ranks may take different variants in one call,
+  // and all of them work in graphs.
   bool copy_engine = false;
   // Owner of each physical expert, num_experts entries, the same on every rank. Empty: contiguous, the first
   // num_experts % num_ranks ranks own one more. A rank may own none.
@@ -133,9 +133,9 @@ class Dispatcher {
   // Symmetric bytes of one rank: 4096 + num_ranks * (3 * 64 + capacity * (row + partial row)), where row = payload +
   // scales (in whole words of 4) + 8 K rounded up to 64 and partial row = combine wire bytes of H values, scales included,
   // rounded up to 64.
-  // On GPUs: num_ranks * (64 + 4096 + capacity * 16) rounded up to 128, and num_ranks * (capacity * (row + partial row) +
-  // min(capacity, 32) * 16 * ceil(H / 6)), each of these rows rounded up to 128; the last one with a bf16 wire of combine.
-  // With copy_engine also num_ranks * (4 * ceil(capacity / 128), rounded up to 64 over all ranks, + capacity * partial row).
+  // On GPUs: num_ranks * (64 + 4096 + capacity * 16) rounded up to 128, and
+  // num_ranks * (capacity * (row + partial row) + min(capacity, 32) * 16 * ceil(H / 6)), each of these rows rounded up to
+  // 128; the last one with a bf16 wire of combine.
   static int64_t window_bytes(const DispatcherConfig& config, int num_ranks, DeviceType device = DeviceType::cpu);
 
  private:

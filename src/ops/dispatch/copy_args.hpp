@@ -8,20 +8,12 @@
 
 namespace mixlane::exchange_gpu {
 
-// Rows of a source that combine's sender reports together.
-inline constexpr uint32_t kReadyRows = 128;
-
-// Memory beside the windows. Symmetric memory of every rank, in this order:
-//   ready     u32 [R][ceil(C / kReadyRows)]: combine epoch in which that source's partial rows for this rank were made
-//   partials  [R][C]: partial rows of this rank for each owner, which fetches them
+// Memory of a rank's own beside the windows.
 struct CopyStage {
-  std::byte* parts[kMaxRanks] = {};
-  int64_t partials_at = 0;
-  uint32_t num_ready = 0;              // per source
-  std::byte* records[kMaxRanks] = {};  // own memory: where rows for each rank are put together; its own in the window
-  int32_t* tokens = nullptr;           // [R][C]: token of each slot
-  int32_t* counts = nullptr;           // [R]: rows for each rank
-  uint32_t* made = nullptr;            // [R][num_ready]: rows of a group that are made
+  std::byte* records[kMaxRanks] = {};   // where records for each rank are put together; its own in the window
+  std::byte* partials[kMaxRanks] = {};  // and partial rows for the other ranks, in the same memory
+  int32_t* tokens = nullptr;            // [R][C]: token of each slot
+  int32_t* counts = nullptr;            // [R]: rows for each rank
 };
 
 // Rows [begin, end) that one copy moves: few at first and at last, so that little is waited for before and behind the

@@ -17,10 +17,11 @@ void launch_copy_pack(const DispatchKernelArgs& args, const CopyStage& stage, Pa
 void launch_copy_report(const DispatchKernelArgs& args, Stream stream);
 void launch_copy_receive(const DispatchKernelArgs& args, const CopyStage& stage, Stream stream);
 
-// Partial rows in a range of slots of all owners; that from 0 on first.
+// Partial rows in a range of slots of all owners, those below `num_copied` for copies; that from 0 on first.
 void launch_copy_make(const CombineKernelArgs& args, CombineWire wire, const CopyStage& stage, RowRange slots,
-                      const Budget& budget, Stream stream);
-void launch_copy_wait(const Exchange& exchange, const CopyStage& stage, int source, RowRange slots, Stream stream);
+                      int64_t num_copied, const Budget& budget, Stream stream);
+// Behind the copies of these slots to `owner`.
+void launch_copy_flag(const Exchange& exchange, int owner, RowRange slots, Stream stream);
 void launch_copy_add(const CombineKernelArgs& args, CombineWire wire, RowRange tokens, const Budget& budget, Stream stream);
 void launch_copy_close(const Exchange& exchange, Stream stream);
 
