@@ -116,10 +116,11 @@ namespace {
 // What only one of the two kinds of benchmark has.
 void check_layer_options(const BenchOptions& options) {
   if (!options.stages.empty() || options.stage_options_text.any() || options.exchange_text.any() || options.kernel_times)
-    fail(ErrorCode::invalid_argument,
-         "--stages, --kernel-times, --align-block, --id-type, --logits-type, --quant-group, --dispatch, --combine-rows, "
-         "--input, --multiprocessors and --overlap are of stages alone, which run on a GPU: add --device cuda or hip; on the "
-         "cpu the layer's table has every stage");
+    fail(
+        ErrorCode::invalid_argument,
+        "--stages, --kernel-times, --align-block, --id-type, --logits-type, --quant-group, --dispatch, --combine-rows, "
+        "--input, --multiprocessors and --overlap are of stages alone, which run on a GPU: add --device cuda or hip; on the "
+        "cpu the layer's table has every stage");
   if (options.modes.size() != 1 || options.modes[0] != LaunchMode::eager || options.caches.size() != 1)
     fail(ErrorCode::invalid_argument, "on the cpu --mode is eager, and --cache is one of hot, cold");
   for (const Workload& workload : options.workloads)

@@ -32,8 +32,9 @@ TEST(ExchangeOptions, ListsKeepTheirOrder) {
   EXPECT_EQ(options.inputs, (std::vector<DispatchInput>{DispatchInput::wire, DispatchInput::bf16}));
   EXPECT_EQ(options.multiprocessors, (std::vector<int>{16, 0}));
   EXPECT_TRUE(options.overlap);
-  EXPECT_EQ(parse_exchange_options({.dispatch = {"auto+auto"}, .combine_rows = {}, .input = {}, .multiprocessors = {}}).ways[0],
-            "auto+auto");
+  EXPECT_EQ(
+      parse_exchange_options({.dispatch = {"auto+auto"}, .combine_rows = {}, .input = {}, .multiprocessors = {}}).ways[0],
+      "auto+auto");
 }
 
 TEST(ExchangeOptions, UnknownValuesAreNamedWithTheValidOnes) {
@@ -45,7 +46,7 @@ TEST(ExchangeOptions, UnknownValuesAreNamedWithTheValidOnes) {
   expect_error(ErrorCode::invalid_argument, {"--input 'fp8'", "bf16, wire"},
                parse({.dispatch = {}, .combine_rows = {}, .input = {"fp8"}, .multiprocessors = {}}));
   expect_error(ErrorCode::invalid_argument, {"--multiprocessors is -1"},
-               parse({.dispatch = {}, .combine_rows = {}, .multiprocessors = {-1}}));
+               parse({.dispatch = {}, .combine_rows = {}, .input = {}, .multiprocessors = {-1}}));
 }
 
 TEST(ExchangeOptions, StagesOfAnExchange) {

@@ -16,22 +16,22 @@ struct CopyStage {
   int32_t* counts = nullptr;            // [R]: rows for each rank
 };
 
-// Rows [begin, end) that one copy moves: few at first and at last, so that little is waited for before and behind the
-// copies, many between.
+// Rows [begin, end) that one copy moves. Few, because each copy costs the link 2.6 us; few rows at first, so that little is
+// put together before the link is in use, then four times as many each, which are put together while the others are copied;
+// few at last again, so that little is left to do behind the copies.
 struct RowRange {
   int64_t begin = 0;
   int64_t end = 0;
 };
 inline std::vector<RowRange> copy_ranges(int64_t num_rows) {
-  constexpr int64_t kFirst = 256, kMost = 1024;
+  constexpr int64_t kFirst = 256;
   std::vector<RowRange> ranges;
   int64_t size = kFirst;
-  for (int64_t begin = 0; begin < num_rows;) {
+  for (int64_t begin = 0; begin < num_rows; size *= 4) {
     const int64_t left = num_rows - begin;
-    const int64_t next = left <= kFirst + kFirst / 2 ? left : std::min(size, std::max(left / 2, kFirst));
+    const int64_t next = left <= (ranges.empty() ? 2 : 3) * kFirst ? left : std::min(size, left * 3 / 4);
     ranges.push_back({begin, begin + next});
     begin += next;
-    size = std::min(2 * size, kMost);
   }
   return ranges;
 }

@@ -9,9 +9,13 @@ using namespace exchange_gpu;
 
 namespace {
 
-// So that the next copy is under way when one ends; one copy alone fills the link, whomever it goes to.
-constexpr int kLanes = 2;
+// One copy alone fills the link, whomever it goes to, and several at once take turns: they follow each other on one lane.
+// What flags their rows goes beside, so that no copy waits for it.
+enum Lane : int { kCopies, kFlags, kNumLanes };
 constexpr int64_t kTrialBytes = 4096;
+
+// Beside copies kernels leave them memory bandwidth; what no copy runs beside, or is waited for, does not.
+Pace pace(bool alone) { return alone ? Pace::alone : Pace::beside_copies; }
 
 }  // namespace
 
@@ -23,8 +27,9 @@ CopyEngine::CopyEngine(Communicator& comm, const DispatcherConfig& config, const
       capacity_(config.capacity) {
   const gpu::DeviceGuard guard(device);
   load_copy_kernels(config.combine_wire);
-  lanes_ = std::make_unique<gpu::CopyLanes>(device, kLanes);
-  flagged_.resize((2 * copy_ranges(capacity_).size() + 2) * static_cast<size_t>(num_ranks_));
+  lanes_ = std::make_unique<gpu::CopyLanes>(device, kNumLanes);
+  sent_.resize(copy_ranges(capacity_).size() + 2);
+  flagged_.resize(sent_.size());
   const GpuWindowLayout window(config, num_ranks_);
   const int64_t record_stride = window.records.record_stride, partial_stride = window.records.partial_stride;
   // A dispatch is over before the combine behind it, and the other way round: they share the memory.
@@ -59,10 +64,9 @@ std::string CopyEngine::try_copies(Communicator& comm, const SymmetricMemory& wi
   return "";
 }
 
-template <class Move>
-void CopyEngine::on_lanes(size_t turn, Move&& move) const {
-  for (int i = 1; i < num_ranks_; ++i)
-    move((rank_ + i) % num_ranks_, (*lanes_)[static_cast<int>((turn + static_cast<size_t>(i)) % kLanes)]);
+template <class Visit>
+void CopyEngine::for_each_peer(Visit&& visit) const {
+  for (int i = 1; i < num_ranks_; ++i) visit((rank_ + i) % num_ranks_);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -73,15 +77,15 @@ void CopyEngine::send(const DispatchKernelArgs& args, const Budget& budget, Stre
   launch_copy_route(args, stage_, stream);
   const std::vector<RowRange> ranges = copy_ranges(num_ranks_ > 1 ? num_rows : 0);
   for (size_t i = 0; i < ranges.size(); ++i) {
-    launch_copy_pack(args, stage_, Packed::others, ranges[i], budget, stream);
+    launch_copy_pack(args, stage_, Packed::others, ranges[i], pace(i == 0), budget, stream);
     lanes_->fork(stream);
     const int64_t at = ranges[i].begin * window.record_stride, bytes = ranges[i].end * window.record_stride - at;
-    on_lanes(i, [&](int peer, Stream lane) {
+    for_each_peer([&](int peer) {
       std::byte* const to = window.parts[peer] + window.records_at + rank_ * capacity_ * window.record_stride;
-      gpu::copy(to + at, stage_.records[peer] + at, bytes, lane);
+      gpu::copy(to + at, stage_.records[peer] + at, bytes, (*lanes_)[kCopies]);
     });
   }
-  if (num_rows > 0) launch_copy_pack(args, stage_, Packed::own, {0, num_rows}, budget, stream);
+  if (num_rows > 0) launch_copy_pack(args, stage_, Packed::own, {0, num_rows}, pace(num_ranks_ == 1), budget, stream);
   launch_copy_report(args, stream);
 }
 
@@ -97,17 +101,20 @@ void CopyEngine::send(const CombineKernelArgs& args, const Budget& budget, Strea
   const int64_t num_copied = std::min<int64_t>(args.num_tokens, capacity_);
   const std::vector<RowRange> ranges = copy_ranges(num_copied);
   for (size_t i = 0; i < ranges.size(); ++i) {
-    launch_copy_make(args, wire_, stage_, ranges[i], num_copied, budget, stream);
+    launch_copy_make(args, wire_, stage_, ranges[i], num_copied, pace(i == 0), budget, stream);
     lanes_->fork(stream);
     const int64_t at = ranges[i].begin * window.partial_stride, bytes = ranges[i].end * window.partial_stride - at;
-    on_lanes(i, [&](int owner, Stream lane) {
+    for_each_peer([&](int owner) {
       std::byte* const to = window.parts[owner] + window.partials_at + rank_ * capacity_ * window.partial_stride;
-      gpu::copy(to + at, stage_.partials[owner] + at, bytes, lane);
-      launch_copy_flag(args.exchange, owner, ranges[i], lane);
-      flagged(i, owner).record(lane);
+      gpu::copy(to + at, stage_.partials[owner] + at, bytes, (*lanes_)[kCopies]);
     });
+    sent_[i].record((*lanes_)[kCopies]);
+    sent_[i].hold((*lanes_)[kFlags]);
+    launch_copy_flag(args.exchange, ranges[i], (*lanes_)[kFlags]);
+    flagged_[i].record((*lanes_)[kFlags]);
   }
-  if (num_copied < capacity_) launch_copy_make(args, wire_, stage_, {num_copied, capacity_}, num_copied, budget, stream);
+  if (num_copied < capacity_)
+    launch_copy_make(args, wire_, stage_, {num_copied, capacity_}, num_copied, Pace::beside_copies, budget, stream);
 }
 
 // Rows are awaited only when this rank's own ones of the same slots have gone. So whatever the queues are that streams and
@@ -117,9 +124,8 @@ void CopyEngine::receive(const CombineKernelArgs& args, const Budget& budget, St
   std::vector<RowRange> ranges = copy_ranges(std::min<int64_t>(args.num_tokens, capacity_));
   if (!ranges.empty()) ranges.back().end = args.num_tokens;
   for (size_t i = 0; i < ranges.size(); ++i) {
-    for (int owner = 0; owner < num_ranks_; ++owner)
-      if (owner != rank_) flagged(i, owner).hold(stream);
-    launch_copy_add(args, wire_, ranges[i], budget, stream);
+    if (num_ranks_ > 1) flagged_[i].hold(stream);
+    launch_copy_add(args, wire_, ranges[i], pace(i + 1 == ranges.size()), budget, stream);
   }
   lanes_->join(stream);
   launch_copy_close(args.exchange, stream);

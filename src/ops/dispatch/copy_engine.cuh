@@ -7,7 +7,8 @@
 
 namespace mixlane::exchange_gpu {
 
-inline constexpr uint32_t kRouteThreads = 1024;
+// Small blocks find room beside the kernels of other work.
+inline constexpr uint32_t kRouteThreads = 512;
 inline constexpr uint32_t kRowThreads = 256;
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -25,10 +26,19 @@ __global__ void __launch_bounds__(kRouteThreads)
   const uint32_t num_tokens = num_tokens_of(args), first = blockIdx.x * kRouteThreads, token = first + threadIdx.x;
   if (threadIdx.x < kMaxRanks) before[threadIdx.x] = 0;
   __syncthreads();
+  constexpr uint32_t kTogether = 4;  // tokens that a thread fetches at once
   uint32_t earlier = 0;
 #pragma unroll 1
-  for (uint32_t at = wave * kWave; at < min(first, num_tokens); at += kRouteThreads)
-    earlier += count_by_rank(at + lane < num_tokens ? ranks_of(args, at + lane) : 0, window.num_ranks);
+  for (uint32_t at = wave * kWave; at < min(first, num_tokens); at += kTogether * kRouteThreads) {
+    uint32_t before_it[kTogether];
+#pragma unroll
+    for (uint32_t i = 0; i < kTogether; ++i) {
+      const uint32_t other = at + lane + i * kRouteThreads;
+      before_it[i] = other < min(first, num_tokens) ? ranks_of(args, other) : 0;
+    }
+#pragma unroll
+    for (uint32_t i = 0; i < kTogether; ++i) earlier += count_by_rank(before_it[i], window.num_ranks);
+  }
   const uint32_t ranks = token < num_tokens ? ranks_of(args, token) : 0;
   const uint32_t mine = count_by_rank(ranks, window.num_ranks);
   if (lane < kMaxRanks) {
@@ -200,8 +210,7 @@ __global__ void __launch_bounds__(kRowThreads)
           held[i] = local_partial<kWire, kSource>(args, pairs, row, first + i * kRowThreads, here);
 #pragma unroll
       for (uint32_t i = 0; i < kHeldOctets; ++i)
-        if (first + i * kRowThreads < args.num_octets)
-          held[i].store_to_row(to, first + i * kRowThreads, args.num_octets);
+        if (first + i * kRowThreads < args.num_octets) held[i].store_to_row(to, first + i * kRowThreads, args.num_octets);
     }
     if (copied) continue;
     __syncthreads();
@@ -210,21 +219,23 @@ __global__ void __launch_bounds__(kRowThreads)
   }
 }
 
-// Behind the copy of slots [begin, end): tells `owner` that these rows are there. A thread per word of their flags.
+// Behind the copies of slots [begin, end): tells the owners that these rows are there. A thread per word of their flags.
 __global__ void __launch_bounds__(kRowThreads)
-    combine_copy_engine_flag(const MIXLANE_GRID_CONSTANT Exchange exchange, int owner, uint32_t begin, uint32_t end) {
+    combine_copy_engine_flag(const MIXLANE_GRID_CONSTANT Exchange exchange, uint32_t begin, uint32_t end) {
   const Call call = open_call<ExchangeStage::combine>(exchange);
-  if (!call.sends_to(owner)) return;
-  end = min(end, static_cast<uint32_t>(exchange.routing.recv_count[owner]));
-  const uint32_t word = begin * kRowParts + blockIdx.x * kRowThreads + threadIdx.x;
-  if (word >= end * kRowParts) return;
+  const uint32_t index = blockIdx.x * kRowThreads + threadIdx.x, num_words = (end - begin) * kRowParts;
+  const int nth = static_cast<int>(index / num_words);
+  const int owner = nth < exchange.window.rank ? nth : nth + 1;
+  if (owner >= exchange.window.num_ranks || !call.sends_to(owner)) return;
+  const uint32_t word = begin * kRowParts + index % num_words;
+  if (word >= static_cast<uint32_t>(exchange.routing.recv_count[owner]) * kRowParts) return;
   __threadfence_system();
   gpu::store_relaxed<Scope::system>(row_flag(exchange.window, owner, exchange.window.rank, 0) + word, call.epoch);
 }
 
 // The sums of tokens [begin, end), a block per token, in turn; waits for their rows.
 template <CombineWire kWire, PartialSource kSource>
-__global__ void __launch_bounds__(kMaxThreads, kWire == CombineWire::f64 ? 1 : 2)
+__global__ void __launch_bounds__(kRowThreads, kWire == CombineWire::f64 ? 2 : 4)
     combine_copy_engine_add(const MIXLANE_GRID_CONSTANT CombineKernelArgs args, uint32_t begin, uint32_t end) {
   __shared__ CombineShared shared;
   const Call call = open_call<ExchangeStage::combine>(args.exchange);

@@ -3,16 +3,15 @@
 #include "gpu/launch.hpp"
 #include "ops/dispatch/copy_engine.cuh"
 #include "ops/dispatch/copy_launchers.hpp"
-#include "ops/dispatch/geometry.hpp"
 
 namespace mixlane::exchange_gpu {
 namespace {
 
 // Of a multiprocessor; each has a row at a time.
-constexpr uint32_t kRowBlocks = 8, kAddBlocks = 4;
+constexpr int kRowBlocks = 8, kAddBlocks = 4;
 
-uint32_t row_blocks(int64_t num_rows, const Budget& budget) {
-  const int64_t most = int64_t{budget.num_multiprocessors} * kRowBlocks;
+uint32_t row_blocks(int64_t num_rows, Pace pace, const Budget& budget, int most_each = kRowBlocks) {
+  const int64_t most = int64_t{budget.num_multiprocessors} * (pace == Pace::alone ? most_each : 1);
   return static_cast<uint32_t>(std::clamp<int64_t>(num_rows, 1, most));
 }
 
@@ -77,7 +76,7 @@ void launch_copy_route(const DispatchKernelArgs& args, const CopyStage& stage, S
               stream, args, stage);
 }
 
-void launch_copy_pack(const DispatchKernelArgs& args, const CopyStage& stage, Packed which, RowRange slots,
+void launch_copy_pack(const DispatchKernelArgs& args, const CopyStage& stage, Packed which, RowRange slots, Pace pace,
                       const Budget& budget, Stream stream) {
   const auto num_ranks = static_cast<uint32_t>(args.exchange.window.num_ranks);
   const auto rank = static_cast<uint32_t>(args.exchange.window.rank);
@@ -85,7 +84,7 @@ void launch_copy_pack(const DispatchKernelArgs& args, const CopyStage& stage, Pa
   if (num_targets == 0) return;
   gpu::launch(dispatch_copy_engine_pack,
               {.variant = "dispatch.copy_engine",
-               .num_blocks = row_blocks((slots.end - slots.begin) * num_targets, budget),
+               .num_blocks = row_blocks((slots.end - slots.begin) * num_targets, pace, budget),
                .num_threads = kRowThreads},
               stream, args, stage, static_cast<uint32_t>(slots.begin), static_cast<uint32_t>(slots.end),
               which == Packed::own ? rank : rank + 1, num_targets);
@@ -101,31 +100,31 @@ void launch_copy_receive(const DispatchKernelArgs& args, const CopyStage& stage,
 }
 
 void launch_copy_make(const CombineKernelArgs& args, CombineWire wire, const CopyStage& stage, RowRange slots,
-                      int64_t num_copied, const Budget& budget, Stream stream) {
+                      int64_t num_copied, Pace pace, const Budget& budget, Stream stream) {
   const int64_t num_peers = args.exchange.window.num_ranks - 1;
   gpu::launch(kernels_for(wire, args.source).make,
               {.variant = "combine.copy_engine",
-               .num_blocks = row_blocks((slots.end - slots.begin) * num_peers, budget),
+               .num_blocks = row_blocks((slots.end - slots.begin) * num_peers, pace, budget),
                .num_threads = kRowThreads},
               stream, args, stage, static_cast<uint32_t>(slots.begin), static_cast<uint32_t>(slots.end),
               static_cast<uint32_t>(num_copied));
 }
 
-void launch_copy_flag(const Exchange& exchange, int owner, RowRange slots, Stream stream) {
-  const auto num_words = static_cast<uint32_t>(slots.end - slots.begin) * kRowParts;
+void launch_copy_flag(const Exchange& exchange, RowRange slots, Stream stream) {
+  const auto num_words = static_cast<uint32_t>((slots.end - slots.begin) * (exchange.window.num_ranks - 1)) * kRowParts;
   gpu::launch(combine_copy_engine_flag,
               {.variant = "combine.copy_engine",
                .num_blocks = (num_words + kRowThreads - 1) / kRowThreads,
                .num_threads = kRowThreads},
-              stream, exchange, owner, static_cast<uint32_t>(slots.begin), static_cast<uint32_t>(slots.end));
+              stream, exchange, static_cast<uint32_t>(slots.begin), static_cast<uint32_t>(slots.end));
 }
 
-void launch_copy_add(const CombineKernelArgs& args, CombineWire wire, RowRange tokens, const Budget& budget, Stream stream) {
-  const int64_t most = int64_t{budget.num_multiprocessors} * kAddBlocks;
+void launch_copy_add(const CombineKernelArgs& args, CombineWire wire, RowRange tokens, Pace pace, const Budget& budget,
+                     Stream stream) {
   gpu::launch(kernels_for(wire, args.source).add,
               {.variant = "combine.copy_engine",
-               .num_blocks = static_cast<uint32_t>(std::clamp<int64_t>(tokens.end - tokens.begin, 1, most)),
-               .num_threads = threads_for(args.num_octets)},
+               .num_blocks = row_blocks(tokens.end - tokens.begin, pace, budget, kAddBlocks),
+               .num_threads = kRowThreads},
               stream, args, static_cast<uint32_t>(tokens.begin), static_cast<uint32_t>(tokens.end));
 }
 

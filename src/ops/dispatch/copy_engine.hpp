@@ -8,7 +8,7 @@
 //   combine   make 0 -> make 1 -> ...  | flags 0 -> add 0 -> flags 1 -> add 1 -> ... -> close
 //                |         |
 //             copy 0     copy 1 ...   to the owners' windows
-//             flags 0    flags 1
+//                flags 0    flags 1 ...
 //
 // A copy's size is fixed when it is enqueued, and counts are known on the device alone: both move as many rows per peer as
 // this rank could have there, min(T, capacity) of T tokens.
@@ -38,11 +38,8 @@ class CopyEngine {
 
  private:
   std::string try_copies(Communicator& comm, const SymmetricMemory& windows, int64_t at, int64_t bytes) const;
-  template <class Move>
-  void on_lanes(size_t turn, Move&& move) const;
-  gpu::Event& flagged(size_t range, int owner) {
-    return flagged_[range * static_cast<size_t>(num_ranks_) + static_cast<size_t>(owner)];
-  }
+  template <class Visit>
+  void for_each_peer(Visit&& visit) const;
 
   Device device_;
   int rank_;
@@ -52,7 +49,7 @@ class CopyEngine {
   gpu::Buffer rows_, words_;
   exchange_gpu::CopyStage stage_;
   std::unique_ptr<gpu::CopyLanes> lanes_;
-  std::vector<gpu::Event> flagged_;  // per range of the largest call and owner
+  std::vector<gpu::Event> sent_, flagged_;  // per range of a combine
   std::string problem_;
 };
 

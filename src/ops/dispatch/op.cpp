@@ -6,7 +6,6 @@
 #include "core/math.hpp"
 #include "ops/dispatch/backend.hpp"
 #include "ops/dispatch/gpu_layout.hpp"
-#include "ops/dispatch/gpu_layout.hpp"
 
 namespace mixlane {
 namespace {

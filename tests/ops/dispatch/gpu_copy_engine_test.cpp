@@ -137,7 +137,8 @@ class MicroBatch {
   MicroBatch(std::shared_ptr<Communicator> comm, const DispatcherConfig& config, uint64_t seed)
       : gpu_rank_(comm, config), rank_(comm->rank()) {
     Rng rng(seed);
-    for (int r = 0; r < comm->num_ranks(); ++r) inputs_.push_back(make_inputs(rng, config, config.max_tokens - 200 * r, true));
+    for (int r = 0; r < comm->num_ranks(); ++r)
+      inputs_.push_back(make_inputs(rng, config, config.max_tokens - 200 * r, true));
     const ReceivedRows received = gpu_rank_.dispatch(inputs_[rank_]);
     made_ = test::make_expert_rows(received, oracle_, rank_);
     gpu_rank_.send_expert_rows(made_);
@@ -266,26 +267,29 @@ TEST_F(CopyEngineGpu, RanksOfDifferentSizesAndVariants) {
   config.hidden = 264;
   config.max_tokens = 600;
   config.copy_engine = true;
-  run_ranks(2, [&](auto comm) {
-    GpuRank gpu_rank(comm, config);
-    const int rank = comm->rank();
-    uint64_t seed = 0;
-    for (const auto& [few, many] : {std::pair{0, 600}, {20, 500}, {33, 600}, {300, 301}, {600, 600}})
-      for (const int larger : {0, 1})
-        for (const int other : {-1, 0, 1}) {
-          SCOPED_TRACE(testing::Message() << few << " and " << many << ", latency on rank " << other);
-          Rng rng(++seed);
-          std::vector<Inputs> inputs;
-          for (int r = 0; r < 2; ++r) inputs.push_back(make_inputs(rng, config, r == larger ? many : few, true));
-          const Oracle oracle{gpu_rank.dispatcher().config(), inputs};
-          const std::string way = rank == other ? "latency" : "copy_engine";
-          const std::string dispatch = "dispatch." + way, combine = "combine." + way;
-          const ReceivedRows received = gpu_rank.dispatch(inputs[rank], {.variant = dispatch});
-          test::expect_received(received, oracle, rank);
-          EXPECT_EQ(gpu_rank.combine(received, oracle, true, combine), oracle.output(rank, true));
-        }
-    EXPECT_TRUE(gpu_rank.take_status().ok());
-  });
+  for (const CombineWire wire : {CombineWire::bf16, CombineWire::fp8_1x128, CombineWire::f32, CombineWire::f64})
+    run_ranks(2, [&, wire = wire](auto comm) {
+      DispatcherConfig of_wire = config;
+      of_wire.combine_wire = wire;
+      GpuRank gpu_rank(comm, of_wire);
+      const int rank = comm->rank();
+      uint64_t seed = 0;
+      for (const auto& [few, many] : {std::pair{0, 600}, {20, 500}, {33, 600}, {300, 301}, {600, 600}})
+        for (const int larger : {0, 1})
+          for (const int other : {-1, 0, 1}) {
+            SCOPED_TRACE(testing::Message() << few << " and " << many << ", latency on rank " << other);
+            Rng rng(++seed);
+            std::vector<Inputs> inputs;
+            for (int r = 0; r < 2; ++r) inputs.push_back(make_inputs(rng, config, r == larger ? many : few, true));
+            const Oracle oracle{gpu_rank.dispatcher().config(), inputs};
+            const std::string way = rank == other ? "latency" : "copy_engine";
+            const std::string dispatch = "dispatch." + way, combine = "combine." + way;
+            const ReceivedRows received = gpu_rank.dispatch(inputs[rank], {.variant = dispatch});
+            test::expect_received(received, oracle, rank);
+            EXPECT_EQ(gpu_rank.combine(received, oracle, true, combine), oracle.output(rank, true));
+          }
+      EXPECT_TRUE(gpu_rank.take_status().ok());
+    });
 }
 
 TEST_F(CopyEngineGpu, NeedsMemoryOfItsOwn) {
@@ -305,15 +309,17 @@ TEST(CopyRanges, CoverAllRowsInOrder) {
     for (const exchange_gpu::RowRange& range : ranges) {
       EXPECT_EQ(range.begin, next);
       EXPECT_GT(range.end, range.begin);
-      EXPECT_LE(range.end - range.begin, 1024);
       next = range.end;
     }
     EXPECT_EQ(next, rows);
     if (rows >= 1024) {
       EXPECT_EQ(ranges.front().end, 256) << "little is waited for before the first copy";
-      EXPECT_LE(ranges.back().end - ranges.back().begin, 384) << "and behind the last one";
+      EXPECT_LE(ranges.back().end - ranges.back().begin, 768) << "and behind the last one";
     }
-    EXPECT_LE(static_cast<int64_t>(ranges.size()), rows / 1024 + 6);
+    EXPECT_LE(ranges.size(), 9u) << "each copy costs";
+    if (rows > 0) {
+      EXPECT_LE(ranges.size(), exchange_gpu::copy_ranges(2 * rows).size()) << "there are events for the largest call";
+    }
   }
 }
 
