@@ -115,8 +115,8 @@ class Dispatcher {
   // The same in two halves, with work of the caller's between: send enqueues what brings this rank's rows on their way,
   // receive what waits for the others'. With the copy_engine variants no kernel runs between the halves' own ones, so two
   // micro-batches with a dispatcher each hide one's exchange behind the other's work; the other variants do all of it in
-  // send. What dispatch_send returns may be read behind dispatch_receive. Every send is followed by its receive, on the same
-  // stream, before this dispatcher's next call.
+  // send. What dispatch_send returns may be read behind dispatch_receive, and what combine_send gets stays as it is until
+  // combine_receive. Every send is followed by its receive, on the same stream, before this dispatcher's next call.
   ReceivedRows dispatch_send(const DispatchArgs& args, Stream stream = {});
   void dispatch_receive(Stream stream = {});
   void combine_send(const CombineArgs& args, Stream stream = {});

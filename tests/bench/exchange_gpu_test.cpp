@@ -240,8 +240,9 @@ TEST_P(ExchangeTuning, ChoosesTheFastestAndItsTableIsFound) {
   sweep.num_ranks = 2;
   sweep.hidden = {64};
   sweep.tokens = {1, 48};
-  const TunedTable table = tune_exchange(stage, exchange_tuning(context, stage).machine(), sweep,
-                                         {"2026-01-01T00:00:00Z", "GPU", "driver", "commit", "command"});
+  const TunedTable table = tune_exchange({stage}, exchange_tuning(context, stage).machine(), sweep,
+                                         {"2026-01-01T00:00:00Z", "GPU", "driver", "commit", "command"})
+                               .front();
   ASSERT_GE(table.entries.size(), 2u);
   for (const TunedEntry& entry : table.entries) {
     double best = 1e9, chosen = 0;

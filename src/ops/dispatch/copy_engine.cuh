@@ -155,6 +155,18 @@ __global__ void __launch_bounds__(kMaxThreads)
 // ---------------------------------------------------------------------------------------------------------------------
 // Combine
 
+// The flags that follow rows [0, num_rows) to each owner, by copies too. All threads of all blocks.
+__device__ inline void write_flags(const Exchange& exchange, const CopyStage& stage, const Call& call, uint32_t num_rows) {
+  const Window& window = exchange.window;
+  for (int owner = 0; owner < window.num_ranks; ++owner) {
+    if (owner == window.rank) continue;
+    // No epoch: whoever this rank does not count with any more is told nothing.
+    const uint32_t word = call.sends_to(owner) ? call.epoch : 0;
+    for (uint32_t i = blockIdx.x * kRowThreads + threadIdx.x; i < num_rows * kRowParts; i += gridDim.x * kRowThreads)
+      stage.flags[owner][i] = word;
+  }
+}
+
 // Partial rows of slots [begin, end) of all owners, a block per row, in turn. Those below `num_copied` are put together in
 // this rank's memory, from where a copy takes them. What an owner wants in lines, and slots that only owners with more
 // tokens than this rank have, go to the owner's window at once.
@@ -172,6 +184,7 @@ __global__ void __launch_bounds__(kRowThreads)
   if (begin == 0) {
     if (call.needs_credits) call.masked = exchange_credits(exchange, call.number, call.masked, &shared_masked);
     send_combine_headers(exchange, call);
+    write_flags(exchange, stage, call, num_copied);
   }
   be_late(exchange, call.number);
   const uint32_t in_lines = kWire == CombineWire::bf16 ? *exchange.routing.in_lines : 0;
@@ -217,20 +230,6 @@ __global__ void __launch_bounds__(kRowThreads)
     if (threadIdx.x < kRowParts)
       gpu::store_release<Scope::system>(row_flag(window, owner, window.rank, slot) + threadIdx.x, call.epoch);
   }
-}
-
-// Behind the copies of slots [begin, end): tells the owners that these rows are there. A thread per word of their flags.
-__global__ void __launch_bounds__(kRowThreads)
-    combine_copy_engine_flag(const MIXLANE_GRID_CONSTANT Exchange exchange, uint32_t begin, uint32_t end) {
-  const Call call = open_call<ExchangeStage::combine>(exchange);
-  const uint32_t index = blockIdx.x * kRowThreads + threadIdx.x, num_words = (end - begin) * kRowParts;
-  const int nth = static_cast<int>(index / num_words);
-  const int owner = nth < exchange.window.rank ? nth : nth + 1;
-  if (owner >= exchange.window.num_ranks || !call.sends_to(owner)) return;
-  const uint32_t word = begin * kRowParts + index % num_words;
-  if (word >= static_cast<uint32_t>(exchange.routing.recv_count[owner]) * kRowParts) return;
-  __threadfence_system();
-  gpu::store_relaxed<Scope::system>(row_flag(exchange.window, owner, exchange.window.rank, 0) + word, call.epoch);
 }
 
 // The sums of tokens [begin, end), a block per token, in turn; waits for their rows.

@@ -9,10 +9,16 @@ namespace {
 
 // Of a multiprocessor; each has a row at a time.
 constexpr int kRowBlocks = 8, kAddBlocks = 4;
+// Beside copies; at least a block.
+constexpr int64_t kBytesBesideCopies = 16 * 1024;
 
-uint32_t row_blocks(int64_t num_rows, Pace pace, const Budget& budget, int most_each = kRowBlocks) {
-  const int64_t most = int64_t{budget.num_multiprocessors} * (pace == Pace::alone ? most_each : 1);
-  return static_cast<uint32_t>(std::clamp<int64_t>(num_rows, 1, most));
+uint32_t row_blocks(int64_t num_rows, int each, const Budget& budget) {
+  return static_cast<uint32_t>(std::clamp<int64_t>(num_rows, 1, int64_t{budget.num_multiprocessors} * each));
+}
+
+int blocks_at(Pace pace, int64_t row_bytes) {
+  if (pace == Pace::alone) return kRowBlocks;
+  return static_cast<int>(std::clamp<int64_t>(kBytesBesideCopies / row_bytes, 1, kRowBlocks));
 }
 
 using Make = void (*)(CombineKernelArgs, CopyStage, uint32_t, uint32_t, uint32_t);
@@ -60,7 +66,6 @@ void load_copy_kernels(CombineWire wire) {
   load(dispatch_copy_engine_pack);
   load(dispatch_copy_engine_report);
   load(dispatch_copy_engine_receive);
-  load(combine_copy_engine_flag);
   load(combine_copy_engine_close);
   for (const PartialSource source : {PartialSource::pairs, PartialSource::reduced_bf16, PartialSource::reduced_f32}) {
     load(kernels_for(wire, source).make);
@@ -84,7 +89,8 @@ void launch_copy_pack(const DispatchKernelArgs& args, const CopyStage& stage, Pa
   if (num_targets == 0) return;
   gpu::launch(dispatch_copy_engine_pack,
               {.variant = "dispatch.copy_engine",
-               .num_blocks = row_blocks((slots.end - slots.begin) * num_targets, pace, budget),
+               .num_blocks = row_blocks((slots.end - slots.begin) * num_targets,
+                                        blocks_at(pace, args.exchange.window.record_stride), budget),
                .num_threads = kRowThreads},
               stream, args, stage, static_cast<uint32_t>(slots.begin), static_cast<uint32_t>(slots.end),
               which == Packed::own ? rank : rank + 1, num_targets);
@@ -104,26 +110,17 @@ void launch_copy_make(const CombineKernelArgs& args, CombineWire wire, const Cop
   const int64_t num_peers = args.exchange.window.num_ranks - 1;
   gpu::launch(kernels_for(wire, args.source).make,
               {.variant = "combine.copy_engine",
-               .num_blocks = row_blocks((slots.end - slots.begin) * num_peers, pace, budget),
+               .num_blocks = row_blocks((slots.end - slots.begin) * num_peers,
+                                        blocks_at(pace, args.exchange.window.partial_stride), budget),
                .num_threads = kRowThreads},
               stream, args, stage, static_cast<uint32_t>(slots.begin), static_cast<uint32_t>(slots.end),
               static_cast<uint32_t>(num_copied));
 }
 
-void launch_copy_flag(const Exchange& exchange, RowRange slots, Stream stream) {
-  const auto num_words = static_cast<uint32_t>((slots.end - slots.begin) * (exchange.window.num_ranks - 1)) * kRowParts;
-  gpu::launch(combine_copy_engine_flag,
-              {.variant = "combine.copy_engine",
-               .num_blocks = (num_words + kRowThreads - 1) / kRowThreads,
-               .num_threads = kRowThreads},
-              stream, exchange, static_cast<uint32_t>(slots.begin), static_cast<uint32_t>(slots.end));
-}
-
-void launch_copy_add(const CombineKernelArgs& args, CombineWire wire, RowRange tokens, Pace pace, const Budget& budget,
-                     Stream stream) {
+void launch_copy_add(const CombineKernelArgs& args, CombineWire wire, RowRange tokens, const Budget& budget, Stream stream) {
   gpu::launch(kernels_for(wire, args.source).add,
               {.variant = "combine.copy_engine",
-               .num_blocks = row_blocks(tokens.end - tokens.begin, pace, budget, kAddBlocks),
+               .num_blocks = row_blocks(tokens.end - tokens.begin, kAddBlocks, budget),
                .num_threads = kRowThreads},
               stream, args, static_cast<uint32_t>(tokens.begin), static_cast<uint32_t>(tokens.end));
 }

@@ -20,13 +20,11 @@ void launch_copy_pack(const DispatchKernelArgs& args, const CopyStage& stage, Pa
 void launch_copy_report(const DispatchKernelArgs& args, Stream stream);
 void launch_copy_receive(const DispatchKernelArgs& args, const CopyStage& stage, Stream stream);
 
-// Partial rows in a range of slots of all owners, those below `num_copied` for copies; that from 0 on first.
+// Partial rows in a range of slots of all owners, those below `num_copied` for copies; that from 0 on first, which also
+// makes the flags of all that are copied.
 void launch_copy_make(const CombineKernelArgs& args, CombineWire wire, const CopyStage& stage, RowRange slots,
                       int64_t num_copied, Pace pace, const Budget& budget, Stream stream);
-// Behind the copies of these slots to their owners.
-void launch_copy_flag(const Exchange& exchange, RowRange slots, Stream stream);
-void launch_copy_add(const CombineKernelArgs& args, CombineWire wire, RowRange tokens, Pace pace, const Budget& budget,
-                     Stream stream);
+void launch_copy_add(const CombineKernelArgs& args, CombineWire wire, RowRange tokens, const Budget& budget, Stream stream);
 void launch_copy_close(const Exchange& exchange, Stream stream);
 
 }  // namespace mixlane::exchange_gpu

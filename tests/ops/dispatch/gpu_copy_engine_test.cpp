@@ -268,7 +268,7 @@ TEST_F(CopyEngineGpu, RanksOfDifferentSizesAndVariants) {
   config.max_tokens = 600;
   config.copy_engine = true;
   for (const CombineWire wire : {CombineWire::bf16, CombineWire::fp8_1x128, CombineWire::f32, CombineWire::f64})
-    run_ranks(2, [&, wire = wire](auto comm) {
+    run_ranks(2, [&](auto comm) {
       DispatcherConfig of_wire = config;
       of_wire.combine_wire = wire;
       GpuRank gpu_rank(comm, of_wire);
