@@ -53,24 +53,29 @@ TEST_F(CopyEngineGpu, Graphs) {
   });
 }
 
+// Rows of 64 values in bf16 are copied from where they are, others are put together first.
 TEST_F(CopyEngineGpu, ReducedRows) {
-  for (const DType dtype : {DType::bf16, DType::f32}) {
-    DispatcherConfig config = small_config();
-    config.copy_engine = true;
-    config.max_tokens = 600;
-    config.capacity = 300;
-    run_ranks(3, [&](auto comm) {
-      GpuRank gpu_rank(comm, config);
-      for (uint64_t seed = 0; seed < 3; ++seed) {
-        const std::vector<Inputs> inputs = make_all_inputs(seed, config, 3);
-        const Oracle oracle{gpu_rank.dispatcher().config(), inputs};
-        const ReceivedRows received = gpu_rank.dispatch(inputs[comm->rank()], {.variant = "dispatch.copy_engine"});
-        test::expect_received(received, oracle, comm->rank());
-        EXPECT_EQ(gpu_rank.combine_reduced(received, oracle, dtype, "combine.copy_engine"),
-                  oracle.output(comm->rank(), false));
-      }
-    });
-  }
+  for (const int hidden : {24, 64})
+    for (const DType dtype : {DType::bf16, DType::f32}) {
+      DispatcherConfig config = small_config();
+      config.hidden = hidden;
+      config.copy_engine = true;
+      config.max_tokens = 1400;
+      config.capacity = 1200;
+      run_ranks(2, [&](auto comm) {
+        GpuRank gpu_rank(comm, config);
+        const int rank = comm->rank();
+        for (const auto& [first, second] : {std::pair{1400, 900}, {300, 1250}, {40, 20}, {0, 700}}) {
+          SCOPED_TRACE(testing::Message() << first << " and " << second << " tokens of " << hidden);
+          Rng rng(static_cast<uint64_t>(first));
+          const std::vector<Inputs> inputs{make_inputs(rng, config, first, true), make_inputs(rng, config, second, true)};
+          const Oracle oracle{gpu_rank.dispatcher().config(), inputs};
+          const ReceivedRows received = gpu_rank.dispatch(inputs[rank], {.variant = "dispatch.copy_engine"});
+          test::expect_received(received, oracle, rank);
+          EXPECT_EQ(gpu_rank.combine_reduced(received, oracle, dtype, "combine.copy_engine"), oracle.output(rank, false));
+        }
+      });
+    }
 }
 
 TEST_F(CopyEngineGpu, ARankThatNeverCombinesIsNamed) {
