@@ -9,6 +9,7 @@
 #include "exchange/timer.hpp"
 #include "measure/clock.hpp"
 #include "mixlane/model.hpp"
+#include "ops/dispatch/device_args.hpp"
 #include "stats/stats.hpp"
 #include "tune/outcome.hpp"
 
@@ -35,6 +36,11 @@ struct Contender {
 };
 
 bool needs_copies(std::string_view way) { return way == "copy_engine"; }
+
+// Ranks with few tokens get partial sums in lines, whatever they ask for.
+bool is_latency_here(ExchangeStage stage, int64_t tokens) {
+  return stage == ExchangeStage::combine && tokens <= exchange_gpu::kFewRows;
+}
 
 // Ways that are a candidate of every stage, in the order of the candidates.
 std::vector<Contender> contenders_for(const ExchangeStand& stand, const WayRequest& request) {
@@ -123,18 +129,17 @@ std::vector<TunedTable> tune_exchange(const std::vector<ExchangeStage>& stages, 
       ExchangeCase exchange_case;
       exchange_case.num_multiprocessors = sweep.num_multiprocessors;
       const std::vector<Contender> all = contenders_for(stand, {inputs, gpus, exchange_case});
-      for (const bool copies : {false, true}) {
-        std::vector<const Contender*> contenders;
-        for (const Contender& each : all)
-          if (copies || !needs_copies(each.way_name)) contenders.push_back(&each);
-        if (contenders.size() < 2) continue;
-        const ExchangeKey key{sweep.num_ranks, int64_t{hidden} * 2, sweep.num_multiprocessors, copies, tokens};
+      for (const bool copies : {false, true})
         for (size_t s = 0; s < stages.size(); ++s) {
+          std::vector<const Contender*> contenders;
+          for (const Contender& each : all)
+            if (!needs_copies(each.way_name) || (copies && !is_latency_here(stages[s], tokens))) contenders.push_back(&each);
+          if (contenders.size() < 2) continue;
+          const ExchangeKey key{sweep.num_ranks, int64_t{hidden} * 2, sweep.num_multiprocessors, copies, tokens};
           tables[s].entries.push_back(race_entry(stages[s], key, contenders, sweep.race));
           by_tokens[fmt::format("{}, memory of {}", name(stages[s]), copies ? "copies" : "windows")].emplace_back(
               tokens, tables[s].entries.back().choice);
         }
-      }
     }
     for (const auto& [what, choices] : by_tokens)
       if (progress)
