@@ -231,7 +231,8 @@ TEST_F(ExchangeBench, ASweepStoresEveryWay) {
 }
 
 class ExchangeTuning : public ExchangeBench, public testing::WithParamInterface<ExchangeStage> {};
-INSTANTIATE_TEST_SUITE_P(Stages, ExchangeTuning, testing::Values(ExchangeStage::dispatch, ExchangeStage::combine));
+INSTANTIATE_TEST_SUITE_P(Stages, ExchangeTuning, testing::Values(ExchangeStage::dispatch, ExchangeStage::combine),
+                         [](const auto& each) { return std::string(name(each.param)); });
 
 TEST_P(ExchangeTuning, ChoosesTheFastestAndItsTableIsFound) {
   const ExchangeStage stage = GetParam();
