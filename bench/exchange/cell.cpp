@@ -14,10 +14,6 @@
 namespace mixlane::bench {
 namespace {
 
-std::string_view name(WireFormat wire) {
-  return wire == WireFormat::bf16 ? "bf16" : wire == WireFormat::fp8_row ? "fp8_row" : "fp8_1x128";
-}
-
 // A way under one condition, with what is known of it.
 struct Timed {
   std::string way;
@@ -77,14 +73,16 @@ class ExchangeCellRun {
 void ExchangeCellRun::run() {
   describe_ranks();
   const ExchangeOptions& options = request_.options.exchange;
-  const bool fp8 = inputs_.config().wire != WireFormat::bf16;
-  for (const int limit : options.multiprocessors) {
-    for (size_t i = 0; i < options.rows.size(); ++i)
-      if (i == 0 || wants("combine"))
-        run_case({.rows = options.rows[i], .num_multiprocessors = limit}, i == 0 && wants("dispatch"), wants("combine"));
-    if (fp8 && wants("dispatch"))
-      run_case({.quantized_before = true, .rows = options.rows[0], .num_multiprocessors = limit}, true, false);
-  }
+  std::vector<DispatchInput> inputs = options.inputs;
+  if (inputs_.config().wire == WireFormat::bf16) inputs = {DispatchInput::bf16};
+  // Combine does not depend on dispatch's input, nor dispatch on combine's rows.
+  for (const int limit : options.multiprocessors)
+    for (size_t i = 0; i < inputs.size(); ++i)
+      for (size_t r = 0; r < options.rows.size(); ++r) {
+        const bool dispatch = r == 0 && wants("dispatch"), combine = i == 0 && wants("combine");
+        if (dispatch || combine)
+          run_case({.input = inputs[i], .rows = options.rows[r], .num_multiprocessors = limit}, dispatch, combine);
+      }
 }
 
 void ExchangeCellRun::describe_ranks() {
@@ -187,7 +185,7 @@ void ExchangeCellRun::sample(std::vector<Timed>& all, const TimerOptions& how) {
 std::string ExchangeCellRun::dispatch_options(const ExchangeCase& exchange_case) const {
   const WireFormat wire = inputs_.config().wire;
   std::string text = fmt::format("wire={}", name(wire));
-  if (wire != WireFormat::bf16) text += exchange_case.quantized_before ? " input=fp8_e4m3" : " input=bf16";
+  if (wire != WireFormat::bf16) text += fmt::format(" input={}", name(input_dtype(inputs_, exchange_case)));
   if (exchange_case.num_multiprocessors > 0) text += fmt::format(" multiprocessors={}", exchange_case.num_multiprocessors);
   return text;
 }

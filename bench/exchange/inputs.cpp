@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "core/error.hpp"
-#include "core/math.hpp"
 #include "core/parallel.hpp"
 #include "exchange/rank_threads.hpp"
 #include "mixlane/quant.hpp"
@@ -29,29 +28,36 @@ DispatcherConfig config_of(const ExchangeShape& shape) {
   return completed(config, shape.num_ranks);
 }
 
-template <class T>
 void append(std::vector<std::byte>& to, const TensorView& view, int64_t row) {
   if (!view.given()) return;
-  const T* const values = view.as<T>() + row * view.strides[0];
-  const auto* const bytes = reinterpret_cast<const std::byte*>(values);
-  to.insert(to.end(), bytes, bytes + view.shape[1] * static_cast<int64_t>(sizeof(T)));
+  const auto* const bytes = static_cast<const std::byte*>(view.data) + size_bytes(view.dtype, row * view.strides[0]);
+  to.insert(to.end(), bytes, bytes + size_bytes(view.dtype, view.shape[1]));
 }
 
-void quantize_rows(Context& cpu, WireFormat wire, int64_t hidden, RankData& data) {
-  if (wire == WireFormat::bf16) return;
-  const int64_t groups = wire == WireFormat::fp8_row ? 1 : ceil_div(hidden, 128);
-  data.codes.resize(static_cast<size_t>(data.num_tokens * hidden));
-  data.scales.resize(static_cast<size_t>(data.num_tokens * groups));
+void quantize_rows(Context& cpu, const DispatcherConfig& config, RankData& data) {
+  if (config.wire == WireFormat::bf16) return;
+  data.codes.resize(static_cast<size_t>(size_bytes(wire_dtype(config.wire), data.num_tokens * config.hidden)));
+  data.scales.resize(static_cast<size_t>(data.num_tokens * scale_row_bytes(config)));
   QuantArgs args;
-  args.input = ConstTensorView(data.hidden.data(), DType::bf16, {data.num_tokens, hidden});
-  args.group = wire == WireFormat::fp8_row ? ScaleGroup::row : ScaleGroup::group_1x128;
-  args.output = TensorView(data.codes.data(), DType::fp8_e4m3, {data.num_tokens, hidden});
-  args.scales = wire == WireFormat::fp8_row ? TensorView(data.scales.data(), DType::f32, {data.num_tokens})
-                                            : TensorView(data.scales.data(), DType::f32, {data.num_tokens, groups});
+  args.input = ConstTensorView(data.hidden.data(), DType::bf16, {data.num_tokens, config.hidden});
+  args.group = scale_group(config.wire);
+  args.output = TensorView(data.codes.data(), wire_dtype(config.wire), {data.num_tokens, config.hidden});
+  args.scales = scales_view(config, data.scales.data(), data.num_tokens, {});
   quantize(cpu, args);
 }
 
 }  // namespace
+
+TensorView scales_view(const DispatcherConfig& config, void* data, int64_t num_tokens, Device device) {
+  const WindowLayout layout(config, 1);
+  if (config.wire == WireFormat::fp8_row) return TensorView(data, layout.scale_dtype, {num_tokens}, device);
+  return TensorView(data, layout.scale_dtype, {num_tokens, layout.num_scales}, device);
+}
+
+int64_t scale_row_bytes(const DispatcherConfig& config) {
+  const WindowLayout layout(config, 1);
+  return size_bytes(layout.scale_dtype, layout.num_scales);
+}
 
 std::vector<std::byte> received_bytes(const ReceivedRows& received, const DispatcherConfig& config) {
   std::vector<std::byte> bytes;
@@ -59,13 +65,8 @@ std::vector<std::byte> received_bytes(const ReceivedRows& received, const Dispat
   for (int64_t source = 0; source < received.recv_count.shape[0]; ++source)
     for (int64_t slot = 0; slot < std::clamp(counts[source], 0, config.capacity); ++slot) {
       const int64_t row = source * config.capacity + slot;
-      if (config.wire == WireFormat::bf16)
-        append<uint16_t>(bytes, received.rows, row);
-      else
-        append<uint8_t>(bytes, received.rows, row);
-      append<float>(bytes, received.scales, row);
-      append<int32_t>(bytes, received.topk_ids, row);
-      append<float>(bytes, received.topk_weights, row);
+      for (const TensorView* part : {&received.rows, &received.scales, &received.topk_ids, &received.topk_weights})
+        append(bytes, *part, row);
     }
   return bytes;
 }
@@ -105,7 +106,7 @@ void ExchangeInputs::make_tokens(Context& cpu) {
       for (int64_t t = begin; t < end; ++t)
         fill_hidden(shape_.seed, r, t, {data.hidden.data() + t * hidden, static_cast<size_t>(hidden)});
     });
-    quantize_rows(cpu, shape_.wire, hidden, data);
+    quantize_rows(cpu, config_, data);
   }
 }
 

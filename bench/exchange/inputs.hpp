@@ -24,8 +24,8 @@ struct ExchangeShape {
 struct RankData {
   int64_t num_tokens = 0;
   std::vector<uint16_t> hidden;  // bf16 [T, H], standard normal
-  std::vector<uint8_t> codes;    // fp8 wires: the same rows quantised before, [T, H]
-  std::vector<float> scales;     // theirs, [T, groups] or [T]
+  std::vector<uint8_t> codes;    // wires that are not bf16: the same rows quantised before, [T, H]
+  std::vector<uint8_t> scales;   // theirs, as scales_view() sees them
   std::vector<int32_t> ids;      // [T, K]
   std::vector<float> weights;    // [T, K]
   // What combine gets for the rows that arrived; rows of expert output repeat.
@@ -61,6 +61,10 @@ class ExchangeInputs {
   DispatcherConfig config_;
   std::vector<RankData> ranks_;
 };
+
+// Scales of rows as the wire takes them, not for bf16: [num_tokens] if there is one per row, else [num_tokens, groups].
+TensorView scales_view(const DispatcherConfig& config, void* data, int64_t num_tokens, Device device);
+int64_t scale_row_bytes(const DispatcherConfig& config);
 
 // The rows that arrived, source after source without gaps: payload, scales, ids and weights of each. `received`: views of
 // host memory.

@@ -2,9 +2,9 @@
 #include <algorithm>
 
 #include "core/error.hpp"
-#include "core/math.hpp"
 #include "exchange/rank_threads.hpp"
 #include "exchange/way.hpp"
+#include "ops/dispatch/layout.hpp"
 #include "ops/dispatch/op.hpp"
 
 namespace mixlane::bench {
@@ -116,11 +116,9 @@ void LibraryWay::make_rank(std::shared_ptr<Communicator> comm, const DispatcherC
 
   DispatchArgs& dispatch = to.dispatch;
   dispatch.hidden = ConstTensorView(from.hidden.data(), DType::bf16, {tokens, hidden}, device);
-  if (case_.quantized_before) {
-    dispatch.hidden = ConstTensorView(from.codes.data(), DType::fp8_e4m3, {tokens, hidden}, device);
-    dispatch.scales = config.wire == WireFormat::fp8_row
-                          ? ConstTensorView(from.scales.data(), DType::f32, {tokens}, device)
-                          : ConstTensorView(from.scales.data(), DType::f32, {tokens, ceil_div(hidden, 128)}, device);
+  if (case_.input == DispatchInput::wire && config.wire != WireFormat::bf16) {
+    dispatch.hidden = ConstTensorView(from.codes.data(), wire_dtype(config.wire), {tokens, hidden}, device);
+    dispatch.scales = scales_view(config, from.scales.data(), tokens, device);
   }
   dispatch.topk_ids = ConstTensorView(from.ids.data(), DType::i32, {tokens, topk}, device);
   dispatch.topk_weights = ConstTensorView(from.weights.data(), DType::f32, {tokens, topk}, device);

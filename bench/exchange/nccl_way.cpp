@@ -13,6 +13,7 @@
 #include "exchange/nccl.hpp"
 #include "exchange/rank_threads.hpp"
 #include "exchange/way.hpp"
+#include "ops/dispatch/layout.hpp"
 
 namespace mixlane::bench {
 namespace {
@@ -102,11 +103,10 @@ class NcclWay : public ExchangeWay {
  private:
   void list_parts(const RankOnGpu& from, NcclRank& mine) const {
     const DispatcherConfig& config = inputs_.config();
-    const bool fp8 = config.wire != WireFormat::bf16;
-    const int64_t groups = config.wire == WireFormat::fp8_row ? 1 : (config.hidden + 127) / 128;
+    const bool quantized = config.wire != WireFormat::bf16;
     const auto add = [&](const gpu::Buffer& buffer, int64_t bytes) { mine.parts.push_back({&buffer, bytes, {}, {}}); };
-    add(fp8 ? from.codes : from.hidden, config.hidden * (fp8 ? 1 : 2));
-    if (fp8) add(from.scales, groups * 4);
+    add(quantized ? from.codes : from.hidden, size_bytes(wire_dtype(config.wire), config.hidden));
+    if (quantized) add(from.scales, scale_row_bytes(config));
     add(from.ids, config.num_topk * 4);
     add(from.weights, config.num_topk * 4);
   }
@@ -313,8 +313,8 @@ void require_possible(const WayRequest& request) {
          gpu::num_devices());
   if (request.exchange_case.rows == CombineRows::pairs)
     fail(ErrorCode::unsupported, "collectives take rows that are reduced before; use --combine-rows reduced");
-  if (request.inputs.config().wire != WireFormat::bf16 && !request.exchange_case.quantized_before)
-    fail(ErrorCode::unsupported, "collectives take rows as they are, so only those quantised before");
+  if (request.inputs.config().wire != WireFormat::bf16 && request.exchange_case.input == DispatchInput::bf16)
+    fail(ErrorCode::unsupported, "collectives take rows as they are: those quantised before (--input wire)");
   if (request.inputs.config().combine_wire != CombineWire::bf16)
     fail(ErrorCode::unsupported, "the baselines' combine carries bf16");
   if (request.exchange_case.num_multiprocessors != 0)

@@ -22,6 +22,18 @@ void add_ways(const std::vector<VariantInfo>& variants, std::vector<std::string>
 
 std::string_view name(CombineRows rows) { return rows == CombineRows::pairs ? "pairs" : "reduced"; }
 
+std::string_view name(DispatchInput input) { return input == DispatchInput::wire ? "wire" : "bf16"; }
+
+std::string_view name(WireFormat wire) {
+  switch (wire) {
+    case WireFormat::bf16: return "bf16";
+    case WireFormat::fp8_1x128: return "fp8_1x128";
+    case WireFormat::fp8_row: return "fp8_row";
+    case WireFormat::mxfp4: return "mxfp4";
+  }
+  return "";
+}
+
 std::vector<std::string> exchange_ways() {
   std::vector<std::string> ways{"auto"};
   add_ways(dispatch_variants(), ways);
@@ -50,6 +62,12 @@ ExchangeOptions parse_exchange_options(const ExchangeOptionTexts& texts) {
     if (text != name(CombineRows::reduced) && text != name(CombineRows::pairs))
       fail(ErrorCode::invalid_argument, "--combine-rows '{}' is unknown; valid ones: reduced, pairs", text);
     options.rows.push_back(text == name(CombineRows::pairs) ? CombineRows::pairs : CombineRows::reduced);
+  }
+  if (!texts.input.empty()) options.inputs.clear();
+  for (const std::string& text : texts.input) {
+    if (text != name(DispatchInput::bf16) && text != name(DispatchInput::wire))
+      fail(ErrorCode::invalid_argument, "--input '{}' is unknown; valid ones: bf16, wire", text);
+    options.inputs.push_back(text == name(DispatchInput::wire) ? DispatchInput::wire : DispatchInput::bf16);
   }
   if (!texts.multiprocessors.empty()) options.multiprocessors = texts.multiprocessors;
   for (const int count : options.multiprocessors)

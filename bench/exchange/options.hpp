@@ -15,20 +15,31 @@ enum class CombineRows : uint8_t {
 };
 std::string_view name(CombineRows rows);
 
+// What dispatch gets where the wire is not bf16.
+enum class DispatchInput : uint8_t {
+  bf16,  // rows that it quantises on the way
+  wire,  // rows and scales as they go over the wire
+};
+std::string_view name(DispatchInput input);
+std::string_view name(WireFormat wire);
+
 // How a dispatch and its combine go together; a list makes one run per value.
 struct ExchangeOptions {
   std::vector<std::string> ways{"auto"};  // of exchange_ways(), or two of the library's: "copy_engine+latency"
   std::vector<CombineRows> rows{CombineRows::reduced};
+  std::vector<DispatchInput> inputs{DispatchInput::bf16};
   std::vector<int> multiprocessors{0};  // DispatcherConfig::num_multiprocessors
   bool overlap = false;                 // beside matrix products as well
 };
 
 // As typed, empty for the default -> options. Throws invalid_argument naming the option, the value and the valid ones.
 struct ExchangeOptionTexts {
-  std::vector<std::string> dispatch, combine_rows;
+  std::vector<std::string> dispatch, combine_rows, input;
   std::vector<int> multiprocessors;
   bool overlap = false;
-  bool any() const { return !dispatch.empty() || !combine_rows.empty() || !multiprocessors.empty() || overlap; }
+  bool any() const {
+    return !dispatch.empty() || !combine_rows.empty() || !input.empty() || !multiprocessors.empty() || overlap;
+  }
 };
 ExchangeOptions parse_exchange_options(const ExchangeOptionTexts& texts);
 

@@ -55,10 +55,15 @@ class Overlap {
     return samples;
   }
 
+  // A launch takes time of its own, which two trials tell from that of its products.
   void choose_products(double compute_us) {
-    num_products_ = kTrialProducts;
-    const double trial_us = quantile(sample(Work::compute, 5), 0.5);
-    num_products_ = std::max(static_cast<int>(kTrialProducts * compute_us / trial_us), kLaunches);
+    constexpr int kFew = kTrialProducts / 4;
+    const auto trial_us = [&](int num_products) {
+      num_products_ = num_products;
+      return quantile(sample(Work::compute, 5), 0.5);
+    };
+    const double few_us = trial_us(kFew), product_us = (trial_us(kTrialProducts) - few_us) / (kTrialProducts - kFew);
+    num_products_ = std::max(kFew + static_cast<int>((compute_us - few_us) / product_us), kLaunches);
   }
 
  private:

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "exchange/rank_threads.hpp"
+#include "ops/dispatch/layout.hpp"
 #include "ops/dispatch/op.hpp"
 
 namespace mixlane::bench {
@@ -48,11 +49,15 @@ std::unique_ptr<ExchangeWay> make_way(const std::string& way, const WayRequest& 
   return make_library_way(way, request);
 }
 
+DType input_dtype(const ExchangeInputs& inputs, const ExchangeCase& exchange_case) {
+  return exchange_case.input == DispatchInput::wire ? wire_dtype(inputs.config().wire) : DType::bf16;
+}
+
 StageWork dispatch_work(const ExchangeInputs& inputs, const ExchangeCase& exchange_case) {
   std::vector<StageWork> ranks;
   for (int r = 0; r < inputs.num_ranks(); ++r)
     ranks.push_back(work_of(dispatch_cost(inputs.config(), counts_of(inputs.rank(r)), r, inputs.rank(r).num_tokens,
-                                          exchange_case.quantized_before ? DType::fp8_e4m3 : DType::bf16)));
+                                          input_dtype(inputs, exchange_case))));
   return worst_rank(ranks);
 }
 

@@ -14,7 +14,7 @@ namespace mixlane::bench {
 
 // What of a dispatch and a combine is chosen for one run.
 struct ExchangeCase {
-  bool quantized_before = false;  // fp8 wires: dispatch gets codes and scales instead of bf16 rows
+  DispatchInput input = DispatchInput::bf16;
   CombineRows rows = CombineRows::reduced;
   int num_multiprocessors = 0;
 };
@@ -60,6 +60,9 @@ struct WayRequest {
 std::unique_ptr<ExchangeWay> make_way(const std::string& way, const WayRequest& request);
 std::unique_ptr<ExchangeWay> make_library_way(const std::string& way, const WayRequest& request);
 std::unique_ptr<ExchangeWay> make_nccl_way(bool all_to_all, const WayRequest& request);
+
+// Of the rows that dispatch gets.
+DType input_dtype(const ExchangeInputs& inputs, const ExchangeCase& exchange_case);
 
 // The work of the rank that has most of it, by the formulas of src/ops/dispatch/op.hpp: what any way has to do at least.
 StageWork dispatch_work(const ExchangeInputs& inputs, const ExchangeCase& exchange_case);

@@ -86,10 +86,12 @@ void declare_layer(CLI::App& command, BenchArguments& a) {
   command.add_option("--device", a.device, "cpu, cuda or hip, with an index if it is not 0: cuda:1")
       ->group(group)
       ->capture_default_str();
-  command.add_option("--wire", a.wire, "dispatch carries auto, bf16, fp8_1x128 (quant fp8) or fp8_row (quant fp8_channel)")
+  command
+      .add_option("--wire", a.wire,
+                  "dispatch carries auto, bf16, fp8_1x128 or fp8_row (a layer: of quant fp8, fp8_channel), mxfp4")
       ->group(group)
       ->capture_default_str();
-  command.add_option("--combine-wire", a.combine_wire, "combine carries bf16, f32 or f64")
+  command.add_option("--combine-wire", a.combine_wire, "combine carries bf16, fp8_1x128, f32 or f64")
       ->group(group)
       ->capture_default_str();
   command.add_option("--capacity", a.capacity, "window rows per pair of ranks; 0 = the most tokens")
@@ -110,8 +112,9 @@ void declare_layer(CLI::App& command, BenchArguments& a) {
 void declare_stages(CLI::App& command, BenchArguments& a) {
   const char* group = "Stages alone (GPU)";
   command
-      .add_option("--stages,--stage", a.stages,
-                  "routing, quant, align, experts, chain (the first three in a row) [these]; dispatch, combine: ranks on all GPUs")
+      .add_option(
+          "--stages,--stage", a.stages,
+          "routing, quant, align, experts, chain (the first three in a row) [these]; dispatch, combine: ranks on all GPUs")
       ->delimiter(',')
       ->group(group);
   command.add_option("--mode", a.mode, "eager: the host enqueues each call; graph: calls are captured and replayed [graph]")
@@ -140,6 +143,12 @@ void declare_exchange(CLI::App& command, BenchArguments& a) {
   command
       .add_option("--combine-rows", texts.combine_rows,
                   "what combine gets: reduced (a row per received row), pairs (a row per expert) [reduced]")
+      ->delimiter(',')
+      ->group(group);
+  command
+      .add_option(
+          "--input", texts.input,
+          "what dispatch gets where the wire is not bf16: bf16 (quantised on the way), wire (quantised before) [bf16]")
       ->delimiter(',')
       ->group(group);
   command.add_flag("--overlap", texts.overlap, "time a round of both beside matrix products too: how much of it they hide")

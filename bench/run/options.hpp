@@ -92,7 +92,7 @@ struct BenchOptions : BenchArguments {
 BenchOptions resolve(const BenchArguments& arguments, const std::vector<std::string>& command_line);
 
 // The dispatch wire of one arithmetic: what --wire says, or the one that carries just what the experts take. Throws
-// invalid_argument if the experts can't take it.
+// invalid_argument if experts follow that can't take it.
 WireFormat wire_format(const BenchOptions& options, QuantFormat format);
 CombineWire combine_wire(const BenchOptions& options);
 

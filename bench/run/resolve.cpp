@@ -116,11 +116,11 @@ namespace {
 // What only one of the two kinds of benchmark has.
 void check_layer_options(const BenchOptions& options) {
   if (!options.stages.empty() || options.stage_options_text.any() || options.exchange_text.any() || options.kernel_times)
-    fail(ErrorCode::invalid_argument,
-         "--stages, --kernel-times, --align-block, --id-type, --logits-type, --quant-group, --dispatch, --combine-rows, "
-         "--multiprocessors and --overlap are of stages alone, which run on "
-         "a GPU: add "
-         "--device cuda or hip; on the cpu the layer's table has every stage");
+    fail(
+        ErrorCode::invalid_argument,
+        "--stages, --kernel-times, --align-block, --id-type, --logits-type, --quant-group, --dispatch, --combine-rows, "
+        "--input, --multiprocessors and --overlap are of stages alone, which run on a GPU: add --device cuda or hip; on the "
+        "cpu the layer's table has every stage");
   if (options.modes.size() != 1 || options.modes[0] != LaunchMode::eager || options.caches.size() != 1)
     fail(ErrorCode::invalid_argument, "on the cpu --mode is eager, and --cache is one of hot, cold");
   for (const Workload& workload : options.workloads)
@@ -152,7 +152,7 @@ void resolve_gpu(BenchOptions& options) {
   options.exchange = parse_exchange_options(options.exchange_text);
   if (options.exchange_text.any() && !has_exchange(options.stages))
     fail(ErrorCode::invalid_argument,
-         "--dispatch, --combine-rows, --multiprocessors and --overlap are of dispatch and combine; add --stages "
+         "--dispatch, --combine-rows, --input, --multiprocessors and --overlap are of dispatch and combine; add --stages "
          "dispatch,combine");
   options.variant_lists = parse_variant_lists(options.variants, lone_stage_variants(), options.chosen_device.type);
 }
@@ -183,6 +183,7 @@ BenchOptions resolve(const BenchArguments& arguments, const std::vector<std::str
   require_distinct("--quant-group", options.stage_options_text.quant_group);
   require_distinct("--dispatch", options.exchange_text.dispatch);
   require_distinct("--combine-rows", options.exchange_text.combine_rows);
+  require_distinct("--input", options.exchange_text.input);
   require_distinct("--multiprocessors", options.exchange_text.multiprocessors);
   if (options.mode.empty()) options.mode = {options.on_gpu() ? "graph" : "eager"};
   for (const std::string& mode : options.mode)
@@ -210,12 +211,13 @@ BenchOptions resolve(const BenchArguments& arguments, const std::vector<std::str
 }
 
 WireFormat wire_format(const BenchOptions& options, QuantFormat format) {
-  const int wire = index_of("--wire", options.wire, {"bf16", "fp8_1x128", "fp8_row", "auto"});
+  const int wire = index_of("--wire", options.wire, {"bf16", "fp8_1x128", "fp8_row", "mxfp4", "auto"});
   const WireFormat lossless = format == QuantFormat::fp8_block     ? WireFormat::fp8_1x128
                               : format == QuantFormat::fp8_channel ? WireFormat::fp8_row
                                                                    : WireFormat::bf16;
-  const auto wanted = wire == 3 ? lossless : static_cast<WireFormat>(wire);
-  if (wanted != WireFormat::bf16 && wanted != lossless)
+  const auto wanted = wire == 4 ? lossless : static_cast<WireFormat>(wire);
+  const bool feeds_experts = !has_exchange(options.stages);  // those stages alone feed nobody
+  if (feeds_experts && wanted != WireFormat::bf16 && wanted != lossless)
     fail(ErrorCode::invalid_argument,
          "--wire {} does not feed experts of quant {}: fp8 takes bf16 or fp8_1x128, fp8_channel "
          "takes bf16 or fp8_row, none and mxfp4 take bf16",
@@ -224,7 +226,7 @@ WireFormat wire_format(const BenchOptions& options, QuantFormat format) {
 }
 
 CombineWire combine_wire(const BenchOptions& options) {
-  return static_cast<CombineWire>(index_of("--combine-wire", options.combine_wire, {"bf16", "f32", "f64"}));
+  return static_cast<CombineWire>(index_of("--combine-wire", options.combine_wire, {"bf16", "fp8_1x128", "f32", "f64"}));
 }
 
 }  // namespace mixlane::bench

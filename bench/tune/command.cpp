@@ -35,6 +35,11 @@ void declare(CLI::App& command, TuneOptions& o) {
   command.add_option("--hidden", o.hidden, "Values of a row of dispatch and combine; default: those of the catalogue")
       ->delimiter(',')
       ->check(CLI::Range(8, 1 << 20));
+  command
+      .add_option("--tokens", o.tokens,
+                  "Of a rank of dispatch and combine, up to the next size that is tuned; default: every size to 8192")
+      ->delimiter(',')
+      ->check(CLI::Range(1, 8192));
   command.add_option("--multiprocessors", o.multiprocessors, "How many a dispatch or combine may keep busy; 0 = all")
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();
@@ -62,6 +67,7 @@ std::string TuneOptions::command() const {
   if (!ids.empty()) text += fmt::format(" --ids {}", fmt::join(ids, ","));
   add("--ranks", ranks, usual.ranks);
   if (!hidden.empty()) text += fmt::format(" --hidden {}", fmt::join(hidden, ","));
+  if (!tokens.empty()) text += fmt::format(" --tokens {}", fmt::join(tokens, ","));
   add("--multiprocessors", multiprocessors, usual.multiprocessors);
   add("--block", block, usual.block);
   add("--margin", margin, usual.margin);

@@ -1,6 +1,7 @@
 #include "tune/exchange_sweep.hpp"
 
 #include <algorithm>
+#include <map>
 
 #include "command.hpp"
 #include "core/env.hpp"
@@ -8,6 +9,7 @@
 #include "exchange/timer.hpp"
 #include "measure/clock.hpp"
 #include "mixlane/model.hpp"
+#include "ops/dispatch/device_args.hpp"
 #include "stats/stats.hpp"
 #include "tune/outcome.hpp"
 
@@ -18,7 +20,7 @@ constexpr int kExperts = 256, kTopk = 8;
 
 // One candidate's way, checked and ready.
 struct Contender {
-  std::string id;
+  std::string way_name;
   std::unique_ptr<ExchangeWay> way;
   std::unique_ptr<ExchangeRun> run;
 
@@ -33,16 +35,21 @@ struct Contender {
   }
 };
 
-std::string way_of(std::string_view id) { return std::string(id.substr(id.find('.') + 1)); }
-bool needs_copies(std::string_view id) { return way_of(id) == "copy_engine"; }
+bool needs_copies(std::string_view way) { return way == "copy_engine"; }
 
-std::vector<Contender> contenders_for(ExchangeStage stage, const ExchangeStand& stand, const WayRequest& request) {
+// Ranks with few tokens get partial sums in lines, whatever they ask for.
+bool is_latency_here(ExchangeStage stage, int64_t tokens) {
+  return stage == ExchangeStage::combine && tokens <= exchange_gpu::kFewRows;
+}
+
+// Ways that are a candidate of every stage, in the order of the candidates.
+std::vector<Contender> contenders_for(const ExchangeStand& stand, const WayRequest& request) {
   std::vector<Contender> all;
-  for (const std::string_view id : exchange_candidates(stage)) {
+  for (const std::string_view id : exchange_candidates(ExchangeStage::dispatch)) {
     Contender each;
-    each.id = id;
+    each.way_name = id.substr(id.find('.') + 1);
     try {
-      each.way = make_way(stage == ExchangeStage::dispatch ? way_of(id) + "+auto" : "auto+" + way_of(id), request);
+      each.way = make_way(each.way_name, request);
       each.run = std::make_unique<ExchangeRun>(stand, *each.way, TimerOptions{});
     } catch (const Error& error) {
       if (error.code() != ErrorCode::unsupported) throw;
@@ -50,7 +57,7 @@ std::vector<Contender> contenders_for(ExchangeStage stage, const ExchangeStand& 
     }
     const ExchangeRun::Errors errors = each.run->check();
     if (errors.received > 0 || errors.output > each.way->output_tolerance())
-      fail(ErrorCode::internal, "wrong output of {} at {} tokens, against the CPU's; nothing was tuned", id,
+      fail(ErrorCode::internal, "wrong output of {} at {} tokens, against the CPU's; nothing was tuned", each.way_name,
            request.inputs.shape().tokens);
     all.push_back(std::move(each));
   }
@@ -69,8 +76,9 @@ TunedEntry race_entry(ExchangeStage stage, const ExchangeKey& key, const std::ve
     entry.key.push_back(space.fields[i].words.empty()
                             ? TuneValue(packed[i])
                             : TuneValue(std::string(space.fields[i].words[static_cast<size_t>(packed[i])])));
-  entry.choice = contenders[static_cast<size_t>(result.winner)]->id;
-  for (size_t i = 0; i < contenders.size(); ++i) entry.measured_us.emplace_back(contenders[i]->id, result.median_us[i]);
+  const auto id = [&](size_t i) { return fmt::format("{}.{}", name(stage), contenders[i]->way_name); };
+  entry.choice = id(static_cast<size_t>(result.winner));
+  for (size_t i = 0; i < contenders.size(); ++i) entry.measured_us.emplace_back(id(i), result.median_us[i]);
   std::sort(entry.measured_us.begin(), entry.measured_us.end());
   return entry;
 }
@@ -92,16 +100,19 @@ std::vector<int> hidden_sizes(const TuneOptions& options) {
 
 }  // namespace
 
-TunedTable tune_exchange(ExchangeStage stage, const TunedMachine& machine, const ExchangeSweep& sweep, const TuningRun& run,
-                         const TuneProgress& progress) {
-  const TuneSpace& space = exchange_tune_space(stage);
-  TunedTable table{.file = "the new choices",
-                   .stage = std::string(space.stage),
-                   .machine = machine,
-                   .fields = {},
-                   .runs = {run},
-                   .entries = {}};
-  for (const TuneField& field : space.fields) table.fields.emplace_back(field.name);
+std::vector<TunedTable> tune_exchange(const std::vector<ExchangeStage>& stages, const TunedMachine& machine,
+                                      const ExchangeSweep& sweep, const TuningRun& run, const TuneProgress& progress) {
+  std::vector<TunedTable> tables;
+  for (const ExchangeStage stage : stages) {
+    const TuneSpace& space = exchange_tune_space(stage);
+    tables.push_back({.file = "the new choices",
+                      .stage = std::string(space.stage),
+                      .machine = machine,
+                      .fields = {},
+                      .runs = {run},
+                      .entries = {}});
+    for (const TuneField& field : space.fields) tables.back().fields.emplace_back(field.name);
+  }
   Context cpu;
   const ExchangeStand stand(sweep.num_ranks);
   for (const int hidden : sweep.hidden) {
@@ -109,7 +120,7 @@ TunedTable tune_exchange(ExchangeStage stage, const TunedMachine& machine, const
     model.hidden = hidden;
     model.routing.num_experts = kExperts;
     model.routing.num_topk = kTopk;
-    std::vector<std::pair<int64_t, std::string>> by_tokens[2];
+    std::map<std::string, std::vector<std::pair<int64_t, std::string>>> by_tokens;
     for (const int64_t tokens : sweep.tokens.empty() ? exchange_sizes() : sweep.tokens) {
       const ExchangeShape shape{model, static_cast<int>(tokens), {}, sweep.num_ranks, WireFormat::bf16, CombineWire::bf16, 0,
                                 1};
@@ -117,23 +128,24 @@ TunedTable tune_exchange(ExchangeStage stage, const TunedMachine& machine, const
       const std::vector<RankOnGpu> gpus = upload(inputs);
       ExchangeCase exchange_case;
       exchange_case.num_multiprocessors = sweep.num_multiprocessors;
-      const std::vector<Contender> all = contenders_for(stage, stand, {inputs, gpus, exchange_case});
-      for (const bool copies : {false, true}) {
-        std::vector<const Contender*> contenders;
-        for (const Contender& each : all)
-          if (copies || !needs_copies(each.id)) contenders.push_back(&each);
-        if (contenders.size() < 2) continue;
-        const ExchangeKey key{sweep.num_ranks, int64_t{hidden} * 2, sweep.num_multiprocessors, copies, tokens};
-        table.entries.push_back(race_entry(stage, key, contenders, sweep.race));
-        by_tokens[copies].emplace_back(tokens, table.entries.back().choice);
-      }
+      const std::vector<Contender> all = contenders_for(stand, {inputs, gpus, exchange_case});
+      for (const bool copies : {false, true})
+        for (size_t s = 0; s < stages.size(); ++s) {
+          std::vector<const Contender*> contenders;
+          for (const Contender& each : all)
+            if (!needs_copies(each.way_name) || (copies && !is_latency_here(stages[s], tokens))) contenders.push_back(&each);
+          if (contenders.size() < 2) continue;
+          const ExchangeKey key{sweep.num_ranks, int64_t{hidden} * 2, sweep.num_multiprocessors, copies, tokens};
+          tables[s].entries.push_back(race_entry(stages[s], key, contenders, sweep.race));
+          by_tokens[fmt::format("{}, memory of {}", name(stages[s]), copies ? "copies" : "windows")].emplace_back(
+              tokens, tables[s].entries.back().choice);
+        }
     }
-    for (const bool copies : {false, true})
-      if (progress && !by_tokens[copies].empty())
-        progress(fmt::format("{} ranks, hidden {}, memory of {}: {}", sweep.num_ranks, hidden, copies ? "copies" : "windows",
-                             choices_text(by_tokens[copies])));
+    for (const auto& [what, choices] : by_tokens)
+      if (progress)
+        progress(fmt::format("{} ranks, hidden {}, {}: {}", sweep.num_ranks, hidden, what, choices_text(choices)));
   }
-  return table;
+  return tables;
 }
 
 int tune_exchange_stage(Context& context, const TuneOptions& options) {
@@ -146,19 +158,21 @@ int tune_exchange_stage(Context& context, const TuneOptions& options) {
   sweep.hidden = hidden_sizes(options);
   sweep.num_multiprocessors = options.multiprocessors;
   sweep.race.margin = options.margin;
-  for (const ExchangeStage stage : {ExchangeStage::dispatch, ExchangeStage::combine}) {
-    if (options.stage.find(name(stage)) == std::string::npos) continue;
-    if (exchange_candidates(stage).size() < 2) {
-      say(fmt::format("{}: {} is the only candidate, nothing to tune", name(stage), exchange_candidates(stage).front()));
-      continue;
-    }
-    const int64_t begin = now_ns();
-    const TunedTable fresh =
-        tune_exchange(stage, exchange_tuning(context, stage).machine(), sweep, describe_run(options), say);
-    say(fmt::format("{}: {} keys in {:.0f} s", name(stage), fresh.entries.size(),
-                    static_cast<double>(now_ns() - begin) * 1e-9));
-    store(options, fresh);
+  for (const int64_t tokens : options.tokens) sweep.tokens.push_back(token_bucket(tokens));
+  std::sort(sweep.tokens.begin(), sweep.tokens.end());
+  sweep.tokens.erase(std::unique(sweep.tokens.begin(), sweep.tokens.end()), sweep.tokens.end());
+  std::vector<ExchangeStage> stages;
+  for (const ExchangeStage stage : {ExchangeStage::dispatch, ExchangeStage::combine})
+    if (options.stage.find(name(stage)) != std::string::npos) stages.push_back(stage);
+  const int64_t begin = now_ns();
+  const TunedMachine machine = exchange_tuning(context, stages.front()).machine();
+  for (const TunedTable& fresh : tune_exchange(stages, machine, sweep, describe_run(options), say)) {
+    if (fresh.entries.empty())
+      say(fmt::format("{}: no key has two candidates here, nothing to tune", fresh.stage));
+    else
+      store(options, fresh);
   }
+  say(fmt::format("{:.0f} s", static_cast<double>(now_ns() - begin) * 1e-9));
   return kExitOk;
 }
 

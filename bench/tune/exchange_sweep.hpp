@@ -16,11 +16,12 @@ struct ExchangeSweep {
 };
 inline constexpr int64_t kMaxTunedTokens = 8192;
 
-// Measures every key of the sweep that more than one candidate takes, after checking their results, with rows of bf16 that
-// go as they are and combine of reduced rows: what is timed is the stage alone in rounds of both (ExchangeRun). Keys differ
-// in `memory` as well: candidates that need more than the window stand only under "copies".
-TunedTable tune_exchange(ExchangeStage stage, const TunedMachine& machine, const ExchangeSweep& sweep, const TuningRun& run,
-                         const TuneProgress& progress = {});
+// A table per stage. Measures every key of the sweep that more than one candidate takes, after checking their results, with
+// rows of bf16 that go as they are and combine of reduced rows: what is timed is the stage alone in rounds of both
+// (ExchangeRun) by the same way. Keys differ in `memory` as well: candidates that need more than the window stand only
+// under "copies".
+std::vector<TunedTable> tune_exchange(const std::vector<ExchangeStage>& stages, const TunedMachine& machine,
+                                      const ExchangeSweep& sweep, const TuningRun& run, const TuneProgress& progress = {});
 
 // `mixlane tune --stage dispatch`, combine, or both; the exit code.
 int tune_exchange_stage(Context& context, const TuneOptions& options);

@@ -13,6 +13,7 @@ struct TuneOptions {
   std::vector<std::string> ids;     // of align: i32, i64, window
   int ranks = 0;                    // that share the experts; 0: 8 for align's windows, else one per GPU
   std::vector<int> hidden;          // of dispatch and combine; none = the catalogue's
+  std::vector<int> tokens;          // of dispatch and combine, per rank; none = every size that is tuned
   int multiprocessors = 0;          // of dispatch and combine: DispatcherConfig::num_multiprocessors
   int block = 64;                   // of align
   double margin = 0.01;

@@ -41,9 +41,9 @@ struct DispatcherConfig {
   // GPUs: the most multiprocessors that a call may keep busy, so that others stay free for work beside it; 0 = all.
   int num_multiprocessors = 0;
   // GPUs: keep the memory of dispatch.copy_engine and combine.copy_engine, which keep no multiprocessor busy while bytes
-  // move. What a copy moves is fixed when it is enqueued: min(T, capacity) rows to and from each peer, however few the
-  // routing sends there. Dispatch may differ from the other ranks' variants, combine.copy_engine is for all ranks alike and
-  // not for graphs.
+  // move: (num_ranks - 1) * capacity rows, not reached by peers. What a copy moves is fixed when it is enqueued:
+  // min(T, capacity) rows to each peer, however few the routing sends there. Ranks may take different variants in one call,
+  // and all of them work in graphs.
   bool copy_engine = false;
   // GPUs: announce rows as they come, for kernels that read them before a dispatch.throughput is over (ReceivedRows::ready).
   // Calls of few tokens then go without the lines that make them quicker.
@@ -86,7 +86,7 @@ struct ReceivedRows {
   TensorView topk_ids{};      // i32 [num_ranks * capacity, K] physical ids, those of other ranks' experts included
   TensorView topk_weights{};  // f32 [num_ranks * capacity, K]
   TensorView recv_count{};    // i32 [num_ranks]
-  ReadyRows ready{};          // with early_rows and dispatch.throughput: which rows have come, for kernels between the halves
+  ReadyRows ready{};  // with early_rows and dispatch.throughput: which rows have come, for kernels between the halves
   RoutingHandle handle{};
 };
 
@@ -123,7 +123,8 @@ class Dispatcher {
   // between them reads rows block by block as they come (mixlane/ready_rows.hpp): on the same stream, behind the own rows'
   // sending, or beside it on another stream that begins behind what came before dispatch_send and ends before
   // dispatch_receive. The other variants do all of it in send. What dispatch_send returns may else be read behind
-  // dispatch_receive. Every send is followed by its receive, on the same stream, before this dispatcher's next call.
+  // dispatch_receive, and what combine_send gets stays as it is until combine_receive. Every send is followed by its
+  // receive, on the same stream, before this dispatcher's next call.
   ReceivedRows dispatch_send(const DispatchArgs& args, Stream stream = {});
   void dispatch_receive(Stream stream = {});
   void combine_send(const CombineArgs& args, Stream stream = {});
@@ -142,8 +143,7 @@ class Dispatcher {
   // rounded up to 64.
   // On GPUs: num_ranks * (64 + 4096 + capacity * 16) rounded up to 128, and num_ranks * (capacity * (row + partial row) +
   // min(capacity, 32) * 256 * ceil(row / 240) + min(capacity, 512) * partial row), rows rounded up to 128 (the third one to
-  // 16 before the division); the last one with a bf16 wire of combine.
-  // With copy_engine also num_ranks * (4 * ceil(capacity / 128), rounded up to 64 over all ranks, + capacity * partial row).
+  // 16 before the division; it is left out with early_rows); the last one with a bf16 wire of combine.
   static int64_t window_bytes(const DispatcherConfig& config, int num_ranks, DeviceType device = DeviceType::cpu);
 
  private:

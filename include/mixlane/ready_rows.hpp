@@ -5,11 +5,11 @@
 
 namespace mixlane {
 
-// Where a kernel between dispatch_send and dispatch_receive sees which rows have come (DispatcherConfig::early_rows). A source sends its rows in blocks, in
-// slot order, each row with its scales, ids and weights. How many blocks, and of how many rows, the source decides in each
-// call: dispatch.throughput takes the rows of up to 8 of its tokens, or a 512th of them; a block may have no row. Nothing is
-// ever cleared: words count if they carry the call's number, so graphs replay. Plain pointers and numbers, to be handed to
-// kernels; mixlane/ready_rows.cuh has the waits. Device memory of this rank.
+// Where a kernel between dispatch_send and dispatch_receive sees which rows have come (DispatcherConfig::early_rows). A
+// source sends its rows in blocks, in slot order, each row with its scales, ids and weights. How many blocks, and of how
+// many rows, the source decides in each call: dispatch.throughput takes the rows of up to 8 of its tokens, or a 512th of
+// them; a block may have no row. Nothing is ever cleared: words count if they carry the call's number, so graphs replay.
+// Plain pointers and numbers, to be handed to kernels; mixlane/ready_rows.cuh has the waits. Device memory of this rank.
 //
 // The call's number is *closed + 1, from the end of the dispatcher's call before until dispatch_receive. With `number`:
 //   sources[s * source_stride]           number << 32 | flags << 30 | blocks that source s sends

@@ -16,6 +16,7 @@ TEST(ExchangeOptions, Defaults) {
   EXPECT_EQ(options.ways, std::vector<std::string>{"auto"});
   EXPECT_EQ(options.rows, std::vector<CombineRows>{CombineRows::reduced});
   EXPECT_EQ(options.multiprocessors, std::vector<int>{0});
+  EXPECT_EQ(options.inputs, std::vector<DispatchInput>{DispatchInput::bf16});
   EXPECT_FALSE(options.overlap);
   EXPECT_FALSE(ExchangeOptionTexts{}.any());
 }
@@ -23,24 +24,29 @@ TEST(ExchangeOptions, Defaults) {
 TEST(ExchangeOptions, ListsKeepTheirOrder) {
   const ExchangeOptions options = parse_exchange_options({.dispatch = {"nccl_a2a", "auto", "naive"},
                                                           .combine_rows = {"pairs", "reduced"},
+                                                          .input = {"wire", "bf16"},
                                                           .multiprocessors = {16, 0},
                                                           .overlap = true});
   EXPECT_EQ(options.ways, (std::vector<std::string>{"nccl_a2a", "auto", "naive"}));
   EXPECT_EQ(options.rows, (std::vector<CombineRows>{CombineRows::pairs, CombineRows::reduced}));
+  EXPECT_EQ(options.inputs, (std::vector<DispatchInput>{DispatchInput::wire, DispatchInput::bf16}));
   EXPECT_EQ(options.multiprocessors, (std::vector<int>{16, 0}));
   EXPECT_TRUE(options.overlap);
-  EXPECT_EQ(parse_exchange_options({.dispatch = {"auto+auto"}, .combine_rows = {}, .multiprocessors = {}}).ways[0],
-            "auto+auto");
+  EXPECT_EQ(
+      parse_exchange_options({.dispatch = {"auto+auto"}, .combine_rows = {}, .input = {}, .multiprocessors = {}}).ways[0],
+      "auto+auto");
 }
 
 TEST(ExchangeOptions, UnknownValuesAreNamedWithTheValidOnes) {
   const auto parse = [](ExchangeOptionTexts texts) { return [texts] { parse_exchange_options(texts); }; };
   expect_error(ErrorCode::invalid_argument, {"--dispatch 'quick'", "auto", "naive", "nccl_a2a"},
-               parse({.dispatch = {"quick"}, .combine_rows = {}, .multiprocessors = {}}));
+               parse({.dispatch = {"quick"}, .combine_rows = {}, .input = {}, .multiprocessors = {}}));
   expect_error(ErrorCode::invalid_argument, {"--combine-rows 'all'", "reduced, pairs"},
-               parse({.dispatch = {}, .combine_rows = {"all"}, .multiprocessors = {}}));
+               parse({.dispatch = {}, .combine_rows = {"all"}, .input = {}, .multiprocessors = {}}));
+  expect_error(ErrorCode::invalid_argument, {"--input 'fp8'", "bf16, wire"},
+               parse({.dispatch = {}, .combine_rows = {}, .input = {"fp8"}, .multiprocessors = {}}));
   expect_error(ErrorCode::invalid_argument, {"--multiprocessors is -1"},
-               parse({.dispatch = {}, .combine_rows = {}, .multiprocessors = {-1}}));
+               parse({.dispatch = {}, .combine_rows = {}, .input = {}, .multiprocessors = {-1}}));
 }
 
 TEST(ExchangeOptions, StagesOfAnExchange) {

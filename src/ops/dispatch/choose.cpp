@@ -47,7 +47,7 @@ PackedKey ExchangeKey::packed() const {
 std::vector<std::string_view> exchange_candidates(ExchangeStage stage) {
   std::vector<std::string_view> ids;
   for (const VariantInfo& variant : stage == ExchangeStage::dispatch ? dispatch_gpu_variants() : combine_gpu_variants())
-    if (variant.id != "combine.copy_engine") ids.push_back(variant.id);
+    ids.push_back(variant.id);
   return ids;
 }
 

@@ -9,8 +9,7 @@ namespace mixlane {
 
 // Key: ranks, row_bytes (of a payload on the wire), multiprocessors (that a call may keep busy; 0 = all), memory ("window",
 // or "copies" where DispatcherConfig::copy_engine is set), tokens (of this rank's call, as a bucket). Ranks may choose
-// differently in one call: receivers can't tell the variants of a stage apart. combine.copy_engine is no candidate for that
-// reason, and is taken by name alone.
+// differently in one call: receivers can't tell the variants of a stage apart.
 const TuneSpace& exchange_tune_space(ExchangeStage stage);
 struct ExchangeKey {
   int num_ranks = 1;

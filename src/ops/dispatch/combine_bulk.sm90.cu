@@ -66,7 +66,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       for (uint32_t row = blockIdx.x; row < few.total(); row += gridDim.x) {
         int owner = 0, slot = 0;
         few.find(row, owner, slot);
-        put_in_inbox<kSource>(args, owner, slot, kAddingThreads);
+        put_in_inbox<kSource>(args, PairList{}, owner, slot, kAddingThreads);
       }
     }
     add_up_pieces<kWire>(args, rings, pieces, shared);

@@ -8,38 +8,32 @@
 
 namespace mixlane::exchange_gpu {
 
-// Rows of a source that combine's sender reports together.
-inline constexpr uint32_t kReadyRows = 128;
-
-// Memory beside the windows. Symmetric memory of every rank, in this order:
-//   ready     u32 [R][ceil(C / kReadyRows)]: combine epoch in which that source's partial rows for this rank were made
-//   partials  [R][C]: partial rows of this rank for each owner, which fetches them
+// Memory of a rank's own beside the windows.
 struct CopyStage {
-  std::byte* parts[kMaxRanks] = {};
-  int64_t partials_at = 0;
-  uint32_t num_ready = 0;              // per source
-  std::byte* records[kMaxRanks] = {};  // own memory: where rows for each rank are put together; its own in the window
-  int32_t* tokens = nullptr;           // [R][C]: token of each slot
-  int32_t* counts = nullptr;           // [R]: rows for each rank
-  uint32_t* made = nullptr;            // [R][num_ready]: rows of a group that are made
+  std::byte* records[kMaxRanks] = {};  // where records for each rank are put together; its own in the window
+  std::byte* partials[kMaxRanks] =
+      {};  // and partial rows for the other ranks, in the same memory; nullptr: as the caller has them
+  uint32_t* flags[kMaxRanks] = {};  // [C][kRowParts]: what follows partial rows
+  int32_t* tokens = nullptr;        // [R][C]: token of each slot
+  int32_t* counts = nullptr;        // [R]: rows for each rank
 };
 
-// Rows [begin, end) that one copy moves: few at first and at last, so that little is waited for before and behind the
-// copies, many between.
+// Rows [begin, end) that one copy moves. Few ranges, because each copy costs the link 2.6 us; the first of `first` rows, of
+// few where these must be put together before the link is in use, then four times as many each, which are put together while
+// the others are copied; few at last again, so that little is left to do behind the copies.
 struct RowRange {
   int64_t begin = 0;
   int64_t end = 0;
 };
-inline std::vector<RowRange> copy_ranges(int64_t num_rows) {
-  constexpr int64_t kFirst = 256, kMost = 1024;
+inline constexpr int64_t kFewRowsOfCopy = 256;
+inline std::vector<RowRange> copy_ranges(int64_t num_rows, int64_t first = kFewRowsOfCopy) {
   std::vector<RowRange> ranges;
-  int64_t size = kFirst;
-  for (int64_t begin = 0; begin < num_rows;) {
+  int64_t size = first;
+  for (int64_t begin = 0; begin < num_rows; size *= 4) {
     const int64_t left = num_rows - begin;
-    const int64_t next = left <= kFirst + kFirst / 2 ? left : std::min(size, std::max(left / 2, kFirst));
+    const int64_t next = left <= (ranges.empty() ? 2 : 3) * kFewRowsOfCopy ? left : std::min(size, left * 3 / 4);
     ranges.push_back({begin, begin + next});
     begin += next;
-    size = std::min(2 * size, kMost);
   }
   return ranges;
 }

@@ -7,7 +7,8 @@
 
 namespace mixlane::exchange_gpu {
 
-inline constexpr uint32_t kRouteThreads = 1024;
+// Small blocks find room beside the kernels of other work.
+inline constexpr uint32_t kRouteThreads = 512;
 inline constexpr uint32_t kRowThreads = 256;
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -25,10 +26,19 @@ __global__ void __launch_bounds__(kRouteThreads)
   const uint32_t num_tokens = num_tokens_of(args), first = blockIdx.x * kRouteThreads, token = first + threadIdx.x;
   if (threadIdx.x < kMaxRanks) before[threadIdx.x] = 0;
   __syncthreads();
+  constexpr uint32_t kTogether = 4;  // tokens that a thread fetches at once
   uint32_t earlier = 0;
 #pragma unroll 1
-  for (uint32_t at = wave * kWave; at < min(first, num_tokens); at += kRouteThreads)
-    earlier += count_by_rank(at + lane < num_tokens ? ranks_of(args, at + lane) : 0, window.num_ranks);
+  for (uint32_t at = wave * kWave; at < min(first, num_tokens); at += kTogether * kRouteThreads) {
+    uint32_t before_it[kTogether];
+#pragma unroll
+    for (uint32_t i = 0; i < kTogether; ++i) {
+      const uint32_t other = at + lane + i * kRouteThreads;
+      before_it[i] = other < min(first, num_tokens) ? ranks_of(args, other) : 0;
+    }
+#pragma unroll
+    for (uint32_t i = 0; i < kTogether; ++i) earlier += count_by_rank(before_it[i], window.num_ranks);
+  }
   const uint32_t ranks = token < num_tokens ? ranks_of(args, token) : 0;
   const uint32_t mine = count_by_rank(ranks, window.num_ranks);
   if (lane < kMaxRanks) {
@@ -146,32 +156,25 @@ __global__ void __launch_bounds__(kMaxThreads)
 // ---------------------------------------------------------------------------------------------------------------------
 // Combine
 
-__device__ inline uint32_t* ready_flag(const CopyStage& stage, int owner, int source, uint32_t group) {
-  return reinterpret_cast<uint32_t*>(stage.parts[owner]) + static_cast<uint32_t>(source) * stage.num_ready + group;
-}
-__device__ inline uint32_t rows_of_group(uint32_t group, uint32_t num_rows) {
-  const uint32_t first = group * kReadyRows;
-  return first >= num_rows ? 0 : min(num_rows - first, kReadyRows);
-}
-
-// Groups without rows, which nobody makes: by all threads of a block.
-__device__ inline void report_empty_groups(const CombineKernelArgs& args, const CopyStage& stage, const Call& call) {
-  const Window& window = args.exchange.window;
+// The flags that follow rows [0, num_rows) to each owner, by copies too. All threads of all blocks.
+__device__ inline void write_flags(const Exchange& exchange, const CopyStage& stage, const Call& call, uint32_t num_rows) {
+  const Window& window = exchange.window;
   for (int owner = 0; owner < window.num_ranks; ++owner) {
-    if (owner == window.rank || !call.sends_to(owner)) continue;
-    const auto num_rows = static_cast<uint32_t>(args.exchange.routing.recv_count[owner]);
-    for (uint32_t group = threadIdx.x; group < stage.num_ready; group += blockDim.x)
-      if (rows_of_group(group, num_rows) == 0)
-        gpu::store_release<Scope::system>(ready_flag(stage, owner, window.rank, group), call.epoch);
+    if (owner == window.rank) continue;
+    // No epoch: whoever this rank does not count with any more is told nothing.
+    const uint32_t word = call.sends_to(owner) ? call.epoch : 0;
+    for (uint32_t i = blockIdx.x * kRowThreads + threadIdx.x; i < num_rows * kRowParts; i += gridDim.x * kRowThreads)
+      stage.flags[owner][i] = word;
   }
 }
 
-// This rank's partial rows in slots [begin, end) of all others, into its own memory; owners are told group by group. The
-// launch with begin = 0 comes first and opens the call.
+// Partial rows of slots [begin, end) of all owners, a block per row, in turn. Those below `num_copied` are put together in
+// this rank's memory, if a copy takes them from there. What an owner wants in its inbox, and slots that only owners with
+// more tokens than this rank have, go to the owner's window at once.
 template <CombineWire kWire, PartialSource kSource>
 __global__ void __launch_bounds__(kRowThreads)
     combine_copy_engine_make(const MIXLANE_GRID_CONSTANT CombineKernelArgs args, const MIXLANE_GRID_CONSTANT CopyStage stage,
-                             uint32_t begin, uint32_t end) {
+                             uint32_t begin, uint32_t end, uint32_t num_copied) {
   using Wire = WireOctet<kWire>;
   constexpr uint32_t kHeldOctets = kWire == CombineWire::bf16 ? 4 : 1;
   __shared__ PairList pairs;
@@ -180,122 +183,80 @@ __global__ void __launch_bounds__(kRowThreads)
   const Window& window = exchange.window;
   Call call = open_call<ExchangeStage::combine>(exchange);
   if (begin == 0) {
-    if (call.ended && blockIdx.x == 0 && threadIdx.x == 0) report_end(exchange);
     if (call.needs_credits) call.masked = exchange_credits(exchange, call.number, call.masked, &shared_masked);
     send_combine_headers(exchange, call);
-    if (blockIdx.x == 0) report_empty_groups(args, stage, call);
+    write_flags(exchange, stage, call, num_copied);
   }
   be_late(exchange, call.number);
+  const uint32_t with_inbox = kWire == CombineWire::bf16 ? *exchange.routing.with_inbox : 0;
   const auto num_peers = static_cast<uint32_t>(window.num_ranks) - 1;
   uint32_t most = 0;
   for (int r = 0; r < window.num_ranks; ++r)
     if (r != window.rank) most = max(most, static_cast<uint32_t>(exchange.routing.recv_count[r]));
   end = min(end, most);
 #pragma unroll 1
-  for (uint32_t unit = blockIdx.x; begin + unit / max(num_peers, 1u) < end; unit += gridDim.x) {
+  for (uint32_t unit = blockIdx.x; begin + unit / num_peers < end; unit += gridDim.x) {
     const int slot = static_cast<int>(begin + unit / num_peers);
     const int owner = static_cast<int>((static_cast<uint32_t>(window.rank) + 1 + unit % num_peers) % (num_peers + 1));
     if (slot >= exchange.routing.recv_count[owner] || !call.sends_to(owner)) continue;
     if constexpr (kSource == PartialSource::pairs) {
+      __syncthreads();  // the list before has been used
       if (HardwareWave::index_in_block() == 0) list_pairs(args, owner, slot, pairs);
       __syncthreads();
     }
+    if constexpr (kWire == CombineWire::bf16) {
+      if ((with_inbox >> owner & 1u) != 0) {
+        put_in_inbox<kSource>(args, pairs, owner, slot, kRowThreads);
+        continue;
+      }
+    }
+    const bool copied = static_cast<uint32_t>(slot) < num_copied;
+    if (copied && stage.partials[owner] == nullptr) continue;
+    std::byte* const to =
+        copied ? stage.partials[owner] + slot * window.partial_stride : partial_at(window, owner, window.rank, slot);
     const int64_t row = int64_t{owner} * window.capacity + slot;
-    std::byte* const to = stage.parts[window.rank] + stage.partials_at + row * window.partial_stride;
 #pragma unroll 1
-    for (uint32_t first = threadIdx.x; first < args.num_octets; first += kHeldOctets * kRowThreads) {
+    for (uint32_t at = 0; at < args.num_octets; at += kHeldOctets * kRowThreads) {
+      const uint32_t first = at + threadIdx.x;
       Wire held[kHeldOctets];
 #pragma unroll
       for (uint32_t i = 0; i < kHeldOctets; ++i)
-        if (first + i * kRowThreads < args.num_octets)
-          held[i] = local_partial<kWire, kSource>(args, pairs, row, first + i * kRowThreads);
+        if (const bool here = first + i * kRowThreads < args.num_octets; here || kWholeWaves<kWire>)
+          held[i] = local_partial<kWire, kSource>(args, pairs, row, first + i * kRowThreads, here);
 #pragma unroll
       for (uint32_t i = 0; i < kHeldOctets; ++i)
-        if (first + i * kRowThreads < args.num_octets) held[i].store(to + int64_t{first + i * kRowThreads} * Wire::kBytes);
+        if (first + i * kRowThreads < args.num_octets) held[i].store_to_row(to, first + i * kRowThreads, args.num_octets);
     }
+    if (copied) continue;
     __syncthreads();
-    if (threadIdx.x != 0) continue;
-    // The last row of a group tells the owner, whose copy engine reads what all blocks wrote before.
-    const uint32_t group = static_cast<uint32_t>(slot) / kReadyRows;
-    uint32_t* const made = stage.made + static_cast<uint32_t>(owner) * stage.num_ready + group;
-    __threadfence_system();
-    if (atomicAdd(made, 1u) + 1 != rows_of_group(group, static_cast<uint32_t>(exchange.routing.recv_count[owner]))) continue;
-    *made = 0;
-    __threadfence_system();
-    gpu::store_release<Scope::system>(ready_flag(stage, owner, window.rank, group), call.epoch);
+    if (threadIdx.x < kRowParts)
+      gpu::store_release<Scope::system>(row_flag(window, owner, window.rank, slot) + threadIdx.x, call.epoch);
   }
 }
 
-// Until `source` has made its partial rows of groups [begin, end) for this rank; one wave.
-__global__ void combine_copy_engine_wait(const MIXLANE_GRID_CONSTANT Exchange exchange,
-                                         const MIXLANE_GRID_CONSTANT CopyStage stage, int source, uint32_t begin,
-                                         uint32_t end) {
-  const Call call = open_call<ExchangeStage::combine>(exchange);
-  if (!call.sends_to(source)) return;
-  for (uint32_t group = begin + threadIdx.x; group < end; group += blockDim.x) {
-    const uint32_t* const flag = ready_flag(stage, exchange.window.rank, source, group);
-    const bool here = wait_for(
-        exchange, source, call.epoch, [&] { return gpu::load_acquire<Scope::system>(flag); },
-        [&](uint32_t stamp) { return stamp == call.epoch; });
-    if (!here) return;
-  }
-}
-
-// The sums of tokens [begin, end), whose partial rows have been fetched. A block per token, in turn.
+// The sums of tokens [begin, end), a block per token, in turn; waits for their rows.
 template <CombineWire kWire, PartialSource kSource>
-__global__ void __launch_bounds__(kRowThreads)
+__global__ void __launch_bounds__(kRowThreads, kWire == CombineWire::f64 ? 2 : 4)
     combine_copy_engine_add(const MIXLANE_GRID_CONSTANT CombineKernelArgs args, uint32_t begin, uint32_t end) {
-  using Wire = WireOctet<kWire>;
-  constexpr int kTogether = 2;  // ranks whose partial rows are loaded at once
-  __shared__ PairList pairs;
-  const Window& window = args.exchange.window;
+  __shared__ CombineShared shared;
   const Call call = open_call<ExchangeStage::combine>(args.exchange);
+  if (threadIdx.x == 0) shared.masked = call.masked;
+  __syncthreads();
   if (args.counts_on_device) end = min(end, static_cast<uint32_t>(*args.exchange.routing.num_tokens));
+  uint32_t turn = 0;
 #pragma unroll 1
-  for (uint32_t token = begin + blockIdx.x; token < end; token += gridDim.x) {
-    const int32_t* const slots = args.exchange.routing.slots + int64_t{token} * window.num_ranks;
-    const int own_slot = slots[window.rank];
-    if constexpr (kSource == PartialSource::pairs) {
-      if (own_slot >= 0 && HardwareWave::index_in_block() == 0) list_pairs(args, window.rank, own_slot, pairs);
-      __syncthreads();
-    }
-#pragma unroll 1
-    for (uint32_t octet = threadIdx.x; octet < args.num_octets; octet += kRowThreads) {
-      typename Wire::Sum sums[gpu::kOctet] = {};
-#pragma unroll 1
-      for (int first = 0; first < window.num_ranks; first += kTogether) {
-        Wire values[kTogether];
-        bool counts[kTogether];
-#pragma unroll
-        for (int i = 0; i < kTogether; ++i) {
-          const int r = first + i;
-          const int slot = r < window.num_ranks ? slots[r] : -1;
-          counts[i] = slot >= 0 && (r == window.rank || call.sends_to(r));
-          if (!counts[i]) continue;
-          values[i] = r == window.rank
-                          ? local_partial<kWire, kSource>(args, pairs, int64_t{r} * window.capacity + slot, octet)
-                          : Wire::load(partial_at(window, window.rank, r, slot) + int64_t{octet} * Wire::kBytes);
-        }
-#pragma unroll
-        for (int i = 0; i < kTogether; ++i) {
-          if (!counts[i]) continue;
-#pragma unroll
-          for (int v = 0; v < gpu::kOctet; ++v) sums[v] += values[i].value(v);
-        }
-      }
-      if (args.addend.data) add_addend(args, token, octet, sums);
-      store_output(args, token, octet, sums);
-    }
-    if constexpr (kSource == PartialSource::pairs) __syncthreads();
-  }
+  for (uint32_t token = begin + blockIdx.x; token < end; token += gridDim.x, turn ^= 1)
+    add_up_row<kWire, kSource>(args, call, token, Share{}, shared.pairs[turn], shared.partial[turn], &shared.masked);
 }
 
-// One block.
+// One block, behind all others of the call.
 __global__ void combine_copy_engine_close(const MIXLANE_GRID_CONSTANT Exchange exchange) {
   const Call call = open_call<ExchangeStage::combine>(exchange);
   wait_for_combine_headers(exchange, call);
   __syncthreads();
-  if (threadIdx.x == 0) close_call<ExchangeStage::combine>(exchange, call);
+  if (threadIdx.x != 0) return;
+  if (call.ended) report_end(exchange);
+  close_call<ExchangeStage::combine>(exchange, call);
 }
 
 }  // namespace mixlane::exchange_gpu

@@ -8,14 +8,20 @@ namespace mixlane::exchange_gpu {
 namespace {
 
 // Of a multiprocessor; each has a row at a time.
-constexpr uint32_t kRowBlocks = 8;
+constexpr int kRowBlocks = 8, kAddBlocks = 4;
+// Beside copies; at least a block.
+constexpr int64_t kBytesBesideCopies = 16 * 1024;
 
-uint32_t row_blocks(int64_t num_rows, const Budget& budget) {
-  const int64_t most = int64_t{budget.num_multiprocessors} * kRowBlocks;
-  return static_cast<uint32_t>(std::clamp<int64_t>(num_rows, 1, most));
+uint32_t row_blocks(int64_t num_rows, int each, const Budget& budget) {
+  return static_cast<uint32_t>(std::clamp<int64_t>(num_rows, 1, int64_t{budget.num_multiprocessors} * each));
 }
 
-using Make = void (*)(CombineKernelArgs, CopyStage, uint32_t, uint32_t);
+int blocks_at(Pace pace, int64_t row_bytes) {
+  if (pace == Pace::alone) return kRowBlocks;
+  return static_cast<int>(std::clamp<int64_t>(kBytesBesideCopies / row_bytes, 1, kRowBlocks));
+}
+
+using Make = void (*)(CombineKernelArgs, CopyStage, uint32_t, uint32_t, uint32_t);
 using Add = void (*)(CombineKernelArgs, uint32_t, uint32_t);
 
 struct CombineKernels {
@@ -41,7 +47,7 @@ CombineKernels kernels_from(PartialSource source) {
 CombineKernels kernels_for(CombineWire wire, PartialSource source) {
   switch (wire) {
     case CombineWire::bf16: return kernels_from<CombineWire::bf16>(source);
-    case CombineWire::fp8_1x128: break;  // refused before
+    case CombineWire::fp8_1x128: return kernels_from<CombineWire::fp8_1x128>(source);
     case CombineWire::f32: return kernels_from<CombineWire::f32>(source);
     case CombineWire::f64: return kernels_from<CombineWire::f64>(source);
   }
@@ -60,9 +66,7 @@ void load_copy_kernels(CombineWire wire) {
   load(dispatch_copy_engine_pack);
   load(dispatch_copy_engine_report);
   load(dispatch_copy_engine_receive);
-  load(combine_copy_engine_wait);
   load(combine_copy_engine_close);
-  if (wire == CombineWire::fp8_1x128) return;  // combine.copy_engine does not take it
   for (const PartialSource source : {PartialSource::pairs, PartialSource::reduced_bf16, PartialSource::reduced_f32}) {
     load(kernels_for(wire, source).make);
     load(kernels_for(wire, source).add);
@@ -77,7 +81,7 @@ void launch_copy_route(const DispatchKernelArgs& args, const CopyStage& stage, S
               stream, args, stage);
 }
 
-void launch_copy_pack(const DispatchKernelArgs& args, const CopyStage& stage, Packed which, RowRange slots,
+void launch_copy_pack(const DispatchKernelArgs& args, const CopyStage& stage, Packed which, RowRange slots, Pace pace,
                       const Budget& budget, Stream stream) {
   const auto num_ranks = static_cast<uint32_t>(args.exchange.window.num_ranks);
   const auto rank = static_cast<uint32_t>(args.exchange.window.rank);
@@ -85,7 +89,8 @@ void launch_copy_pack(const DispatchKernelArgs& args, const CopyStage& stage, Pa
   if (num_targets == 0) return;
   gpu::launch(dispatch_copy_engine_pack,
               {.variant = "dispatch.copy_engine",
-               .num_blocks = row_blocks((slots.end - slots.begin) * num_targets, budget),
+               .num_blocks = row_blocks((slots.end - slots.begin) * num_targets,
+                                        blocks_at(pace, args.exchange.window.record_stride), budget),
                .num_threads = kRowThreads},
               stream, args, stage, static_cast<uint32_t>(slots.begin), static_cast<uint32_t>(slots.end),
               which == Packed::own ? rank : rank + 1, num_targets);
@@ -101,25 +106,21 @@ void launch_copy_receive(const DispatchKernelArgs& args, const CopyStage& stage,
 }
 
 void launch_copy_make(const CombineKernelArgs& args, CombineWire wire, const CopyStage& stage, RowRange slots,
-                      const Budget& budget, Stream stream) {
+                      int64_t num_copied, Pace pace, const Budget& budget, Stream stream) {
   const int64_t num_peers = args.exchange.window.num_ranks - 1;
   gpu::launch(kernels_for(wire, args.source).make,
               {.variant = "combine.copy_engine",
-               .num_blocks = row_blocks((slots.end - slots.begin) * num_peers, budget),
+               .num_blocks = row_blocks((slots.end - slots.begin) * num_peers,
+                                        blocks_at(pace, args.exchange.window.partial_stride), budget),
                .num_threads = kRowThreads},
-              stream, args, stage, static_cast<uint32_t>(slots.begin), static_cast<uint32_t>(slots.end));
-}
-
-void launch_copy_wait(const Exchange& exchange, const CopyStage& stage, int source, RowRange slots, Stream stream) {
-  gpu::launch(combine_copy_engine_wait, {.variant = "combine.copy_engine", .num_threads = kWave}, stream, exchange, stage,
-              source, static_cast<uint32_t>(slots.begin / kReadyRows),
-              static_cast<uint32_t>((slots.end + kReadyRows - 1) / kReadyRows));
+              stream, args, stage, static_cast<uint32_t>(slots.begin), static_cast<uint32_t>(slots.end),
+              static_cast<uint32_t>(num_copied));
 }
 
 void launch_copy_add(const CombineKernelArgs& args, CombineWire wire, RowRange tokens, const Budget& budget, Stream stream) {
   gpu::launch(kernels_for(wire, args.source).add,
               {.variant = "combine.copy_engine",
-               .num_blocks = row_blocks(tokens.end - tokens.begin, budget),
+               .num_blocks = row_blocks(tokens.end - tokens.begin, kAddBlocks, budget),
                .num_threads = kRowThreads},
               stream, args, static_cast<uint32_t>(tokens.begin), static_cast<uint32_t>(tokens.end));
 }

@@ -1,13 +1,15 @@
 // dispatch.copy_engine and combine.copy_engine: kernels put rows together and add them up, copy engines move them. Both
-// have two halves; between them no kernel runs while bytes move but a waiting wave per lane.
+// have two halves, between which no kernel runs while bytes move.
 //
 //   dispatch  route -> pack 0 -> pack 1 -> ... -> own rows -> | all copies -> flags, wait for the peers' rows
 //                        |          |
 //             lanes    copy 0     copy 1 ...   to the peers' windows
 //
-//   combine   make 0 -> make 1 -> make 2 (groups of rows are reported to their owners) | add 0 -> add 1 -> ... -> close
-//                   |         |
-//             lanes wait -> fetch, wait -> fetch ...   from the peers' memory
+//   combine   make 0 -> make 1 -> ...  | flags 0 -> add 0 -> flags 1 -> add 1 -> ... -> close
+//                |         |
+//             copy 0     copy 1 ...   to the owners' windows, rows and then their flags
+//
+// Reduced rows that lie as they do in a window are copied from there: one make, for what does not go by copies.
 //
 // A copy's size is fixed when it is enqueued, and counts are known on the device alone: both move as many rows per peer as
 // this rank could have there, min(T, capacity) of T tokens.
@@ -18,7 +20,6 @@
 #include "gpu/copy_lanes.hpp"
 #include "ops/dispatch/backend.hpp"
 #include "ops/dispatch/copy_launchers.hpp"
-#include "ops/dispatch/copy_layout.hpp"
 #include "ops/dispatch/gpu_layout.hpp"
 
 namespace mixlane {
@@ -37,26 +38,22 @@ class CopyEngine {
   void receive(const exchange_gpu::CombineKernelArgs& args, const exchange_gpu::Budget& budget, Stream stream);
 
  private:
-  std::string try_copies(Communicator& comm) const;
-  std::vector<exchange_gpu::RowRange> ranges_of(int64_t num_tokens) const;
-  void fetch(const exchange_gpu::CombineKernelArgs& args, size_t index, exchange_gpu::RowRange slots);
-  template <class Move>
-  void on_lanes(size_t turn, Move&& move) const;
-  gpu::Event& fetched(size_t range, int peer) {
-    return fetched_[range * static_cast<size_t>(num_ranks_) + static_cast<size_t>(peer)];
-  }
+  bool as_they_lie(const exchange_gpu::CombineKernelArgs& args) const;
+  std::vector<exchange_gpu::RowRange> ranges_of(const exchange_gpu::CombineKernelArgs& args) const;
+  void copy_flags(const exchange_gpu::Window& window, int owner, exchange_gpu::RowRange slots);
+  std::string try_copies(Communicator& comm, const SymmetricMemory& windows, int64_t at, int64_t bytes) const;
+  template <class Visit>
+  void for_each_peer(Visit&& visit) const;
 
   Device device_;
   int rank_;
   int num_ranks_;
   CombineWire wire_;
   int64_t capacity_;
-  CopyStageLayout layout_;
-  std::shared_ptr<SymmetricMemory> memory_;
-  gpu::Buffer records_, words_;
+  gpu::Buffer rows_, words_;
   exchange_gpu::CopyStage stage_;
   std::unique_ptr<gpu::CopyLanes> lanes_;
-  std::vector<gpu::Event> fetched_;  // per range of the largest call and peer
+  std::vector<gpu::Event> flagged_;  // per range of a combine
   std::string problem_;
 };
 

@@ -126,7 +126,7 @@ class GpuBackend final : public ExchangeBackend {
   Payload payload_of(const DispatchArgs& args) const;
   bool can_use_bulk_copies(const DispatchArgs& args) const;
   bool can_use_copy_engines(std::string_view variant) const;
-  std::string_view tuned_variant(const DispatchArgs& args) const;
+  std::string_view tuned_variant(ExchangeStage stage, int64_t row_bytes, int64_t num_tokens) const;
   Mover mover_of(const DispatchArgs& args) const;
   Mover mover_of(const CombineArgs& args) const;
 
@@ -236,28 +236,28 @@ bool GpuBackend::can_use_copy_engines(std::string_view variant) const {
   return copies_->problem().empty();
 }
 
-// For "auto": what is tuned for this call, if that takes the arguments; else empty.
-std::string_view GpuBackend::tuned_variant(const DispatchArgs& args) const {
-  const ExchangeKey key{comm_->num_ranks(), layout_.records.payload_bytes, config_.num_multiprocessors, copies_ != nullptr,
-                        args.hidden.shape[0]};
-  const std::string_view tuned = tuned_exchange(context_, ExchangeStage::dispatch, key);
-  const bool as_they_are = payload_of(args) == Payload::copy;
-  if (tuned == "dispatch.throughput" && !can_use_bulk_copies(args)) return {};
-  if (tuned == "dispatch.copy_engine" && !(copies_ && copies_->problem().empty() && as_they_are)) return {};
-  return tuned;
+// For "auto": what is tuned for such calls, empty if nothing is, or if it is copies between GPUs that the driver refuses.
+std::string_view GpuBackend::tuned_variant(ExchangeStage stage, int64_t row_bytes, int64_t num_tokens) const {
+  const ExchangeKey key{comm_->num_ranks(), row_bytes, config_.num_multiprocessors, copies_ != nullptr, num_tokens};
+  const std::string_view tuned = tuned_exchange(context_, stage, key);
+  return tuned.ends_with(".copy_engine") && !(copies_ && copies_->problem().empty()) ? std::string_view{} : tuned;
 }
 
 Mover GpuBackend::mover_of(const DispatchArgs& args) const {
-  const std::string_view tuned = args.variant == "auto" ? tuned_variant(args) : args.variant;
-  const bool can = can_use_bulk_copies(args);
-  if (tuned.empty())
-    return can && budget_.limited && args.hidden.shape[0] >= kManyTokens ? Mover::bulk_copies : Mover::stores;
-  if (tuned == "dispatch.latency") return Mover::stores;
-  if (tuned == "dispatch.copy_engine") {
-    if (payload_of(args) != Payload::copy)
+  const int64_t num_tokens = args.hidden.shape[0];
+  const bool as_they_are = payload_of(args) == Payload::copy, can = can_use_bulk_copies(args);
+  if (args.variant == "auto") {
+    const std::string_view tuned = tuned_variant(ExchangeStage::dispatch, layout_.records.payload_bytes, num_tokens);
+    if (tuned == "dispatch.copy_engine" && as_they_are) return Mover::copy_engines;
+    const bool pays = tuned.empty() ? budget_.limited && num_tokens >= kManyTokens : tuned == "dispatch.throughput";
+    return can && pays ? Mover::bulk_copies : Mover::stores;
+  }
+  if (args.variant == "dispatch.latency") return Mover::stores;
+  if (args.variant == "dispatch.copy_engine") {
+    if (!as_they_are)
       fail(ErrorCode::unsupported,
-           "dispatch.copy_engine takes rows that go as they are: bf16, or fp8 quantised before; use dispatch.latency");
-    if (can_use_copy_engines(tuned)) return Mover::copy_engines;
+           "dispatch.copy_engine takes rows that go as they are: bf16, or quantised before; use dispatch.latency");
+    if (can_use_copy_engines(args.variant)) return Mover::copy_engines;
     return can ? Mover::bulk_copies : Mover::stores;
   }
   if (!can)
@@ -269,18 +269,25 @@ Mover GpuBackend::mover_of(const DispatchArgs& args) const {
 // A rank with few tokens gets its partial sums from its inbox, which only combine.latency does. This goes by their number
 // alone, so that calls from graphs and from the host may take turns.
 Mover GpuBackend::mover_of(const CombineArgs& args) const {
-  if (args.variant == "combine.copy_engine") {
-    if (config_.combine_wire == CombineWire::fp8_1x128)
-      fail(ErrorCode::unsupported, "combine.copy_engine sends sums in bf16, f32 or f64; use combine.latency for fp8");
-    return can_use_copy_engines(args.variant) ? Mover::copy_engines : Mover::stores;
-  }
+  const int64_t num_tokens = args.output.shape[0];
   const bool can = budget_.has_bulk_copies && takes_bulk(combine_args_, config_.combine_wire);
-  if (args.variant == "combine.throughput" && !can)
-    fail(ErrorCode::unsupported,
-         "combine.throughput takes reduced rows of the wire's type, of at most 64 KiB, on sm_90; use combine.latency");
-  const bool pays = args.variant == "auto" && budget_.limited && args.output.shape[0] >= kManyTokens;
-  const bool wanted = args.variant == "combine.throughput" || pays;
-  return can && wanted && !combine_args_.uses_inbox ? Mover::bulk_copies : Mover::stores;
+  Mover wanted = Mover::stores;
+  if (args.variant == "auto") {
+    const std::string_view tuned = tuned_variant(ExchangeStage::combine, layout_.records.partial_bytes, num_tokens);
+    const bool pays = tuned.empty() ? budget_.limited && num_tokens >= kManyTokens : tuned == "combine.throughput";
+    if (tuned == "combine.copy_engine")
+      wanted = Mover::copy_engines;
+    else if (can && pays)
+      wanted = Mover::bulk_copies;
+  } else if (args.variant == "combine.copy_engine") {
+    if (can_use_copy_engines(args.variant)) wanted = Mover::copy_engines;
+  } else if (args.variant == "combine.throughput") {
+    if (!can)
+      fail(ErrorCode::unsupported,
+           "combine.throughput takes reduced rows of the wire's type, of at most 64 KiB, on sm_90; use combine.latency");
+    wanted = Mover::bulk_copies;
+  }
+  return combine_args_.uses_inbox ? Mover::stores : wanted;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -427,9 +434,6 @@ CombineKernelArgs GpuBackend::make_args(const CombineArgs& args) const {
 }
 
 void GpuBackend::combine_send(const CombineArgs&, const RoutingState& state, Status&, Stream stream) {
-  // Fetches of several rounds in one graph have been seen to wait for each other.
-  if (combine_mover_ == Mover::copy_engines && gpu::is_capturing(stream))
-    fail(ErrorCode::unsupported, "combine.copy_engine can't be captured into a graph; use combine.latency there");
   const gpu::DeviceGuard guard(device_);
   stream_ = stream;
   combine_args_.counts_on_device = static_cast<const GpuRouting&>(state).counts_on_device;
@@ -447,7 +451,7 @@ void GpuBackend::combine_receive(Stream stream) {
   if (!by_copies && !check_) return;
   const gpu::DeviceGuard guard(device_);
   if (by_copies) copies_->receive(combine_args_, budget_, stream);
-  if (check_) check_->after_combine(combine_args_, !combine_args_.uses_inbox && !by_copies, budget_, stream);
+  if (check_) check_->after_combine(combine_args_, !combine_args_.uses_inbox, budget_, stream);
 }
 
 std::vector<int> GpuBackend::masked_ranks() const {
@@ -493,7 +497,7 @@ std::span<const VariantInfo> combine_gpu_variants() {
     {"combine.throughput", "one launch: a thread of each block sends reduced rows by bulk copies, the other waves add up",
      gpu::kDeviceType},
 #endif
-    {"combine.copy_engine", "copy engines fetch the partial sums from the ranks that made them; all ranks alike",
+    {"combine.copy_engine", "kernels make partial sums and add them up, copy engines bring them to their owners",
      gpu::kDeviceType},
   };
   return kVariants;

@@ -25,14 +25,15 @@ __device__ inline void store_to_inbox(gpu::Packet* to, const InboxOctet& octet) 
   gpu::store_packet_system(to, packet);
 }
 
-// A reduced row; threads [0, num_threads) of the block.
+// A partial row; threads [0, num_threads) of the block.
 template <PartialSource kSource>
-__device__ void put_in_inbox(const CombineKernelArgs& args, int owner, int slot, uint32_t num_threads) {
+__device__ void put_in_inbox(const CombineKernelArgs& args, const PairList& pairs, int owner, int slot,
+                             uint32_t num_threads) {
   const Window& window = args.exchange.window;
   gpu::Packet* const to = inbox_row(window, owner, window.rank, slot);
   for (uint32_t octet = threadIdx.x; octet < args.num_octets; octet += num_threads)
-    store_to_inbox(to + octet, local_partial<CombineWire::bf16, kSource>(args, PairList{},
-                                                                         int64_t{owner} * window.capacity + slot, octet));
+    store_to_inbox(to + octet,
+                   local_partial<CombineWire::bf16, kSource>(args, pairs, int64_t{owner} * window.capacity + slot, octet));
 }
 
 // The thread's octets of a row from `source`, `step` apart from the one at `first` on, those before `end`; looks until all

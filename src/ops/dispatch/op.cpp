@@ -5,7 +5,6 @@
 #include "core/check.hpp"
 #include "core/math.hpp"
 #include "ops/dispatch/backend.hpp"
-#include "ops/dispatch/copy_layout.hpp"
 #include "ops/dispatch/gpu_layout.hpp"
 
 namespace mixlane {
@@ -237,8 +236,7 @@ std::vector<int32_t> local_expert_map(const DispatcherConfig& config, int rank) 
 int64_t Dispatcher::window_bytes(const DispatcherConfig& config, int num_ranks, DeviceType device) {
   const DispatcherConfig full = completed(config, num_ranks);
   if (device == DeviceType::cpu) return WindowLayout(full, num_ranks).total_bytes;
-  return GpuWindowLayout(full, num_ranks).total_bytes +
-         (full.copy_engine ? CopyStageLayout(full, num_ranks).total_bytes : 0);
+  return GpuWindowLayout(full, num_ranks).total_bytes;
 }
 
 // ---------------------------------------------------------------------------------------------

@@ -72,6 +72,15 @@ DispatchArgs Inputs::dispatch_args(const DispatcherConfig& config, Status* statu
   return args;
 }
 
+DispatcherConfig small_config() {
+  DispatcherConfig config;
+  config.hidden = 24;
+  config.num_topk = 3;
+  config.num_experts = 11;
+  config.max_tokens = 9;
+  return config;
+}
+
 Inputs make_inputs(Rng& rng, const DispatcherConfig& config, int64_t num_tokens, bool holes) {
   Inputs inputs;
   inputs.num_tokens = num_tokens;

@@ -20,6 +20,9 @@ struct Inputs {
   DispatchArgs dispatch_args(const DispatcherConfig& config, Status* status) const;
 };
 
+// Few and odd of everything: hidden 24, 3 of 11 experts, up to 9 tokens.
+DispatcherConfig small_config();
+
 // Distinct experts per token, some of them -1 if `holes`.
 Inputs make_inputs(Rng& rng, const DispatcherConfig& config, int64_t num_tokens, bool holes);
 // The inputs of all ranks for call `call`: every rank makes the same ones. Token counts are uneven, some zero.

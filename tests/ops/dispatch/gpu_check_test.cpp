@@ -18,8 +18,6 @@ using test::Inputs;
 using test::Oracle;
 using test::Rng;
 
-const int kManyQueues = setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
-
 class ProtocolCheckGpu : public test::GpuTest {
  protected:
   void SetUp() override {

@@ -1,7 +1,6 @@
 // dispatch.copy_engine and combine.copy_engine: ranks are threads; where they share a GPU other variants do the work.
 #include <gtest/gtest.h>
 
-#include <cstdlib>
 #include <thread>
 
 #include "ops/dispatch/copy_args.hpp"
@@ -22,17 +21,7 @@ using test::make_inputs;
 using test::Oracle;
 using test::Rng;
 using test::run_ranks;
-
-const int kManyQueues = setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
-
-DispatcherConfig small_config() {
-  DispatcherConfig config;
-  config.hidden = 24;
-  config.num_topk = 3;
-  config.num_experts = 11;
-  config.max_tokens = 9;
-  return config;
-}
+using test::small_config;
 
 class CopyEngineGpu : public test::GpuTest {};
 
@@ -64,35 +53,41 @@ TEST_F(CopyEngineGpu, Graphs) {
   });
 }
 
+// Rows of 64 values in bf16 are copied from where they are, others are put together first.
 TEST_F(CopyEngineGpu, ReducedRows) {
-  for (const DType dtype : {DType::bf16, DType::f32}) {
-    DispatcherConfig config = small_config();
-    config.copy_engine = true;
-    config.max_tokens = 600;
-    config.capacity = 300;
-    run_ranks(3, [&](auto comm) {
-      GpuRank gpu_rank(comm, config);
-      for (uint64_t seed = 0; seed < 3; ++seed) {
-        const std::vector<Inputs> inputs = make_all_inputs(seed, config, 3);
-        const Oracle oracle{gpu_rank.dispatcher().config(), inputs};
-        const ReceivedRows received = gpu_rank.dispatch(inputs[comm->rank()], {.variant = "dispatch.copy_engine"});
-        test::expect_received(received, oracle, comm->rank());
-        EXPECT_EQ(gpu_rank.combine_reduced(received, oracle, dtype, "combine.copy_engine"),
-                  oracle.output(comm->rank(), false));
-      }
-    });
-  }
+  for (const int hidden : {24, 64})
+    for (const DType dtype : {DType::bf16, DType::f32}) {
+      DispatcherConfig config = small_config();
+      config.hidden = hidden;
+      config.copy_engine = true;
+      config.max_tokens = 1400;
+      config.capacity = 1200;
+      run_ranks(2, [&](auto comm) {
+        GpuRank gpu_rank(comm, config);
+        const int rank = comm->rank();
+        for (const auto& [first, second] : {std::pair{1400, 900}, {300, 1250}, {40, 20}, {0, 700}}) {
+          SCOPED_TRACE(testing::Message() << first << " and " << second << " tokens of " << hidden);
+          Rng rng(static_cast<uint64_t>(first));
+          const std::vector<Inputs> inputs{make_inputs(rng, config, first, true), make_inputs(rng, config, second, true)};
+          const Oracle oracle{gpu_rank.dispatcher().config(), inputs};
+          const ReceivedRows received = gpu_rank.dispatch(inputs[rank], {.variant = "dispatch.copy_engine"});
+          test::expect_received(received, oracle, rank);
+          EXPECT_EQ(gpu_rank.combine_reduced(received, oracle, dtype, "combine.copy_engine"), oracle.output(rank, false));
+        }
+      });
+    }
 }
 
-TEST_F(CopyEngineGpu, ARankThatNeverFetchesIsNamed) {
+TEST_F(CopyEngineGpu, ARankThatNeverCombinesIsNamed) {
   run_ranks(
       2,
       [](auto comm) {
         DispatcherConfig config = small_config();
         config.copy_engine = true;
+        config.max_tokens = 90;
         GpuRank gpu_rank(comm, config);
         Rng rng(2);
-        const std::vector<Inputs> inputs(2, make_inputs(rng, config, 6, false));
+        const std::vector<Inputs> inputs(2, make_inputs(rng, config, 60, false));
         const Oracle oracle{gpu_rank.dispatcher().config(), inputs};
         const ReceivedRows received = gpu_rank.dispatch(inputs[0], {.variant = "dispatch.copy_engine"});
         comm->barrier();
@@ -140,6 +135,168 @@ TEST_F(CopyEngineGpu, Halves) {
     });
 }
 
+// A dispatcher and all that its rounds need on the GPU: they can be enqueued again and again without the host.
+class MicroBatch {
+ public:
+  // Ranks have different numbers of tokens.
+  MicroBatch(std::shared_ptr<Communicator> comm, const DispatcherConfig& config, uint64_t seed)
+      : gpu_rank_(comm, config), rank_(comm->rank()) {
+    Rng rng(seed);
+    for (int r = 0; r < comm->num_ranks(); ++r)
+      inputs_.push_back(make_inputs(rng, config, config.max_tokens - 200 * r, true));
+    const ReceivedRows received = gpu_rank_.dispatch(inputs_[rank_]);
+    made_ = test::make_expert_rows(received, oracle_, rank_);
+    gpu_rank_.send_expert_rows(made_);
+  }
+
+  void dispatch_send(Stream stream) {
+    received_ = gpu_rank_.dispatcher().dispatch_send(
+        gpu_rank_.dispatch_args(num_tokens(), {.variant = "dispatch.copy_engine"}), stream);
+  }
+  void dispatch_receive(Stream stream) { gpu_rank_.dispatcher().dispatch_receive(stream); }
+  void combine_send(Stream stream) {
+    CombineArgs args = gpu_rank_.combine_args(received_.handle, num_tokens(), made_.count, true);
+    args.variant = "combine.copy_engine";
+    gpu_rank_.dispatcher().combine_send(args, stream);
+  }
+  void combine_receive(Stream stream) { gpu_rank_.dispatcher().combine_receive(stream); }
+  void round(Stream stream) {
+    dispatch_send(stream);
+    dispatch_receive(stream);
+    combine_send(stream);
+    combine_receive(stream);
+  }
+
+  // After which the output is no result any more.
+  void expect_results() {
+    test::expect_received(gpu_rank_.fetch(received_), oracle_, rank_);
+    EXPECT_EQ(gpu_rank_.fetch_output(num_tokens()), oracle_.output(rank_, true));
+    const Status status = gpu_rank_.take_status();
+    EXPECT_TRUE(status.ok()) << describe(status);
+    gpu_rank_.send_expert_rows(made_);
+  }
+
+ private:
+  int64_t num_tokens() const { return inputs_[rank_].num_tokens; }
+
+  GpuRank gpu_rank_;
+  int rank_;
+  std::vector<Inputs> inputs_;
+  Oracle oracle_{gpu_rank_.dispatcher().config(), inputs_};
+  test::ExpertRows made_;
+  ReceivedRows received_;
+};
+
+DispatcherConfig micro_batch_config() {
+  DispatcherConfig config = small_config();
+  config.hidden = 1032;
+  config.max_tokens = 700;
+  config.copy_engine = true;
+  return config;
+}
+
+// Captures `enqueue` once and replays it; a rank that waits for ever fails at the deadline.
+template <class Enqueue>
+void replay(Communicator& comm, std::vector<MicroBatch*> batches, Enqueue&& enqueue) {
+  const Device device = test::device_of_rank(comm.rank());
+  const gpu::OwnedStream stream(device);
+  const gpu::Graph graph = gpu::Graph::capture(device, enqueue);
+  for (int i = 0; i < 3; ++i) {
+    comm.barrier();
+    for (int again = 0; again <= i; ++again) graph.launch(stream.get());
+    gpu::synchronize(stream.get());
+    for (MicroBatch* batch : batches) batch->expect_results();
+  }
+}
+
+TEST_F(CopyEngineGpu, SeveralRoundsInOneGraph) {
+  for (const int num_rounds : {1, 3, 12})
+    run_ranks(
+        2,
+        [&](auto comm) {
+          MicroBatch batch(comm, micro_batch_config(), 3);
+          replay(*comm, {&batch}, [&](Stream stream) {
+            for (int i = 0; i < num_rounds; ++i) batch.round(stream);
+          });
+        },
+        5s);
+}
+
+// As a model uses them: one's exchange behind the other's work.
+TEST_F(CopyEngineGpu, TwoMicroBatchesOnOneStreamOfAGraph) {
+  run_ranks(
+      2,
+      [](auto comm) {
+        MicroBatch first(comm, micro_batch_config(), 4), second(comm, micro_batch_config(), 5);
+        replay(*comm, {&first, &second}, [&](Stream stream) {
+          for (int i = 0; i < 6; ++i) {
+            first.dispatch_send(stream);
+            second.dispatch_send(stream);
+            first.dispatch_receive(stream);
+            first.combine_send(stream);
+            second.dispatch_receive(stream);
+            second.combine_send(stream);
+            first.combine_receive(stream);
+            second.combine_receive(stream);
+          }
+        });
+      },
+      5s);
+}
+
+TEST_F(CopyEngineGpu, TwoMicroBatchesOnBranchesOfAGraph) {
+  run_ranks(
+      2,
+      [](auto comm) {
+        MicroBatch first(comm, micro_batch_config(), 6), second(comm, micro_batch_config(), 7);
+        const gpu::DeviceGuard guard(test::device_of_rank(comm->rank()));
+        const gpu::OwnedStream side(test::device_of_rank(comm->rank()));
+        gpu::Event fork, join;
+        replay(*comm, {&first, &second}, [&](Stream stream) {
+          fork.record(stream);
+          fork.hold(side.get());
+          for (int i = 0; i < 6; ++i) {
+            first.round(stream);
+            second.round(side.get());
+          }
+          join.record(side.get());
+          join.hold(stream);
+        });
+      },
+      5s);
+}
+
+// A rank with few tokens gets lines from the other, which has rows for kernels to push beside those that are copied.
+TEST_F(CopyEngineGpu, RanksOfDifferentSizesAndVariants) {
+  DispatcherConfig config = small_config();
+  config.hidden = 264;
+  config.max_tokens = 600;
+  config.copy_engine = true;
+  for (const CombineWire wire : {CombineWire::bf16, CombineWire::fp8_1x128, CombineWire::f32, CombineWire::f64})
+    run_ranks(2, [&](auto comm) {
+      DispatcherConfig of_wire = config;
+      of_wire.combine_wire = wire;
+      GpuRank gpu_rank(comm, of_wire);
+      const int rank = comm->rank();
+      uint64_t seed = 0;
+      for (const auto& [few, many] : {std::pair{0, 600}, {20, 500}, {33, 600}, {300, 301}, {600, 600}})
+        for (const int larger : {0, 1})
+          for (const int other : {-1, 0, 1}) {
+            SCOPED_TRACE(testing::Message() << few << " and " << many << ", latency on rank " << other);
+            Rng rng(++seed);
+            std::vector<Inputs> inputs;
+            for (int r = 0; r < 2; ++r) inputs.push_back(make_inputs(rng, config, r == larger ? many : few, true));
+            const Oracle oracle{gpu_rank.dispatcher().config(), inputs};
+            const std::string way = rank == other ? "latency" : "copy_engine";
+            const std::string dispatch = "dispatch." + way, combine = "combine." + way;
+            const ReceivedRows received = gpu_rank.dispatch(inputs[rank], {.variant = dispatch});
+            test::expect_received(received, oracle, rank);
+            EXPECT_EQ(gpu_rank.combine(received, oracle, true, combine), oracle.output(rank, true));
+          }
+      EXPECT_TRUE(gpu_rank.take_status().ok());
+    });
+}
+
 TEST_F(CopyEngineGpu, NeedsMemoryOfItsOwn) {
   run_ranks(1, [](auto comm) {
     GpuRank gpu_rank(comm, small_config());
@@ -157,15 +314,17 @@ TEST(CopyRanges, CoverAllRowsInOrder) {
     for (const exchange_gpu::RowRange& range : ranges) {
       EXPECT_EQ(range.begin, next);
       EXPECT_GT(range.end, range.begin);
-      EXPECT_LE(range.end - range.begin, 1024);
       next = range.end;
     }
     EXPECT_EQ(next, rows);
     if (rows >= 1024) {
       EXPECT_EQ(ranges.front().end, 256) << "little is waited for before the first copy";
-      EXPECT_LE(ranges.back().end - ranges.back().begin, 384) << "and behind the last one";
+      EXPECT_LE(ranges.back().end - ranges.back().begin, 768) << "and behind the last one";
     }
-    EXPECT_LE(static_cast<int64_t>(ranges.size()), rows / 1024 + 6);
+    EXPECT_LE(ranges.size(), 9u) << "each copy costs";
+    if (rows > 0) {
+      EXPECT_LE(ranges.size(), exchange_gpu::copy_ranges(2 * rows).size()) << "there are events for the largest call";
+    }
   }
 }
 

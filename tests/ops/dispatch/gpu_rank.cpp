@@ -2,21 +2,22 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 
 #include "core/math.hpp"
-#include "ops/dispatch/copy_layout.hpp"
 #include "ops/dispatch/gpu_layout.hpp"
 #include "support/gpu.hpp"
 
 namespace mixlane::test {
 namespace {
 
+// Before the runtime starts: kernels of up to eight ranks wait for each other, and each needs a queue of its own.
+const int kManyQueues = setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
+
 // Fills what may not be relied on to be zero: the rows.
 class PoisonedOnGpu final : public Communicator {
  public:
-  // `rows_at`: of the window, and of what comes behind it.
-  PoisonedOnGpu(std::shared_ptr<Communicator> inner, std::vector<int64_t> rows_at)
-      : inner_(std::move(inner)), rows_at_(std::move(rows_at)) {
+  PoisonedOnGpu(std::shared_ptr<Communicator> inner, int64_t rows_at) : inner_(std::move(inner)), rows_at_(rows_at) {
     set_deadline(inner_->deadline());
   }
   int rank() const override { return inner_->rank(); }
@@ -24,10 +25,9 @@ class PoisonedOnGpu final : public Communicator {
   std::vector<std::string> all_gather(std::string_view bytes) override { return inner_->all_gather(bytes); }
   std::shared_ptr<SymmetricMemory> allocate(int64_t bytes, std::string_view what, Device device) override {
     auto memory = inner_->allocate(bytes, what, device);
-    const int64_t rows_at = rows_at_.at(num_allocated_++);
     const gpu::DeviceGuard guard(device);
     const gpu::OwnedStream stream(device);
-    gpu::fill(memory->part(rank()) + rows_at, 0xff, bytes - rows_at, stream.get());
+    gpu::fill(memory->part(rank()) + rows_at_, 0xff, bytes - rows_at_, stream.get());
     gpu::synchronize(stream.get());
     inner_->barrier();
     return memory;
@@ -35,13 +35,11 @@ class PoisonedOnGpu final : public Communicator {
 
  private:
   std::shared_ptr<Communicator> inner_;
-  std::vector<int64_t> rows_at_;
-  size_t num_allocated_ = 0;
+  int64_t rows_at_;
 };
 
-std::vector<int64_t> rows_at(const DispatcherConfig& config, int num_ranks) {
-  const DispatcherConfig full = completed(config, num_ranks);
-  return {GpuWindowLayout(full, num_ranks).records_at, CopyStageLayout(full, num_ranks).partials_at};
+int64_t rows_at(const DispatcherConfig& config, int num_ranks) {
+  return GpuWindowLayout(completed(config, num_ranks), num_ranks).records_at;
 }
 
 int64_t capacity_of(const DispatcherConfig& config) { return config.capacity > 0 ? config.capacity : config.max_tokens; }

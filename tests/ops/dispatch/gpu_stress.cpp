@@ -133,7 +133,6 @@ int run(int64_t num_iterations, int num_ranks, uint64_t seed, int max_tokens) {
 }  // namespace mixlane
 
 int main(int argc, char** argv) {
-  setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);  // kernels of all ranks at once: each needs a queue of its own
   const auto number = [&](int index, long otherwise) { return argc > index ? std::atol(argv[index]) : otherwise; };
   return mixlane::run(number(1, 300), static_cast<int>(number(2, 3)), static_cast<uint64_t>(number(3, 1)),
                       static_cast<int>(number(4, 12)));

@@ -14,17 +14,9 @@ using test::make_all_inputs;
 using test::make_inputs;
 using test::Oracle;
 using test::Rng;
+using test::small_config;
 
 const ContextOptions kOneThread{.device = {}, .num_threads = 1};
-
-DispatcherConfig small_config() {
-  DispatcherConfig config;
-  config.hidden = 24;
-  config.num_topk = 3;
-  config.num_experts = 11;
-  config.max_tokens = 9;
-  return config;
-}
 
 // A random sequence of calls, the same on all ranks: mostly dispatch and combine in turn, sometimes one of them twice, a
 // replay, or a combine without a dispatch before.
