@@ -37,9 +37,9 @@ struct Contender {
 
 bool needs_copies(std::string_view way) { return way == "copy_engine"; }
 
-// Ranks with few tokens get partial sums in lines, whatever they ask for.
+// Ranks with few tokens get partial sums in their inboxes, whatever they ask for.
 bool is_latency_here(ExchangeStage stage, int64_t tokens) {
-  return stage == ExchangeStage::combine && tokens <= exchange_gpu::kFewRows;
+  return stage == ExchangeStage::combine && tokens <= exchange_gpu::kInboxRows;
 }
 
 // Ways that are a candidate of every stage, in the order of the candidates.
