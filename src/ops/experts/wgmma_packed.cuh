@@ -6,28 +6,10 @@
 #pragma once
 
 #include "gpu/ptx/mma.cuh"
+#include "ops/experts/wgmma_packed_scales.cuh"
 #include "ops/experts/wgmma_products.cuh"
 
 namespace mixlane::experts_gpu {
-
-// What the e8m0 scales of a thread's four weight rows must be shifted by: copies begin at words, rows anywhere. Then byte 0
-// is the scale of the thread's part of a stage's first half, byte 2 that of the second.
-struct PackedScales {
-  uint32_t shift[kGroupBlocks][2];
-
-  template <Product kProduct>
-  __device__ static PackedScales of(const WgmmaArgs& args, const Tile& tile, const Place& place) {
-    PackedScales scales;
-#pragma unroll
-    for (int b = 0; b < kGroupBlocks; ++b)
-#pragma unroll
-      for (int half = 0; half < 2; ++half)
-        scales.shift[b][half] =
-            (word_offset(packed_scales_of(args, tile, place.weight_row<kProduct>(args, tile, b, half))) + place.pair / 2) *
-            8;
-    return scales;
-  }
-};
 
 // Four pairs {i, i + 4} of eight e2m1 codes, as bf16 times 2^-126: exponent and mantissa bits where bf16 has its lowest of
 // the one and highest of the other, the sign on top. A code's subnormal becomes a subnormal. The products are shifts to both
@@ -97,21 +79,20 @@ __device__ void decode_half(const std::byte* rows, const uint32_t (&scales)[kGro
 }
 
 // One tile.
-template <int kN>
-__device__ void multiply_packed(Pipeline<Operands::e2m1>& pipe, const Place& place, uint32_t num_steps,
-                                const PackedScales& shifts, Accumulators<kN>& sums) {
+template <Product kProduct, int kN>
+__device__ void multiply_packed(Pipeline<Operands::e2m1>& pipe, const Place& place, uint32_t num_steps, const Shared&,
+                                Accumulators<kN>& sums) {
   clear<kN>(sums);
   const uint32_t row = place.group * 128 + place.warp * 16 + place.row;
   for (uint32_t step = 0; step < num_steps; ++step, pipe.advance()) {
     pipe.wait_full();
+    // Byte 0 is the scale of the thread's part of the first half, byte 2 that of the second.
     uint32_t scales[kGroupBlocks][2];
 #pragma unroll
     for (int b = 0; b < kGroupBlocks; ++b)
 #pragma unroll
-      for (int upper = 0; upper < 2; ++upper) {
-        const uint2 words = *(reinterpret_cast<const uint2*>(pipe.scales()) + row + 64 * b + 8 * upper);
-        scales[b][upper] = __funnelshift_rc(words.x, words.y, shifts.shift[b][upper]);
-      }
+      for (int upper = 0; upper < 2; ++upper)
+        scales[b][upper] = reinterpret_cast<const uint32_t*>(pipe.scales())[row + 64 * b + 8 * upper] >> place.pair / 2 * 8;
     const bool large = __any_sync(~0u, ((scales[0][0] | scales[0][1] | scales[1][0] | scales[1][1]) & 0x00800080u) != 0);
     const std::byte* weights = pipe.weights() + row * Step<Operands::e2m1>::kWeightRowBytes;
     const std::byte* tokens = pipe.tokens() + place.row * kRowBytes;

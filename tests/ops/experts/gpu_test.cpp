@@ -56,8 +56,7 @@ std::vector<std::string> gpu_variants() {
 // Both round nearly the same sums to bf16. Hopper's e4m3 products keep about 13 bits of a sum (experts.mma's keep f32's),
 // so that some activated values fall on the other side of a tie when they are requantised.
 double tolerance(QuantFormat format, const std::string& variant) {
-  const bool fp8 = format == QuantFormat::fp8_block || format == QuantFormat::fp8_channel;
-  return format == QuantFormat::none ? 4e-3 : fp8 && variant == "experts.wgmma" ? 1.5e-2 : 1e-3;
+  return format == QuantFormat::none ? 4e-3 : quantises_activations(format) && variant == "experts.wgmma" ? 1.5e-2 : 1e-3;
 }
 
 class ExpertsGpu : public testing::TestWithParam<std::string> {
@@ -201,7 +200,7 @@ TEST_P(ExpertsGpu, ManyRowsPerExpert) {
         shape.kind = kind;
         shape.format = format;
         shape.bias = kind != ActivationKind::swiglu;
-        shape.fp8_rows = kind == ActivationKind::swiglu && format != QuantFormat::none && format != QuantFormat::mxfp4;
+        shape.fp8_rows = kind == ActivationKind::swiglu && quantises_activations(format);
         shape.input_weights = shape.fp8_rows;
         shape.counts = counts;
         check(shape, seed++);
@@ -244,7 +243,7 @@ TEST_P(ExpertsGpu, QuantisedRowsAndInputWeights) {
   for (const QuantFormat format : kFormats)
     for (const bool fp8_rows : {false, true})
       for (const bool input_weights : {false, true}) {
-        if (fp8_rows && (format == QuantFormat::none || format == QuantFormat::mxfp4)) continue;
+        if (fp8_rows && !quantises_activations(format)) continue;
         ExpertsShape shape;
         shape.format = format;
         shape.hidden = 272;

@@ -1,0 +1,173 @@
+// The warp that brings the e8m0 scales of packed weights, a byte per 32 of k and row, into the stages: into a workspace
+// first, where only the lane that asked for them reads them, and from there to each stage in the form that its products
+// want.
+#pragma once
+
+#include "gpu/numeric.cuh"
+#include "ops/experts/wgmma_pipeline.cuh"
+
+namespace mixlane::experts_gpu {
+
+// A weight row's scales of 128 of k as products with e4m3 tokens use them. An e2m1 value times 2^(6 - d), where d is how far
+// its group's scale lies below the row's largest one, is an e4m3 value for d = 0 to 14, and `scale` is what is left for the
+// sums. Beyond 14 what e4m3 has no subnormals for is rounded to nearest: 2^-16 of the largest weights at most.
+struct FoldedScales {
+  uint32_t entries;  // of the decoding table, as offsets in bytes: a byte per group
+  float scale;
+};
+
+inline constexpr uint32_t kTableEntries = 32;  // of eight e4m3 values each, those of the magnitudes 0 to 6
+
+__device__ inline FoldedScales fold_scales(uint32_t scales) {
+  constexpr uint32_t kLeast = 7;  // leaves `scale` a normal number
+  const uint32_t pairs = __vmaxu2(scales & 0x00ff00ffu, scales >> 8 & 0x00ff00ffu);
+  const uint32_t largest = max(max(pairs & 0xffffu, pairs >> 16), kLeast);
+  const uint32_t below = __vminu4(largest * 0x01010101u - scales, (kTableEntries - 1) * 0x01010101u);
+  return {below << 3, __uint_as_float(largest == 255 ? 0x7fc00000u : (largest - 6) << 23)};
+}
+
+// Entry d of the table by thread d.
+__device__ inline uint2 table_entry(uint32_t d) {
+  const float factor = __uint_as_float((127 + 6 - d) << 23);
+  return make_uint2(gpu::f32x4_to_e4m3x4(0.0f, 0.5f * factor, factor, 1.5f * factor),
+                    gpu::f32x4_to_e4m3x4(2.0f * factor, 3.0f * factor, 4.0f * factor, 6.0f * factor));
+}
+
+template <Operands kOperands>
+__device__ uint2* decoding_table(const Shared& shared) {
+  return reinterpret_cast<uint2*>(shared.scales_workspace + ScalesWorkspace<kOperands>::kRawBytes);
+}
+
+template <Product kProduct, Operands kOperands>
+class PackedScales {
+ public:
+  static constexpr bool kFolds = kOperands == Operands::e2m1_e4m3;
+
+  __device__ PackedScales(const WgmmaArgs& args, const Shared& shared)
+      : args_(args), shared_(shared), lane_(threadIdx.x % 32), groups_(args.depth / 32) {}
+
+  __device__ void run() const {
+    if constexpr (kFolds) {
+      decoding_table<kOperands>(shared_)[lane_] = table_entry(lane_);
+      if constexpr (kProduct == Product::down) gpu::wait_for_previous_kernel();  // for the tokens' scales
+    }
+    Pipeline<kOperands> pipe(shared_);
+    const bool aligned = (reinterpret_cast<uintptr_t>(args_.mx_scales) | groups_) % 16 == 0;
+    shared_.fixed->plan.for_each_tile(ptx::cluster_rank(), [&](const Tile& tile) {
+      if (aligned)
+        copy_tile<4, 1>(pipe, tile);
+      else
+        copy_tile<1, 3>(pipe, tile);
+    });
+  }
+
+ private:
+  static constexpr uint32_t kRowsPerLane = kTileRows / 32;
+
+  // The scales of kSteps stages at a time, asked for kAhead times ahead.
+  template <uint32_t kSteps, uint32_t kAhead>
+  __device__ void copy_tile(Pipeline<kOperands>& pipe, const Tile& tile) const {
+    const uint32_t end = (tile.end_step + kSteps - 1) / kSteps;
+    const auto fetch = [&](uint32_t unit) {
+      if (unit < end) {
+#pragma unroll
+        for (uint32_t i = 0; i < kRowsPerLane; ++i)
+          fetch_row<kSteps>(scales_of(tile, i), unit, raw<kSteps, kAhead>(unit) + i * 32 * kRawPitch<kSteps>);
+      }
+      ptx::end_copy_group();
+    };
+    uint32_t tokens[kMaxTokens / 32];
+    if constexpr (kFolds) {
+      const uint32_t slot = slot_of(args_.slots, tile);
+#pragma unroll
+      for (uint32_t i = 0; i < kMaxTokens / 32; ++i)
+        tokens[i] = static_cast<uint32_t>(max(row_of<kProduct>(args_.slots, tile, slot, lane_ + i * 32), 0));
+    }
+    uint32_t unit = tile.first_step / kSteps;
+#pragma unroll
+    for (uint32_t i = 0; i < kAhead; ++i) fetch(unit + i);
+    for (uint32_t step = tile.first_step; step < tile.end_step; ++step, pipe.advance()) {
+      if (step == tile.first_step || step % kSteps == 0) {
+        unit = step / kSteps;
+        fetch(unit + kAhead);
+        ptx::wait_copy_groups<kAhead>();
+      }
+      pipe.wait_empty();
+      if constexpr (kFolds) copy_token_scales(pipe, tile, tokens, step);
+#pragma unroll
+      for (uint32_t i = 0; i < kRowsPerLane; ++i) {
+        const uint32_t* from = reinterpret_cast<const uint32_t*>(raw<kSteps, kAhead>(unit) + i * 32 * kRawPitch<kSteps>);
+        if constexpr (kSteps == 4)
+          store(pipe, i, from[step % 4]);
+        else
+          store(pipe, i, __funnelshift_r(from[0], from[1], word_offset(scales_of(tile, i)) * 8));
+      }
+      ptx::mbarrier_arrive(pipe.full());
+    }
+  }
+
+  // Of this lane's row i, which is row lane + 32 i of the tile: with a gate eight rows of it and eight of up take turns.
+  // Worked out anew each time: eight pointers are half of this warp's registers.
+  __device__ const uint8_t* scales_of(const Tile& tile, uint32_t i) const {
+    const uint32_t lane = unknown(lane_);
+    uint32_t row;
+    if constexpr (kProduct == Product::gate_up)
+      row = min(tile.index * (kTileRows / 2) + lane / 16 * 8 + lane % 8 + i * 16, args_.num_outputs - 1) +
+            (lane % 16 < 8 ? 0 : args_.num_outputs);
+    else
+      row = min(tile.index * kTileRows + lane + i * 32, args_.weight_rows - 1);
+    return args_.mx_scales + (int64_t{tile.expert} * args_.weight_rows + row) * groups_;
+  }
+  __device__ static uint32_t word_offset(const void* address) {
+    return static_cast<uint32_t>(reinterpret_cast<uintptr_t>(address) % 4);
+  }
+
+  template <uint32_t kSteps>
+  static constexpr uint32_t kRawPitch = kSteps == 4 ? 16 : 8;
+  // Of this lane's first row.
+  template <uint32_t kSteps, uint32_t kAhead>
+  __device__ std::byte* raw(uint32_t unit) const {
+    static_assert((kAhead + 1) * kTileRows * kRawPitch<kSteps> <= ScalesWorkspace<kOperands>::kRawBytes);
+    return shared_.scales_workspace + (unit % (kAhead + 1) * kTileRows + lane_) * kRawPitch<kSteps>;
+  }
+
+  // 16 bytes of four stages where all rows begin at a multiple of 16; else the word or two in which a stage's four bytes
+  // are. Zeros behind a row's end.
+  template <uint32_t kSteps>
+  __device__ void fetch_row(const uint8_t* from, uint32_t unit, std::byte* to) const {
+    const uint32_t at = ptx::shared_address(to);
+    if constexpr (kSteps == 4) {
+      ptx::copy_packet(at, from + unit * 16, true);
+    } else {
+      const auto offset = static_cast<int32_t>(word_offset(from));
+      from += static_cast<int32_t>(unit * 4) - offset;
+      const int32_t left = static_cast<int32_t>(groups_ - unit * 4) + offset;
+      ptx::copy_part_of_word(at, from, static_cast<uint32_t>(min(left, 4)));
+      ptx::copy_part_of_word(at + 4, left > 4 ? from + 4 : from, static_cast<uint32_t>(max(min(left - 4, 4), 0)));
+    }
+  }
+
+  __device__ void store(const Pipeline<kOperands>& pipe, uint32_t i, uint32_t scales) const {
+    if constexpr (kFolds)
+      reinterpret_cast<FoldedScales*>(pipe.scales())[lane_ + 32 * i] = fold_scales(scales);
+    else
+      reinterpret_cast<uint32_t*>(pipe.scales())[lane_ + 32 * i] = scales;
+  }
+
+  __device__ void copy_token_scales(const Pipeline<kOperands>& pipe, const Tile& tile,
+                                    const uint32_t (&tokens)[kMaxTokens / 32], uint32_t step) const {
+    const uint32_t at = ptx::shared_address(pipe.token_scales()) + lane_ * 4;
+#pragma unroll
+    for (uint32_t i = 0; i < kMaxTokens / 32; ++i) {
+      if (lane_ + i * 32 >= tile.width) break;
+      ptx::copy_word(at + i * 128, args_.token_scales.data + unknown(tokens[i]) * args_.token_scales.stride + step, true);
+    }
+    ptx::mbarrier_arrive_after_copies(pipe.full());
+  }
+
+  const WgmmaArgs& args_;
+  const Shared& shared_;
+  uint32_t lane_, groups_;
+};
+
+}  // namespace mixlane::experts_gpu
