@@ -96,7 +96,7 @@ template <int R, int N>
     for (int i = 0; i < N; ++i) {
       F32x16 factors;
       Decoder::load_factors(m.mx_scales(n + i) + k / kMxGroup, ceil_div(step, kMxGroup), factors);
-      if (groups == 1) {
+      if (!has_groups(m.format)) {
         for (int r = 0; r < R; ++r) totals[i][r] += sums[i][r] * factors;
       } else {
         for (int r = 0; r < std::min<int64_t>(R, call.rows); ++r)

@@ -18,16 +18,16 @@ __device__ inline uint32_t decode_four(uint32_t codes, const uint2& entry) {
 using FoldedOperands = uint32_t[kRowProducts][4];
 
 // `rows`: the stage's codes of this thread's row in the block; `folded`: its scales, those of row + 8 eight further.
-__device__ inline void decode_block(const std::byte* rows, const FoldedScales* folded, const std::byte* table,
+__device__ inline void decode_block(const std::byte* rows, const FoldedScales* folded, const uint2* table,
                                     const Place& place, FoldedOperands& operands) {
-  const uint32_t entries[2] = {folded[0].entries, folded[8].entries};
+  const uint32_t below[2] = {folded[0].below, folded[8].below};
 #pragma unroll
   for (uint32_t k = 0; k < kRowProducts; ++k) {
     // A row has 64 bytes; packet c of row r lies at c ^ r / 2 % 4.
     const std::byte* packet = rows + (k ^ place.row / 2) * 16 + place.pair * 2;
 #pragma unroll
     for (uint32_t upper = 0; upper < 2; ++upper) {
-      const uint2 entry = *reinterpret_cast<const uint2*>(table + (entries[upper] >> (8 * k) & 0xffu));
+      const uint2 entry = table[below[upper] >> (8 * k) & 0xffu];
 #pragma unroll
       for (uint32_t half = 0; half < 2; ++half)
         operands[k][half * 2 + upper] =
@@ -57,7 +57,7 @@ __device__ void multiply_packed(Pipeline<Operands::e2m1_e4m3>& pipe, const Place
   clear<kN>(sums);
   float part[kPart / 2] = {};
   const uint32_t row = place.group * 128 + place.warp * 16 + place.row;
-  const auto* table = reinterpret_cast<const std::byte*>(decoding_table<Operands::e2m1_e4m3>(shared));
+  const uint2* table = decoding_table<Operands::e2m1_e4m3>(shared);
   for (uint32_t step = 0; step < num_steps; ++step, pipe.advance()) {
     wait_stage<kProduct != Product::down>(pipe);
     const std::byte* codes = pipe.weights() + row * Step<Operands::e2m1_e4m3>::kWeightRowBytes;

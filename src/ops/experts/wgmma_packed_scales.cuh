@@ -12,23 +12,20 @@ namespace mixlane::experts_gpu {
 // its group's scale lies below the row's largest one, is an e4m3 value for d = 0 to 14, and `scale` is what is left for the
 // sums. Beyond 14 what e4m3 has no subnormals for is rounded to nearest: 2^-16 of the largest weights at most.
 struct FoldedScales {
-  uint32_t entries;  // of the decoding table, as offsets in bytes: a byte per group
+  uint32_t below;  // d: a byte per group
   float scale;
 };
 
-inline constexpr uint32_t kTableEntries = 32;  // of eight e4m3 values each, those of the magnitudes 0 to 6
-
 __device__ inline FoldedScales fold_scales(uint32_t scales) {
   constexpr uint32_t kLeast = 7;  // leaves `scale` a normal number
-  const uint32_t pairs = __vmaxu2(scales & 0x00ff00ffu, scales >> 8 & 0x00ff00ffu);
-  const uint32_t largest = max(max(pairs & 0xffffu, pairs >> 16), kLeast);
-  const uint32_t below = __vminu4(largest * 0x01010101u - scales, (kTableEntries - 1) * 0x01010101u);
-  return {below << 3, __uint_as_float(largest == 255 ? 0x7fc00000u : (largest - 6) << 23)};
+  const uint32_t pairs = __vmaxu2(__byte_perm(scales, 0, 0x4240), __byte_perm(scales, 0, 0x4341));
+  const uint32_t largest = max(__vmaxu2(pairs, pairs >> 16) & 0xffffu, kLeast);
+  return {largest * 0x01010101u - scales, __uint_as_float(largest == 255 ? 0x7fc00000u : (largest << 23) - (6u << 23))};
 }
 
-// Entry d of the table by thread d.
+// What the eight magnitudes 0 to 6 are in e4m3, by d.
 __device__ inline uint2 table_entry(uint32_t d) {
-  const float factor = __uint_as_float((127 + 6 - d) << 23);
+  const float factor = __uint_as_float((127 + 6 - min(d, 32u)) << 23);
   return make_uint2(gpu::f32x4_to_e4m3x4(0.0f, 0.5f * factor, factor, 1.5f * factor),
                     gpu::f32x4_to_e4m3x4(2.0f * factor, 3.0f * factor, 4.0f * factor, 6.0f * factor));
 }
@@ -48,7 +45,8 @@ class PackedScales {
 
   __device__ void run() const {
     if constexpr (kFolds) {
-      decoding_table<kOperands>(shared_)[lane_] = table_entry(lane_);
+      for (uint32_t d = lane_; d < ScalesWorkspace<kOperands>::kTableBytes / sizeof(uint2); d += 32)
+        decoding_table<kOperands>(shared_)[d] = table_entry(d);
       if constexpr (kProduct == Product::down) gpu::wait_for_previous_kernel();  // for the tokens' scales
     }
     Pipeline<kOperands> pipe(shared_);

@@ -53,7 +53,7 @@ struct StageScales {
 template <Operands kOperands>
 struct ScalesWorkspace {
   static constexpr uint32_t kRawBytes = is_packed(kOperands) ? 2 * kTileRows * 16 : 0;
-  static constexpr uint32_t kTableBytes = kOperands == Operands::e2m1_e4m3 ? 256 : 0;
+  static constexpr uint32_t kTableBytes = kOperands == Operands::e2m1_e4m3 ? 256 * sizeof(uint2) : 0;
   static constexpr uint32_t kBytes = kRawBytes + kTableBytes;
 };
 

@@ -209,18 +209,42 @@ TEST_P(ExpertsGpu, ManyRowsPerExpert) {
 
 // Powers of two from the smallest to beyond what one bf16 factor holds.
 TEST_P(ExpertsGpu, ScalesOfPackedWeights) {
-  for (const int hidden : {160, 256}) {
-    ExpertsShape shape;
-    shape.format = QuantFormat::mxfp4;
-    shape.hidden = hidden;
-    shape.intermediate = 96;
-    shape.row_padding = 16;
-    shape.counts = {3, 40};
-    ExpertsCase test(shape, 900);
-    constexpr uint8_t kScales[] = {0, 1, 127, 128, 129, 131};
-    for (size_t i = 0; i < test.gate_up.e8m0.size(); i += 5) test.gate_up.e8m0[i] = kScales[i / 5 % 6];
-    check(std::move(test));
-  }
+  for (const QuantFormat format : {QuantFormat::mxfp4, QuantFormat::mxfp4_fp8})
+    for (const int hidden : {160, 256, 512}) {
+      ExpertsShape shape;
+      shape.format = format;
+      shape.hidden = hidden;
+      shape.intermediate = 96;
+      shape.row_padding = 16;
+      shape.counts = {3, 40};
+      ExpertsCase test(shape, 900);
+      constexpr uint8_t kScales[] = {0, 1, 127, 128, 129, 131};
+      for (size_t i = 0; i < test.gate_up.e8m0.size(); i += 5) test.gate_up.e8m0[i] = kScales[i / 5 % 6];
+      check(std::move(test));
+    }
+  EXPECT_GT(num_checked_, 0);
+}
+
+// Of each four groups the one with the largest scale holds zeros: what lies far below it is all there is.
+TEST_P(ExpertsGpu, GroupsBelowTheRowsLargestScale) {
+  for (const int below : {1, 6, 13, 14})
+    for (const int hidden : {160, 512}) {
+      SCOPED_TRACE(testing::Message() << below << " binades below");
+      ExpertsShape shape;
+      shape.format = QuantFormat::mxfp4_fp8;
+      shape.hidden = hidden;
+      shape.intermediate = 96;
+      shape.row_padding = 16;
+      shape.counts = {3, 40, 70};
+      ExpertsCase test(shape, 950);
+      const size_t groups = static_cast<size_t>(hidden) / 32;
+      for (size_t i = 0; i < test.gate_up.e8m0.size(); ++i) {
+        const bool empty = i % groups % 4 == 0;
+        test.gate_up.e8m0[i] = static_cast<uint8_t>(empty ? 125 + below : 125);
+        if (empty) std::fill_n(test.gate_up.bytes.begin() + static_cast<int64_t>(i) * 16, 16, uint8_t{0});
+      }
+      check(std::move(test));
+    }
   EXPECT_GT(num_checked_, 0);
 }
 
