@@ -86,7 +86,9 @@ void declare_layer(CLI::App& command, BenchArguments& a) {
   command.add_option("--device", a.device, "cpu, cuda or hip, with an index if it is not 0: cuda:1")
       ->group(group)
       ->capture_default_str();
-  command.add_option("--wire", a.wire, "dispatch carries auto, bf16, fp8_1x128 (quant fp8, mxfp4_fp8) or fp8_row (quant fp8_channel)")
+  command
+      .add_option("--wire", a.wire,
+                  "dispatch carries auto, bf16, fp8_1x128 (quant fp8, mxfp4_fp8) or fp8_row (quant fp8_channel)")
       ->group(group)
       ->capture_default_str();
   command.add_option("--combine-wire", a.combine_wire, "combine carries bf16, f32 or f64")
@@ -110,8 +112,9 @@ void declare_layer(CLI::App& command, BenchArguments& a) {
 void declare_stages(CLI::App& command, BenchArguments& a) {
   const char* group = "Stages alone (GPU)";
   command
-      .add_option("--stages,--stage", a.stages,
-                  "routing, quant, align, experts, chain (the first three in a row) [these]; dispatch, combine: ranks on all GPUs")
+      .add_option(
+          "--stages,--stage", a.stages,
+          "routing, quant, align, experts, chain (the first three in a row) [these]; dispatch, combine: ranks on all GPUs")
       ->delimiter(',')
       ->group(group);
   command.add_option("--mode", a.mode, "eager: the host enqueues each call; graph: calls are captured and replayed [graph]")

@@ -212,7 +212,7 @@ BenchOptions resolve(const BenchArguments& arguments, const std::vector<std::str
 
 WireFormat wire_format(const BenchOptions& options, QuantFormat format) {
   const int wire = index_of("--wire", options.wire, {"bf16", "fp8_1x128", "fp8_row", "auto"});
-  const WireFormat lossless = !quantises_activations(format)                          ? WireFormat::bf16
+  const WireFormat lossless = !quantises_activations(format)                        ? WireFormat::bf16
                               : activation_group(format) == ScaleGroup::group_1x128 ? WireFormat::fp8_1x128
                                                                                     : WireFormat::fp8_row;
   const auto wanted = wire == 3 ? lossless : static_cast<WireFormat>(wire);

@@ -56,7 +56,7 @@ TEST_F(ProgramTest, WritesARecordPerCellWithWhatHappened) {
   program.wait();
   ASSERT_EQ(program.exit_code, 0) << program.err;
   expect_mentions(program.out, {"nobody has checked these fields of tiny: intermediate", "REPORT.md", "merged.json"});
-  ASSERT_EQ(results().size(), 4u);
+  ASSERT_EQ(results().size(), 5u);
   for (const auto& path : results()) {
     const ResultFile file = read_result_file(path);
     EXPECT_TRUE(file.complete);

@@ -35,7 +35,8 @@ __device__ float token_factor(const WgmmaArgs& args, const Tile& tile, uint32_t 
 
 template <Operands kOperands>
 __device__ bool multiplies_factors(const WgmmaArgs& args) {
-  return kOperands == Operands::e4m3_channel || (kOperands != Operands::bf16 && args.input_weights.data);
+  if (kOperands == Operands::bf16 || kOperands == Operands::e2m1) return false;
+  return kOperands == Operands::e4m3_channel || args.input_weights.data;
 }
 
 template <Product kProduct, Operands kOperands, int kN>

@@ -1,5 +1,6 @@
 // Products of packed e2m1 weights and e4m3 tokens: the weights are decoded to e4m3 in registers, from where wgmma takes its
 // left operand. What a group's scale is below its row's largest one in a stage goes into the decoded values (FoldedScales).
+// All of it is inlined by force: products that are under way may not cross a call.
 #pragma once
 
 #include "ops/experts/wgmma_packed_scales.cuh"
@@ -8,7 +9,7 @@
 namespace mixlane::experts_gpu {
 
 // Four e2m1 codes as e4m3: magnitudes by an entry of the table, signs moved from bits 4 i + 3 to bits 8 i + 7.
-__device__ inline uint32_t decode_four(uint32_t codes, const uint2& entry) {
+__device__ __forceinline__ uint32_t decode_four(uint32_t codes, const uint2& entry) {
   const uint32_t magnitudes = __byte_perm(entry.x, entry.y, codes & 0x7777u);
   const uint32_t signs = __byte_perm(codes, codes * 16u, 0x1504);
   return magnitudes | (signs & 0x80808080u);
@@ -18,8 +19,8 @@ __device__ inline uint32_t decode_four(uint32_t codes, const uint2& entry) {
 using FoldedOperands = uint32_t[kRowProducts][4];
 
 // `rows`: the stage's codes of this thread's row in the block; `folded`: its scales, those of row + 8 eight further.
-__device__ inline void decode_block(const std::byte* rows, const FoldedScales* folded, const uint2* table,
-                                    const Place& place, FoldedOperands& operands) {
+__device__ __forceinline__ void decode_block(const std::byte* rows, const FoldedScales* folded, const uint2* table,
+                                             const Place& place, FoldedOperands& operands) {
   const uint32_t below[2] = {folded[0].below, folded[8].below};
 #pragma unroll
   for (uint32_t k = 0; k < kRowProducts; ++k) {
@@ -38,7 +39,7 @@ __device__ inline void decode_block(const std::byte* rows, const FoldedScales* f
 
 // Starts the products of a block with kPart tokens.
 template <int kPart>
-__device__ void multiply_folded(const FoldedOperands& operands, uint64_t tokens, float (&part)[kPart / 2]) {
+__device__ __forceinline__ void multiply_folded(const FoldedOperands& operands, uint64_t tokens, float (&part)[kPart / 2]) {
   ptx::wgmma_fence();
 #pragma unroll
   for (int k = 0; k < kRowProducts; ++k)
@@ -49,8 +50,8 @@ __device__ void multiply_folded(const FoldedOperands& operands, uint64_t tokens,
 // One tile. The second block's weights are decoded while the first one's products run, where registers hold both; besides,
 // the other warpgroup fills the tensor cores. The widest tiles go in two halves of their tokens for the same reason.
 template <Product kProduct, int kN>
-__device__ void multiply_packed(Pipeline<Operands::e2m1_e4m3>& pipe, const Place& place, uint32_t num_steps,
-                                const Shared& shared, Accumulators<kN>& sums) {
+__device__ __forceinline__ void multiply_packed(Pipeline<Operands::e2m1_e4m3>& pipe, const Place& place, uint32_t num_steps,
+                                                const Shared& shared, Accumulators<kN>& sums) {
   constexpr int kPart = kN > 96 ? kN / 2 : kN;
   constexpr bool kHoldsBoth = kN <= 80;
   constexpr uint32_t kBlockBytes = 64 * Step<Operands::e2m1_e4m3>::kWeightRowBytes;
@@ -66,13 +67,12 @@ __device__ void multiply_packed(Pipeline<Operands::e2m1_e4m3>& pipe, const Place
     FoldedOperands operands[kHoldsBoth ? kGroupBlocks : 1];
     decode_block(codes, folded, table, place, operands[0]);
 #pragma unroll
-    for (int b = 0; b < kGroupBlocks; ++b)
+    for (int b = 0; b < kGroupBlocks; ++b) {
+      if (!kHoldsBoth && b > 0) decode_block(codes + kBlockBytes, folded + 64, table, place, operands[0]);
 #pragma unroll
       for (int first = 0; first < kN; first += kPart) {
-        if (!kHoldsBoth && b > 0 && first == 0) decode_block(codes + kBlockBytes, folded + 64, table, place, operands[0]);
         multiply_folded<kPart>(operands[kHoldsBoth ? b : 0], tokens + ptx::descriptor_rows(first), part);
-        if (kHoldsBoth && b == 0 && first == 0)
-          decode_block(codes + kBlockBytes, folded + 64, table, place, operands[kHoldsBoth]);
+        if (kHoldsBoth && b == 0) decode_block(codes + kBlockBytes, folded + 64, table, place, operands[kHoldsBoth]);
         float2 scales[kPart / 8];
 #pragma unroll
         for (int j = 0; j < kPart / 8; ++j)
@@ -82,6 +82,7 @@ __device__ void multiply_packed(Pipeline<Operands::e2m1_e4m3>& pipe, const Place
         if (b == kGroupBlocks - 1 && first + kPart == kN) release_stage(pipe.empty());
         promote<kPart>(sums[b] + first / 2, part, scales, low, high);
       }
+    }
   }
 }
 

@@ -10,7 +10,7 @@ namespace mixlane::experts_gpu {
 
 // A weight row's scales of 128 of k as products with e4m3 tokens use them. An e2m1 value times 2^(6 - d), where d is how far
 // its group's scale lies below the row's largest one, is an e4m3 value for d = 0 to 14, and `scale` is what is left for the
-// sums. Beyond 14 what e4m3 has no subnormals for is rounded to nearest: 2^-16 of the largest weights at most.
+// sums. Beyond 14 what e4m3 has no subnormals for is rounded to nearest: by 2^-16 of the largest scale at most.
 struct FoldedScales {
   uint32_t below;  // d: a byte per group
   float scale;
@@ -53,24 +53,28 @@ class PackedScales {
     const bool aligned = (reinterpret_cast<uintptr_t>(args_.mx_scales) | groups_) % 16 == 0;
     shared_.fixed->plan.for_each_tile(ptx::cluster_rank(), [&](const Tile& tile) {
       if (aligned)
-        copy_tile<4, 1>(pipe, tile);
+        copy_tile<true>(pipe, tile);
       else
-        copy_tile<1, 3>(pipe, tile);
+        copy_tile<false>(pipe, tile);
     });
   }
 
  private:
   static constexpr uint32_t kRowsPerLane = kTileRows / 32;
+  static constexpr uint32_t kSteps = 4;  // stages of which the scales are fetched together: a unit
+  // Units on their way behind the current one, as many stages as the weights are ahead: memory that is busy answers late.
+  template <bool kAligned>
+  static constexpr uint32_t kAhead = kFolds     ? 3
+                                     : kAligned ? 2
+                                                : 1;
 
-  // The scales of kSteps stages at a time, asked for kAhead times ahead.
-  template <uint32_t kSteps, uint32_t kAhead>
+  template <bool kAligned>
   __device__ void copy_tile(Pipeline<kOperands>& pipe, const Tile& tile) const {
     const uint32_t end = (tile.end_step + kSteps - 1) / kSteps;
     const auto fetch = [&](uint32_t unit) {
       if (unit < end) {
 #pragma unroll
-        for (uint32_t i = 0; i < kRowsPerLane; ++i)
-          fetch_row<kSteps>(scales_of(tile, i), unit, raw<kSteps, kAhead>(unit) + i * 32 * kRawPitch<kSteps>);
+        for (uint32_t i = 0; i < kRowsPerLane; ++i) fetch_row<kAligned>(scales_of(tile, i), unit, raw<kAligned>(unit, i));
       }
       ptx::end_copy_group();
     };
@@ -81,24 +85,19 @@ class PackedScales {
       for (uint32_t i = 0; i < kMaxTokens / 32; ++i)
         tokens[i] = static_cast<uint32_t>(max(row_of<kProduct>(args_.slots, tile, slot, lane_ + i * 32), 0));
     }
-    uint32_t unit = tile.first_step / kSteps;
 #pragma unroll
-    for (uint32_t i = 0; i < kAhead; ++i) fetch(unit + i);
+    for (uint32_t i = 0; i < kAhead<kAligned>; ++i) fetch(tile.first_step / kSteps + i);
     for (uint32_t step = tile.first_step; step < tile.end_step; ++step, pipe.advance()) {
       if (step == tile.first_step || step % kSteps == 0) {
-        unit = step / kSteps;
-        fetch(unit + kAhead);
-        ptx::wait_copy_groups<kAhead>();
+        fetch(step / kSteps + kAhead<kAligned>);
+        ptx::wait_copy_groups<kAhead<kAligned>>();
       }
       pipe.wait_empty();
       if constexpr (kFolds) copy_token_scales(pipe, tile, tokens, step);
 #pragma unroll
       for (uint32_t i = 0; i < kRowsPerLane; ++i) {
-        const uint32_t* from = reinterpret_cast<const uint32_t*>(raw<kSteps, kAhead>(unit) + i * 32 * kRawPitch<kSteps>);
-        if constexpr (kSteps == 4)
-          store(pipe, i, from[step % 4]);
-        else
-          store(pipe, i, __funnelshift_r(from[0], from[1], word_offset(scales_of(tile, i)) * 8));
+        const auto* from = reinterpret_cast<const uint32_t*>(raw<kAligned>(step / kSteps, i)) + step % kSteps;
+        store(pipe, i, kAligned ? from[0] : __funnelshift_r(from[0], from[1], word_offset(scales_of(tile, i)) * 8));
       }
       ptx::mbarrier_arrive(pipe.full());
     }
@@ -120,28 +119,28 @@ class PackedScales {
     return static_cast<uint32_t>(reinterpret_cast<uintptr_t>(address) % 4);
   }
 
-  template <uint32_t kSteps>
-  static constexpr uint32_t kRawPitch = kSteps == 4 ? 16 : 8;
-  // Of this lane's first row.
-  template <uint32_t kSteps, uint32_t kAhead>
-  __device__ std::byte* raw(uint32_t unit) const {
-    static_assert((kAhead + 1) * kTileRows * kRawPitch<kSteps> <= ScalesWorkspace<kOperands>::kRawBytes);
-    return shared_.scales_workspace + (unit % (kAhead + 1) * kTileRows + lane_) * kRawPitch<kSteps>;
+  template <bool kAligned>
+  __device__ std::byte* raw(uint32_t unit, uint32_t i) const {
+    constexpr uint32_t kPitch = kAligned ? 16 : 20;
+    constexpr uint32_t kUnits = kAhead<kAligned> + 1;
+    static_assert(kUnits * kTileRows * kPitch <= ScalesWorkspace<kOperands>::kRawBytes);
+    return shared_.scales_workspace + (unit % kUnits * kTileRows + lane_ + i * 32) * kPitch;
   }
 
-  // 16 bytes of four stages where all rows begin at a multiple of 16; else the word or two in which a stage's four bytes
-  // are. Zeros behind a row's end.
-  template <uint32_t kSteps>
-  __device__ void fetch_row(const uint8_t* from, uint32_t unit, std::byte* to) const {
+  // 16 bytes where all rows begin at a multiple of 16; else the words in which they are. Zeros behind a row's end.
+  template <bool kAligned>
+  __device__ void fetch_row(const uint8_t* row, uint32_t unit, std::byte* to) const {
     const uint32_t at = ptx::shared_address(to);
-    if constexpr (kSteps == 4) {
-      ptx::copy_packet(at, from + unit * 16, true);
+    if constexpr (kAligned) {
+      ptx::copy_packet(at, row + unit * 16, true);
     } else {
-      const auto offset = static_cast<int32_t>(word_offset(from));
-      from += static_cast<int32_t>(unit * 4) - offset;
-      const int32_t left = static_cast<int32_t>(groups_ - unit * 4) + offset;
-      ptx::copy_part_of_word(at, from, static_cast<uint32_t>(min(left, 4)));
-      ptx::copy_part_of_word(at + 4, left > 4 ? from + 4 : from, static_cast<uint32_t>(max(min(left - 4, 4), 0)));
+      const int32_t begin = static_cast<int32_t>(unit * 16) - static_cast<int32_t>(word_offset(row));
+#pragma unroll
+      for (int32_t w = 0; w < 5; ++w) {
+        const int32_t left = static_cast<int32_t>(groups_) - begin - 4 * w;
+        ptx::copy_part_of_word(at + 4 * w, row + begin + (left > 0 ? 4 * w : 0),
+                               static_cast<uint32_t>(max(min(left, 4), 0)));
+      }
     }
   }
 

@@ -32,7 +32,8 @@ struct Staging {
   static constexpr uint32_t kGroupBytes = kTokens * kPitch;
   static constexpr uint32_t kRowBytes = kNumGroups * kGroupBytes;
   // Per token: one of each warpgroup, one of each warp.
-  static constexpr uint32_t kFloats = kOperands == Operands::bf16 ? 0 : kNumGroups + kNumGroups * 4;
+  static constexpr uint32_t kFloats =
+      kOperands == Operands::bf16 || kOperands == Operands::e2m1 ? 0 : kNumGroups + kNumGroups * 4;
 };
 
 // Scales in a stage, in words. Of tokens with groups one each. Of weights, e4m3_block: three of the blocks of 128 rows that
@@ -52,7 +53,8 @@ struct StageScales {
 // Besides: what the warp that copies the scales of packed weights keeps in shared memory, and a table for their decoding.
 template <Operands kOperands>
 struct ScalesWorkspace {
-  static constexpr uint32_t kRawBytes = is_packed(kOperands) ? 2 * kTileRows * 16 : 0;
+  static constexpr uint32_t kRawBytes =
+      !is_packed(kOperands) ? 0 : kTileRows * (kOperands == Operands::e2m1 ? 3 * 16 : 4 * 20);
   static constexpr uint32_t kTableBytes = kOperands == Operands::e2m1_e4m3 ? 256 * sizeof(uint2) : 0;
   static constexpr uint32_t kBytes = kRawBytes + kTableBytes;
 };

@@ -2,7 +2,6 @@
 #include "ops/experts/choose.hpp"
 
 #include "case.hpp"
-#include "io/data_folder.hpp"
 #include "io/tuned.hpp"
 #include "mixlane/tuning.hpp"
 #include "ops/experts/op.hpp"
@@ -11,12 +10,6 @@
 
 namespace mixlane::test {
 namespace {
-
-std::vector<std::string_view> gpu_variant_ids() {
-  std::vector<std::string_view> ids;
-  for (const auto& variant : experts_gpu_variants()) ids.push_back(variant.info.id);
-  return ids;
-}
 
 TEST(ExpertsChoice, KeysSayFormatShapeAndSize) {
   for (const QuantFormat format : kFormats) {
@@ -46,16 +39,6 @@ TEST(ExpertsChoice, EstimatesPutTheVariantsInOrder) {
       EXPECT_LT(narrow, estimate_experts_mma(args, 132));
       EXPECT_LT(estimate_experts_wgmma(args, 132), estimate_experts_wgmma(args, 66));
     }
-}
-
-// Needs no GPU: what the library ships is for variants that this build has.
-TEST(ExpertsChoice, ShippedChoicesAreVariantsOfThisBuild) {
-  if (gpu::kDeviceType != DeviceType::cuda) GTEST_SKIP() << "the tables are for NVIDIA GPUs";
-  TunedLayers layers;
-  layers.tables[TunedLayers::installed] = read_tuned_folder(data_folder("tuned"));
-  const std::vector<std::string_view> ids = gpu_variant_ids();
-  const TunedLookup lookup(layers, {"sm_90", 132}, experts_tune_space(), ids);
-  EXPECT_GT(lookup.size(), 0u);
 }
 
 class ExpertsChoiceGpu : public GpuTest {
