@@ -6,6 +6,7 @@
 
 #include "core/error.hpp"
 #include "core/numeric.hpp"
+#include "ops/quant/formats.hpp"
 
 namespace mixlane::bench {
 namespace {
@@ -220,8 +221,7 @@ double tolerance(QuantFormat format) {
   // Rows, partial sums and output are each rounded to bf16: about 2^-9 each, at random.
   const double bf16 = 4e-3;
   // fp8 rounds the activation's result again: a sum in another order moves some values by one e4m3 step, 2^-4.
-  const bool fp8 = format == QuantFormat::fp8_block || format == QuantFormat::fp8_channel;
-  return fp8 ? 2e-2 : bf16;
+  return quantises_activations(format) ? 2e-2 : bf16;
 }
 
 Correctness check_layer(Context& context, Gate& gate, const CheckRequest& request) {

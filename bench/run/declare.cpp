@@ -30,7 +30,7 @@ void declare_sweep(CLI::App& command, BenchArguments& a) {
   command.add_option("--model", a.model, "catalogue name (see `mixlane models`) or a JSON file")
       ->group(group)
       ->capture_default_str();
-  command.add_option("--quant", a.quant, "none, fp8, fp8_channel, mxfp4")
+  command.add_option("--quant", a.quant, "none, fp8, fp8_channel, mxfp4, mxfp4_fp8")
       ->delimiter(',')
       ->group(group)
       ->capture_default_str();
@@ -87,8 +87,9 @@ void declare_layer(CLI::App& command, BenchArguments& a) {
       ->group(group)
       ->capture_default_str();
   command
-      .add_option("--wire", a.wire,
-                  "dispatch carries auto, bf16, fp8_1x128 or fp8_row (a layer: of quant fp8, fp8_channel), mxfp4")
+      .add_option(
+          "--wire", a.wire,
+          "dispatch carries auto, bf16, fp8_1x128 or fp8_row (a layer: of quant fp8 and mxfp4_fp8, fp8_channel), mxfp4")
       ->group(group)
       ->capture_default_str();
   command.add_option("--combine-wire", a.combine_wire, "combine carries bf16, fp8_1x128, f32 or f64")

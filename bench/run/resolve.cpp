@@ -4,6 +4,7 @@
 #include "core/env.hpp"
 #include "core/error.hpp"
 #include "doctor/probes.hpp"
+#include "ops/quant/formats.hpp"
 #include "run/options.hpp"
 #include "run/variants.hpp"
 #include "stage/device.hpp"
@@ -212,15 +213,15 @@ BenchOptions resolve(const BenchArguments& arguments, const std::vector<std::str
 
 WireFormat wire_format(const BenchOptions& options, QuantFormat format) {
   const int wire = index_of("--wire", options.wire, {"bf16", "fp8_1x128", "fp8_row", "mxfp4", "auto"});
-  const WireFormat lossless = format == QuantFormat::fp8_block     ? WireFormat::fp8_1x128
-                              : format == QuantFormat::fp8_channel ? WireFormat::fp8_row
-                                                                   : WireFormat::bf16;
+  const WireFormat lossless = !quantises_activations(format)                        ? WireFormat::bf16
+                              : activation_group(format) == ScaleGroup::group_1x128 ? WireFormat::fp8_1x128
+                                                                                    : WireFormat::fp8_row;
   const auto wanted = wire == 4 ? lossless : static_cast<WireFormat>(wire);
   const bool feeds_experts = !has_exchange(options.stages);  // those stages alone feed nobody
   if (feeds_experts && wanted != WireFormat::bf16 && wanted != lossless)
     fail(ErrorCode::invalid_argument,
-         "--wire {} does not feed experts of quant {}: fp8 takes bf16 or fp8_1x128, fp8_channel "
-         "takes bf16 or fp8_row, none and mxfp4 take bf16",
+         "--wire {} does not feed experts of quant {}: fp8 and mxfp4_fp8 take bf16 or fp8_1x128, "
+         "fp8_channel takes bf16 or fp8_row, none and mxfp4 take bf16",
          options.wire, name(format));
   return wanted;
 }

@@ -6,6 +6,7 @@
 #include "io/weights.hpp"
 #include "mixlane/align.hpp"
 #include "ops/experts/op.hpp"
+#include "ops/quant/formats.hpp"
 #include "ops/quant/op.hpp"
 #include "stage/device_tensor.hpp"
 #include "stage/op_stage.hpp"
@@ -18,11 +19,7 @@ constexpr int kDistinctExperts = 2;  // whose weights all others repeat, in turn
 constexpr int kCheckedSlots = 6;
 
 // Sums in another order: activated values that are quantised may fall on the other side of a tie.
-double tolerance(QuantFormat format) {
-  return format == QuantFormat::fp8_block || format == QuantFormat::fp8_channel ? 1.5e-2 : 4e-3;
-}
-
-bool is_fp8(QuantFormat format) { return format == QuantFormat::fp8_block || format == QuantFormat::fp8_channel; }
+double tolerance(QuantFormat format) { return quantises_activations(format) ? 1.5e-2 : 4e-3; }
 
 // One set's slots, on the host.
 struct SlotTable {
@@ -120,8 +117,8 @@ SlotTable ExpertsStage::make_slots(int set) const {
 void ExpertsStage::quantise_rows() {
   const int64_t rows = cell().tokens, cols = cell().shape.hidden;
   host_rows_ = {inputs_.hidden().data(), DType::bf16, {rows, cols}};
-  if (is_fp8(cell().format)) {
-    const ScaleGroup group = quant_group_of(cell().format);
+  if (quantises_activations(cell().format)) {
+    const ScaleGroup group = activation_group(cell().format);
     const ScaleTiles tiles(group, rows, cols);
     codes_.resize(static_cast<size_t>(rows * cols));
     scales_.resize(static_cast<size_t>(tiles.rows * tiles.cols) * 4);

@@ -4,6 +4,7 @@
 #include <array>
 
 #include "core/error.hpp"
+#include "ops/quant/formats.hpp"
 #include "run/variants.hpp"
 
 namespace mixlane::bench {
@@ -60,8 +61,7 @@ void append(std::vector<std::string>& to, const std::string& id) {
 }  // namespace
 
 ScaleGroup quant_group_of(QuantFormat format) {
-  if (format == QuantFormat::fp8_channel) return ScaleGroup::row;
-  return format == QuantFormat::mxfp4 ? ScaleGroup::group_1x32 : ScaleGroup::group_1x128;
+  return format == QuantFormat::mxfp4 ? ScaleGroup::group_1x32 : activation_group(format);
 }
 
 std::string_view short_name(ScaleGroup group) {

@@ -14,6 +14,7 @@
 #include "tune/align_regret.hpp"
 #include "tune/align_sweep.hpp"
 #include "tune/exchange_sweep.hpp"
+#include "tune/experts_sweep.hpp"
 #include "tune/options.hpp"
 #include "tune/outcome.hpp"
 
@@ -122,6 +123,7 @@ int tune_stage(const TuneOptions& options) {
   std::string why;
   if (gpu::num_devices(&why) == 0) fail(ErrorCode::unsupported, "tuning {} needs a GPU: {}", options.stage, why);
   Context context({.device = {gpu::kDeviceType, options.device}});
+  if (options.stage == "experts") return tune_experts_stage(context, options);
   if (options.stage != "align") return tune_exchange_stage(context, options);
   if (options.regret) return measure(context, options);
   const int64_t begin = now_ns();

@@ -15,14 +15,15 @@ constexpr const char* kFooter = R"(Examples:
   mixlane tune --stage align --shapes 96x5         a shape of your own beside them
   mixlane tune --stage align --replace             again, after an update of the library or the driver
   mixlane tune --stage dispatch,combine --hidden 7168   on all GPUs, a rank on each
+  mixlane tune --stage experts --model deepseek-v3 --ranks 8 --quant none,fp8
   mixlane tune --stage align --regret              how far "auto" is from the best variant
   MIXLANE_TUNED=tuned mixlane bench ...            uses what was tuned; the installed tables need no variable
 
 docs/tuning.md tells the rest.)";
 
 void declare(CLI::App& command, TuneOptions& o) {
-  command.add_option("--stage", o.stage, "What to tune: align, dispatch, combine, or dispatch,combine")
-      ->check(CLI::IsMember({"align", "dispatch", "combine", "dispatch,combine"}))
+  command.add_option("--stage", o.stage, "What to tune: align, experts, dispatch, combine, or dispatch,combine")
+      ->check(CLI::IsMember({"align", "experts", "dispatch", "combine", "dispatch,combine"}))
       ->capture_default_str();
   command.add_option("--device", o.device, "Index of the GPU")->check(CLI::Range(0, 1023))->capture_default_str();
   command.add_option("--shapes", o.shapes, "experts x experts per token, as in 256x8; default: those of the catalogue")
@@ -30,16 +31,26 @@ void declare(CLI::App& command, TuneOptions& o) {
   command.add_option("--ids", o.ids, "i32, i64, window (rows as dispatch leaves them); default: all")
       ->delimiter(',')
       ->check(CLI::IsMember({"i32", "i64", "window"}));
-  command.add_option("--ranks", o.ranks, "Ranks that share the experts [align: 8, for windows; else one per GPU]")
+  command
+      .add_option("--ranks", o.ranks, "Ranks that share the experts [align, for windows, and experts: 8; else one per GPU]")
       ->check(CLI::Range(1, 1024));
-  command.add_option("--hidden", o.hidden, "Values of a row of dispatch and combine; default: those of the catalogue")
+  command
+      .add_option("--hidden", o.hidden,
+                  "Values of a row of dispatch and combine; default: those of the catalogue. One, of experts with --shapes")
       ->delimiter(',')
       ->check(CLI::Range(8, 1 << 20));
-  command
-      .add_option("--tokens", o.tokens,
-                  "Of a rank of dispatch and combine, up to the next size that is tuned; default: every size to 8192")
+  command.add_option("--model", o.models, "Of experts: names or files; default: those of the catalogue")->delimiter(',');
+  command.add_option("--quant", o.quants, "Of experts: none, fp8, fp8_channel, mxfp4, mxfp4_fp8")
       ->delimiter(',')
-      ->check(CLI::Range(1, 8192));
+      ->capture_default_str();
+  command.add_option("--intermediate", o.intermediate, "Of experts with --shapes")->check(CLI::Range(16, 1 << 20));
+  command
+      .add_option(
+          "--tokens", o.tokens,
+          "Of a rank of dispatch and combine, or rows of experts, up to the next size that is tuned; default: every size "
+          "to 8192")
+      ->delimiter(',')
+      ->check(CLI::Range(1, 1 << 20));
   command.add_option("--multiprocessors", o.multiprocessors, "How many a dispatch or combine may keep busy; 0 = all")
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();
@@ -67,6 +78,9 @@ std::string TuneOptions::command() const {
   if (!ids.empty()) text += fmt::format(" --ids {}", fmt::join(ids, ","));
   add("--ranks", ranks, usual.ranks);
   if (!hidden.empty()) text += fmt::format(" --hidden {}", fmt::join(hidden, ","));
+  if (!models.empty()) text += fmt::format(" --model {}", fmt::join(models, ","));
+  if (quants != usual.quants) text += fmt::format(" --quant {}", fmt::join(quants, ","));
+  add("--intermediate", intermediate, usual.intermediate);
   if (!tokens.empty()) text += fmt::format(" --tokens {}", fmt::join(tokens, ","));
   add("--multiprocessors", multiprocessors, usual.multiprocessors);
   add("--block", block, usual.block);

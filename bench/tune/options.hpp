@@ -11,11 +11,14 @@ struct TuneOptions {
   int device = 0;
   std::vector<std::string> shapes;  // "256x8": experts x experts per token; none = the catalogue's
   std::vector<std::string> ids;     // of align: i32, i64, window
-  int ranks = 0;                    // that share the experts; 0: 8 for align's windows, else one per GPU
-  std::vector<int> hidden;          // of dispatch and combine; none = the catalogue's
-  std::vector<int> tokens;          // of dispatch and combine, per rank; none = every size that is tuned
+  int ranks = 0;                    // that share the experts; 0: 8 for align's windows and experts, else one per GPU
+  std::vector<int> hidden;          // of dispatch and combine; none = the catalogue's. Of experts with shapes: one
   int multiprocessors = 0;          // of dispatch and combine: DispatcherConfig::num_multiprocessors
   int block = 64;                   // of align
+  std::vector<std::string> models;  // of experts: names or files; none = the catalogue's
+  std::vector<std::string> quants{"none", "fp8"};  // of experts
+  int intermediate = 0;                            // of experts with shapes
+  std::vector<int64_t> tokens;  // of dispatch and combine (per rank) or experts; none = every size that is tuned
   double margin = 0.01;
   std::string out = "tuned";  // a folder, or a .json file
   bool replace = false;

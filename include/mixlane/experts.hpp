@@ -34,7 +34,7 @@ struct ExpertWeights {
   int intermediate = 0;              // I
   ConstTensorView gate_up{};         // bf16 | fp8_e4m3 | fp4_e2m1 [experts, 2 I or I, H]
   ConstTensorView gate_up_scales{};  // fp8_block f32 [experts, ceil(rows/128), ceil(H/128)]; fp8_channel f32 [experts,
-                                     // rows]; mxfp4 e8m0 [experts, rows, ceil(H/32)]
+                                     // rows]; mxfp4, mxfp4_fp8 e8m0 [experts, rows, ceil(H/32)]
   ConstTensorView gate_up_bias{};    // optional f32 [experts, 2 I or I]
   ConstTensorView down{};            // [experts, H, I]
   ConstTensorView down_scales{};
@@ -44,8 +44,8 @@ struct ExpertWeights {
 struct ExpertsArgs {
   ExpertWeights weights{};
   Activation activation{};
-  ConstTensorView rows{};        // [rows, H] strided: bf16, or fp8_e4m3 with `row_scales` for the fp8 formats
-  ConstTensorView row_scales{};  // f32 [rows, ceil(H/128)] (fp8_block) or [rows] (fp8_channel); rows may be strided
+  ConstTensorView rows{};        // [rows, H] strided: bf16, or fp8_e4m3 with `row_scales` where activations are fp8
+  ConstTensorView row_scales{};  // f32 [rows, ceil(H/128)] (fp8_block, mxfp4_fp8) or [rows] (fp8_channel); strided rows
   int num_topk = 1;              // K: pair p gathers row p / K
   // From align, all three; or none of them: one dense expert, slot i is row i (shared experts).
   ConstTensorView sorted_pairs{};    // i32 [slots]: pair per slot
@@ -60,11 +60,11 @@ struct ExpertsArgs {
   std::string_view variant = "auto";
 };
 
-// Arithmetic: products accumulate in f32; fp8_block scales each 128 of the reduction in f32; gate_up's result stays f32
-// up to the activation, whose result is rounded to bf16 (none, mxfp4) or quantised like the input (fp8 formats); the
-// down product is rounded once to bf16. bf16 input is quantised here for the fp8 formats. Deterministic: the same pairs
+// Arithmetic: products accumulate in f32; fp8_block and mxfp4_fp8 scale each 128 of the reduction in f32; gate_up's result
+// stays f32 up to the activation, whose result is rounded to bf16 (none, mxfp4) or quantised like the input (the others);
+// the down product is rounded once to bf16. bf16 input is quantised here where activations are fp8. Deterministic: the same pairs
 // on an expert give the same bits. CPU variants: experts.reference (plain loops, the oracle), experts.onednn. GPU variants:
-// experts.wgmma (sm_90; rows of `rows` and `output` and the weights aligned to 16 bytes, mxfp4: H and I multiples of 32),
+// experts.wgmma (sm_90; rows of `rows` and `output` and the weights aligned to 16 bytes, mxfp4, mxfp4_fp8: H and I multiples of 32),
 // experts.mma (sm_80 on, gfx90a, gfx942; any alignment). On a GPU counts, offsets and pairs are read when the work runs: the
 // call may be captured once and replayed with others, and what they hold is not checked.
 void run_experts(Context& context, const ExpertsArgs& args, Stream stream = {});

@@ -11,6 +11,7 @@ enum class QuantFormat : uint8_t {
   fp8_block,    // "fp8": e4m3; weights one f32 scale per 128x128 block, activations one per 1x128 group
   fp8_channel,  // "fp8_channel": e4m3; weights one f32 scale per output channel (row), activations one per token
   mxfp4,        // "mxfp4": e2m1 weights, one e8m0 scale per 32 values along the reduction; activations stay bf16
+  mxfp4_fp8,    // "mxfp4_fp8" (W4A8): weights as mxfp4, activations as fp8_block
 };
 
 std::string_view name(QuantFormat format);

@@ -1,6 +1,7 @@
 #include "io/expert_storage.hpp"
 
 #include "core/math.hpp"
+#include "ops/quant/formats.hpp"
 
 namespace mixlane {
 namespace {
@@ -11,18 +12,20 @@ HostTensor make_scales(std::string_view what, QuantFormat format, int64_t num_ex
     case QuantFormat::fp8_block:
       return make_host_tensor(what, DType::f32, {num_experts, ceil_div(rows, 128), ceil_div(cols, 128)});
     case QuantFormat::fp8_channel: return make_host_tensor(what, DType::f32, {num_experts, rows});
-    case QuantFormat::mxfp4: return make_host_tensor(what, DType::e8m0, {num_experts, rows, ceil_div(cols, 32)});
+    case QuantFormat::mxfp4:
+    case QuantFormat::mxfp4_fp8: return make_host_tensor(what, DType::e8m0, {num_experts, rows, ceil_div(cols, 32)});
   }
   return {};
 }
 
 int64_t matrix_bytes(QuantFormat format, int64_t rows, int64_t cols) {
-  const int64_t values = size_bytes(value_dtype(format), rows * cols);
+  const int64_t values = size_bytes(weight_dtype(format), rows * cols);
   switch (format) {
     case QuantFormat::none: return values;
     case QuantFormat::fp8_block: return values + 4 * ceil_div(rows, 128) * ceil_div(cols, 128);
     case QuantFormat::fp8_channel: return values + 4 * rows;
-    case QuantFormat::mxfp4: return values + rows * ceil_div(cols, 32);
+    case QuantFormat::mxfp4:
+    case QuantFormat::mxfp4_fp8: return values + rows * ceil_div(cols, 32);
   }
   return values;
 }
@@ -48,21 +51,11 @@ void validate(const WeightsRequest& request) {
            model.routing.num_experts - 1);
 }
 
-DType value_dtype(QuantFormat format) {
-  switch (format) {
-    case QuantFormat::none: return DType::bf16;
-    case QuantFormat::fp8_block: return DType::fp8_e4m3;
-    case QuantFormat::fp8_channel: return DType::fp8_e4m3;
-    case QuantFormat::mxfp4: return DType::fp4_e2m1;
-  }
-  return DType::bf16;
-}
-
 ExpertMatrices make_expert_matrices(std::string_view what, QuantFormat format, int64_t num_experts, int64_t rows,
                                     int64_t cols) {
   ExpertMatrices matrices;
   matrices.format = format;
-  matrices.values = make_host_tensor(what, value_dtype(format), {num_experts, rows, cols});
+  matrices.values = make_host_tensor(what, weight_dtype(format), {num_experts, rows, cols});
   matrices.scales = make_scales(what, format, num_experts, rows, cols);
   return matrices;
 }

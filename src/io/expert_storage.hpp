@@ -19,7 +19,6 @@ struct ExpertMatrices {
 // Throws invalid_argument for a model with missing fields and for experts that it does not have.
 void validate(const WeightsRequest& request);
 
-DType value_dtype(QuantFormat format);
 ExpertMatrices make_expert_matrices(std::string_view what, QuantFormat format, int64_t num_experts, int64_t rows,
                                     int64_t cols);
 

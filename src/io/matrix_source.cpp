@@ -6,6 +6,7 @@
 #include "core/math.hpp"
 #include "core/numeric.hpp"
 #include "core/parallel.hpp"
+#include "ops/quant/formats.hpp"
 
 namespace mixlane {
 namespace {
@@ -73,7 +74,7 @@ bool is_direct(const MatrixSource& source, QuantFormat format) {
     const bool same = (format == QuantFormat::none && slab.format == SourceFormat::plain &&
                        slab.values.tensor.entry->dtype == DType::bf16) ||
                       (format == QuantFormat::fp8_block && slab.format == SourceFormat::fp8_block) ||
-                      (format == QuantFormat::mxfp4 && slab.format == SourceFormat::mxfp4);
+                      (has_mx_weights(format) && slab.format == SourceFormat::mxfp4);
     // The 128-row blocks of the whole matrix must be those of the slabs.
     const bool blocks_fit =
         format != QuantFormat::fp8_block || i + 1 == source.slabs.size() || slab.num_rows() % kBlock == 0;
@@ -160,9 +161,7 @@ void encode(Context& context, const TensorView& dense, QuantFormat format, const
   }
   QuantArgs args;
   args.input = dense;
-  args.group = format == QuantFormat::fp8_block     ? ScaleGroup::block_128x128
-               : format == QuantFormat::fp8_channel ? ScaleGroup::row
-                                                    : ScaleGroup::group_1x32;
+  args.group = weight_group(format);
   args.output = values;
   args.scales = scales;
   quantize(context, args);

@@ -8,6 +8,7 @@
 #include "core/parallel.hpp"
 #include "io/expert_storage.hpp"
 #include "io/random_source.hpp"
+#include "ops/quant/formats.hpp"
 
 namespace mixlane {
 namespace {
@@ -62,14 +63,6 @@ void fill_values(const Generator& generator, const std::vector<uint16_t>& table,
   parallel_ranges(generator.context.num_threads(), (count + 3) / 4, kGrain / 4, [&](int64_t begin, int64_t end) {
     fill_random(table, key, first + 4 * begin, out + 4 * begin, std::min(4 * end, count) - 4 * begin);
   });
-}
-
-ScaleGroup weight_group(QuantFormat format) {
-  switch (format) {
-    case QuantFormat::fp8_channel: return ScaleGroup::row;
-    case QuantFormat::mxfp4: return ScaleGroup::group_1x32;
-    default: return ScaleGroup::block_128x128;
-  }
 }
 
 // Rows [begin, begin + count) of a matrix [rows, ...]; of scales that stand for `unit` rows each.

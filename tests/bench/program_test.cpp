@@ -51,12 +51,12 @@ void check_stages(const Record& record, int num_ranks) {
 }
 
 TEST_F(ProgramTest, WritesARecordPerCellWithWhatHappened) {
-  Program program(command({"--ranks", "3", "--quant", "none,fp8,fp8_channel,mxfp4", "--tokens", "1,6", "--workload",
-                           "balanced,ragged,hot_expert"}));
+  Program program(command({"--ranks", "3", "--quant", "none,fp8,fp8_channel,mxfp4,mxfp4_fp8", "--tokens", "1,6",
+                           "--workload", "balanced,ragged,hot_expert"}));
   program.wait();
   ASSERT_EQ(program.exit_code, 0) << program.err;
   expect_mentions(program.out, {"nobody has checked these fields of tiny: intermediate", "REPORT.md", "merged.json"});
-  ASSERT_EQ(results().size(), 4u);
+  ASSERT_EQ(results().size(), 5u);
   for (const auto& path : results()) {
     const ResultFile file = read_result_file(path);
     EXPECT_TRUE(file.complete);

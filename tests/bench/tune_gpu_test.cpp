@@ -1,4 +1,4 @@
-// Tuning align for real: a small sweep, its table in a context that has never tuned, and refusal during a capture.
+// Tuning for real: a small sweep, its table in a context that has never tuned, and refusal during a capture.
 #include <gtest/gtest.h>
 
 #include "core/tuning.hpp"
@@ -9,6 +9,7 @@
 #include "support/gpu.hpp"
 #include "tune/align_regret.hpp"
 #include "tune/align_sweep.hpp"
+#include "tune/experts_sweep.hpp"
 
 namespace mixlane::bench {
 namespace {
@@ -59,6 +60,34 @@ TEST_F(TuneGpu, ChoosesTheFastestAndAFreshContextFollows) {
     EXPECT_EQ(select_align(fresh, align_case.args("auto")).info.id, entry->choice);
   }
   EXPECT_TRUE(fresh.notices().empty());
+}
+
+TEST_F(TuneGpu, ChoosesAmongTheTilesOfExperts) {
+  Context context({.device = gpu_device()});
+  if (gpu::compute_capability(0) != 90) GTEST_SKIP() << "one candidate here";
+  ExpertsSweep sweep;
+  Model model;
+  model.name = "small";
+  model.hidden = 256;
+  model.intermediate = 128;
+  model.routing.num_experts = 8;
+  model.routing.num_topk = 2;
+  sweep.models = {model};
+  sweep.formats = {QuantFormat::none, QuantFormat::fp8_block, QuantFormat::mxfp4_fp8};
+  sweep.num_ranks = 2;
+  sweep.tokens = {4, 300};
+  const TunedTable table = tune_experts(context, sweep, run());
+  ASSERT_EQ(table.entries.size(), 6u);
+  for (const TunedEntry& entry : table.entries) {
+    SCOPED_TRACE(key_text(table, entry));
+    EXPECT_NE(key_text(table, entry).find("experts=4 hidden=256 intermediate=128 topk=2"), std::string::npos);
+    EXPECT_NE(entry.choice, "experts.mma");
+    EXPECT_EQ(entry.measured_us.size(), entry.key[0] == TuneValue("mxfp4_fp8") ? 2u : 3u);
+  }
+  const TempFolder folder;
+  write_file(folder / tuned_file_name(table), tuned_json(table));
+  Context fresh({.device = gpu_device()});
+  EXPECT_NO_THROW(load_tuned(fresh, folder.path().string()));
 }
 
 TEST_F(TuneGpu, RefusedDuringACapture) {

@@ -5,6 +5,7 @@
 #include <set>
 
 #include "io/load_weights.hpp"
+#include "ops/quant/formats.hpp"
 #include "support/errors.hpp"
 #include "test_checkpoint.hpp"
 
@@ -28,7 +29,8 @@ float decoded(QuantFormat format, const ConstTensorView& values, const ConstTens
              scales.as<float>()[(e * block_rows + row / 128) * block_cols + col / 128];
     }
     case QuantFormat::fp8_channel: return e4m3_to_f32(values.as<uint8_t>()[at]) * scales.as<float>()[e * rows + row];
-    case QuantFormat::mxfp4: {
+    case QuantFormat::mxfp4:
+    case QuantFormat::mxfp4_fp8: {
       const uint8_t pair = values.as<uint8_t>()[at / 2];
       const uint8_t scale = scales.as<uint8_t>()[(e * rows + row) * ((cols + 31) / 32) + col / 32];
       return e2m1_to_f32(static_cast<uint8_t>(at % 2 == 0 ? pair & 15 : pair >> 4)) * e8m0_to_f32(scale);
@@ -43,7 +45,7 @@ Matrix rounded(Matrix m, QuantFormat format) {
     for (float& value : m.values) value = bf16_to_f32(f32_to_bf16(value));
     return m;
   }
-  const bool is_mx = format == QuantFormat::mxfp4;
+  const bool is_mx = has_mx_weights(format);
   const int64_t tile_rows = format == QuantFormat::fp8_block ? 128 : 1;
   const int64_t tile_cols = is_mx ? 32 : format == QuantFormat::fp8_block ? 128 : m.cols;
   std::map<std::pair<int64_t, int64_t>, float> largest;
@@ -243,12 +245,12 @@ TEST_F(CheckpointTest, GptOss) {
   const OssLayer truth = add_gpt_oss(checkpoint, model, "model.layers.0.");
   checkpoint.write(folder.path(), 2);
   for (const QuantFormat format :
-       {QuantFormat::mxfp4, QuantFormat::none, QuantFormat::fp8_block, QuantFormat::fp8_channel}) {
+       {QuantFormat::mxfp4, QuantFormat::mxfp4_fp8, QuantFormat::none, QuantFormat::fp8_block, QuantFormat::fp8_channel}) {
     SCOPED_TRACE(std::string(name(format)));
     const LayerWeights loaded = load(model, format, {4, 2});
     // e2m1 times a power of two is a bf16, so that conversion is exact too.
     expect_experts(loaded.weights.experts, format, model, chosen(truth.experts, {4, 2}),
-                   format == QuantFormat::mxfp4 || format == QuantFormat::none ? Expect::exact : Expect::rounded);
+                   has_mx_weights(format) || format == QuantFormat::none ? Expect::exact : Expect::rounded);
     expect_bf16(loaded.router, truth.router);
     expect_f32(loaded.router_bias, truth.router_bias.values);
     std::vector<float> gate_up = truth.gate_up_bias[4], down;

@@ -49,7 +49,8 @@ std::vector<uint8_t> bytes_of_expert(const ConstTensorView& view, int64_t expert
 constexpr ConstTensorView ExpertWeights::*kTensors[] = {&ExpertWeights::gate_up,      &ExpertWeights::gate_up_scales,
                                                         &ExpertWeights::gate_up_bias, &ExpertWeights::down,
                                                         &ExpertWeights::down_scales,  &ExpertWeights::down_bias};
-constexpr QuantFormat kFormats[] = {QuantFormat::none, QuantFormat::fp8_block, QuantFormat::fp8_channel, QuantFormat::mxfp4};
+constexpr QuantFormat kFormats[] = {QuantFormat::none, QuantFormat::fp8_block, QuantFormat::fp8_channel, QuantFormat::mxfp4,
+                                   QuantFormat::mxfp4_fp8};
 
 TEST(RandomWeights, SameForAnyRankSplitAndThreads) {
   Model model = small_model();
@@ -105,7 +106,8 @@ TEST(RandomWeights, QuantilesInvertTheNormalDistribution) {
 TEST(RandomWeights, QuantisedFormsOfTheSameValues) {
   const std::map<QuantFormat, ScaleGroup> groups{{QuantFormat::fp8_block, ScaleGroup::block_128x128},
                                                  {QuantFormat::fp8_channel, ScaleGroup::row},
-                                                 {QuantFormat::mxfp4, ScaleGroup::group_1x32}};
+                                                 {QuantFormat::mxfp4, ScaleGroup::group_1x32},
+                                                 {QuantFormat::mxfp4_fp8, ScaleGroup::group_1x32}};
   Model model = small_model();
   model.intermediate = 1040;  // more rows than are quantised at a time
   const LayerWeights plain = make(model, QuantFormat::none, {3}, 1, 5);

@@ -69,6 +69,13 @@ __device__ inline void copy_part_of_word(uint32_t to, const void* from, uint32_t
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
 }
 
+// This thread's copies since the last call are a group; all of its groups but the newest kPending have landed.
+__device__ inline void end_copy_group() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int kPending>
+__device__ void wait_copy_groups() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
+
 // Ordinary accesses to shared memory that were seen before come before the tensor cores' and the copy engine's later ones.
 __device__ inline void fence_async_proxy() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 

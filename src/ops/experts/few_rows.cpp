@@ -74,11 +74,14 @@ template <class Decoder, int R, int N>
       call.c[r * call.ldc + n + i - call.first] = sum_of(totals[i][r]);
 }
 
-// The same for mxfp4: four words of a step share a power of two.
+// The same for e2m1: four words of a step share a power of two. A step is a group of the left operand's scales, if it has
+// some.
 template <int R, int N>
 [[gnu::always_inline]] static inline void mx_columns(const Call& call, int64_t n) {
   using Decoder = E2m1Decoder;
   const MatrixView& m = call.matrix;
+  static_assert(Decoder::kStep == kScaleBlock);
+  const int64_t groups = num_groups(m.format, m.cols);
   F32x16 totals[N][R] = {};
   for (int64_t k = 0; k < m.cols; k += Decoder::kStep) {
     const int64_t step = std::min(Decoder::kStep, m.cols - k);
@@ -93,7 +96,12 @@ template <int R, int N>
     for (int i = 0; i < N; ++i) {
       F32x16 factors;
       Decoder::load_factors(m.mx_scales(n + i) + k / kMxGroup, ceil_div(step, kMxGroup), factors);
-      for (int r = 0; r < R; ++r) totals[i][r] += sums[i][r] * factors;
+      if (!has_groups(m.format)) {
+        for (int r = 0; r < R; ++r) totals[i][r] += sums[i][r] * factors;
+      } else {
+        for (int r = 0; r < std::min<int64_t>(R, call.rows); ++r)
+          totals[i][r] += sums[i][r] * factors * call.scales[r * groups + k / kScaleBlock];
+      }
     }
   }
   for (int i = 0; i < N; ++i)
@@ -152,7 +160,8 @@ void few_rows_product(const MatrixView& matrix, int64_t first, int64_t count, co
     case QuantFormat::none: widen<Bf16Decoder>(a, scratch); return product_bf16(call);
     case QuantFormat::fp8_block:
     case QuantFormat::fp8_channel: widen<E4m3Decoder>(a, scratch); return product_e4m3(call);
-    case QuantFormat::mxfp4: widen<E2m1Decoder>(a, scratch); return product_mxfp4(call);
+    case QuantFormat::mxfp4:
+    case QuantFormat::mxfp4_fp8: widen<E2m1Decoder>(a, scratch); return product_mxfp4(call);
   }
 }
 

@@ -4,6 +4,7 @@
 #include "core/arena.hpp"
 #include "core/math.hpp"
 #include "gpu/runtime.hpp"
+#include "ops/experts/choose.hpp"
 #include "ops/experts/launchers.hpp"
 #include "ops/experts/op.hpp"
 #include "ops/experts/operands.hpp"
@@ -13,8 +14,6 @@ namespace experts_gpu {
 namespace {
 
 constexpr int64_t kMaxPairs = int64_t{1} << 31;
-
-bool is_fp8(QuantFormat format) { return format == QuantFormat::fp8_block || format == QuantFormat::fp8_channel; }
 
 // Most slots that hold pairs.
 int64_t num_slots(const ExpertsArgs& args) {
@@ -49,7 +48,7 @@ int64_t input_bytes(const ExpertsArgs& args) {
     rows *= args.num_topk;
     bytes += Arena::rounded(rows * hidden * 2);
   }
-  if (is_fp8(args.weights.format))
+  if (quantises_activations(args.weights.format))
     bytes += Arena::rounded(rows * hidden) + Arena::rounded(rows * num_groups(args.weights.format, hidden) * 4);
   return bytes;
 }
@@ -64,10 +63,6 @@ TensorView take_scales(Arena& arena, QuantFormat format, int64_t rows, int64_t c
   float* scales = arena.take_as<float>(rows * groups);
   if (format == QuantFormat::fp8_channel) return {scales, DType::f32, {rows}, device};
   return {scales, DType::f32, {rows, groups}, device};
-}
-
-ScaleGroup scale_group(QuantFormat format) {
-  return format == QuantFormat::fp8_block ? ScaleGroup::group_1x128 : ScaleGroup::row;
 }
 
 InputRows prepare_input(Context& context, const ExpertsArgs& args, Stream stream) {
@@ -87,11 +82,11 @@ InputRows prepare_input(Context& context, const ExpertsArgs& args, Stream stream
     launch_scale_rows(to, static_cast<uint32_t>(pairs), can_overlap(device), stream);
     input = {scaled, {}, 1, {}};
   }
-  if (!is_fp8(args.weights.format)) return input;
+  if (!quantises_activations(args.weights.format)) return input;
   const QuantFormat format = args.weights.format;
   const TensorView codes = take(arena, DType::fp8_e4m3, input.rows.shape[0], args.weights.hidden, device);
   const TensorView scales = take_scales(arena, format, input.rows.shape[0], args.weights.hidden, device);
-  quantize(context, {.input = input.rows, .group = scale_group(format), .output = codes, .scales = scales}, stream);
+  quantize(context, {.input = input.rows, .group = activation_group(format), .output = codes, .scales = scales}, stream);
   return {codes, scales, input.num_topk, {}};
 }
 
@@ -105,7 +100,7 @@ void run_products(Context& context, const ExpertsArgs& args, bool raw, int64_t m
   if (w.num_experts == 0 || slots == 0) return;
   const Device device = context.device();
   const gpu::DeviceGuard guard(device);
-  const bool fp8 = is_fp8(w.format);
+  const bool fp8 = quantises_activations(w.format);
   Arena& arena = context.arena();
   const Arena::Scope scope(arena);
   arena.reserve(Arena::rounded(more_bytes) + input_bytes(args) + Arena::rounded(slots * w.intermediate * (fp8 ? 1 : 2)) +
@@ -118,7 +113,7 @@ void run_products(Context& context, const ExpertsArgs& args, bool raw, int64_t m
   if (raw) {
     const TensorView sums = take(arena, DType::f32, slots, w.intermediate, device);
     gate_up(input, sums, scales);
-    QuantArgs quant{.input = sums, .group = scale_group(w.format), .output = activated, .scales = scales};
+    QuantArgs quant{.input = sums, .group = activation_group(w.format), .output = activated, .scales = scales};
     if (args.expert_offsets.given())
       quant.num_valid_rows = ConstTensorView(args.expert_offsets.as<int32_t>() + w.num_experts, DType::i32, {1}, device);
     quantize(context, quant, stream);
@@ -160,9 +155,9 @@ MmaArgs mma_args(const ExpertsArgs& args, const ConstTensorView& rows, const Con
   k.slots = make_slots(args);
   k.rows = rows_of(rows);
   k.token_scales = floats_of(row_scales);
-  k.block_scales = args.weights.format == QuantFormat::fp8_block;
+  k.group_scales = has_groups(args.weights.format);
   k.channel_scales = args.weights.format == QuantFormat::fp8_channel;
-  if (args.weights.format == QuantFormat::mxfp4)
+  if (has_mx_weights(args.weights.format))
     k.mx_scales = scales.as<uint8_t>();
   else
     k.weight_scales = scales.as<float>();
@@ -177,7 +172,7 @@ void run_mma(Context& context, const ExpertsArgs& args, Stream stream) {
   const int multiprocessors = gpu::num_multiprocessors(context.device().index);
   const bool overlap = can_overlap(context.device());
   run_products(
-      context, args, is_fp8(w.format), 0,
+      context, args, quantises_activations(w.format), 0,
       [&](const InputRows& input, const TensorView& to, const TensorView&) {
         MmaArgs k = mma_args(args, input.rows, input.scales, w.gate_up, w.gate_up_scales, w.gate_up_bias, to);
         k.slots.by_topk = gpu::Divider::by(static_cast<uint32_t>(input.num_topk));
@@ -242,7 +237,7 @@ gpu::TensorMap rows_map(const TensorView& rows) {
 }
 
 void set_weight_scales(WgmmaArgs& k, QuantFormat format, const ConstTensorView& scales) {
-  if (format == QuantFormat::mxfp4)
+  if (has_mx_weights(format))
     k.mx_scales = scales.as<uint8_t>();
   else
     k.weight_scales = scales.as<float>();
@@ -262,7 +257,7 @@ WgmmaArgs gate_up_args(const ExpertsArgs& args, const InputRows& input, const Te
   set_weight_scales(k, w.format, w.gate_up_scales);
   k.bias = w.gate_up_bias.as<float>();
   k.output = rows_of(to);
-  if (w.format == QuantFormat::fp8_block) k.output_scales = {scales.as<float>(), scales.strides[0]};
+  if (has_groups(w.format)) k.output_scales = {scales.as<float>(), scales.strides[0]};
   k.activation = args.activation;
   k.depth = static_cast<uint32_t>(w.hidden);
   k.num_outputs = static_cast<uint32_t>(w.intermediate);
@@ -290,15 +285,17 @@ void launch_product(const WgmmaArgs& kernel_args, Product product, QuantFormat f
   const int multiprocessors = gpu::num_multiprocessors(device.index);
   if (format == QuantFormat::none) return launch_wgmma_bf16(kernel_args, product, multiprocessors, stream);
   if (format == QuantFormat::mxfp4) return launch_wgmma_e2m1(kernel_args, product, multiprocessors, stream);
+  if (format == QuantFormat::mxfp4_fp8) return launch_wgmma_e2m1_e4m3(kernel_args, product, multiprocessors, stream);
   launch_wgmma_e4m3(kernel_args, product, format == QuantFormat::fp8_channel, multiprocessors, stream);
 }
 
-void run_wgmma(Context& context, const ExpertsArgs& args, Stream stream) {
+void run_wgmma_tiles(Context& context, const ExpertsArgs& args, bool narrow, Stream stream) {
   const QuantFormat format = args.weights.format;
   const Device device = context.device();
   const Product first = args.activation.gated() ? Product::gate_up : Product::up;
   float* partial_sums = nullptr;
   const auto launch = [&](WgmmaArgs k, Product product) {
+    k.narrow = narrow;
     k.partial_sums = partial_sums;
     k.partial_flags = static_cast<uint32_t*>(context.arena().zeros());
     k.status = args.status;
@@ -317,6 +314,11 @@ void run_wgmma(Context& context, const ExpertsArgs& args, Stream stream) {
       stream);
 }
 
+void run_wgmma(Context& context, const ExpertsArgs& args, Stream stream) { run_wgmma_tiles(context, args, false, stream); }
+void run_wgmma_narrow(Context& context, const ExpertsArgs& args, Stream stream) {
+  run_wgmma_tiles(context, args, true, stream);
+}
+
 std::string refuse_misaligned(std::string_view name, const ConstTensorView& view) {
   const int64_t row_bytes = size_bytes(view.dtype, view.shape[0] > 1 ? view.strides[view.ndim - 2] : 0);
   if (reinterpret_cast<uintptr_t>(view.data) % 16 == 0 && row_bytes % 16 == 0) return "";
@@ -326,7 +328,7 @@ std::string refuse_misaligned(std::string_view name, const ConstTensorView& view
 std::string refuse_wgmma(const Context& context, const ExpertsArgs& args) {
   const ExpertWeights& w = args.weights;
   if (gpu::compute_capability(context.device().index) != 90) return "wgmma needs sm_90";
-  if (w.format == QuantFormat::mxfp4 && (w.hidden % 32 != 0 || w.intermediate % 32 != 0))
+  if (has_mx_weights(w.format) && (w.hidden % 32 != 0 || w.intermediate % 32 != 0))
     return fmt::format("hidden is {}, intermediate {}; rows of mxfp4 weights must be multiples of 16 bytes", w.hidden,
                        w.intermediate);
   if (w.num_experts > kMaxWgmmaExperts) return fmt::format("{} experts; at most {}", w.num_experts, kMaxWgmmaExperts);
@@ -342,6 +344,11 @@ std::string refuse_wgmma(const Context& context, const ExpertsArgs& args) {
   return "";
 }
 
+std::string refuse_wgmma_narrow(const Context& context, const ExpertsArgs& args) {
+  if (has_mx_weights(args.weights.format)) return "experts.wgmma has no wide tiles of e2m1 weights: it is the same";
+  return refuse_wgmma(context, args);
+}
+
 #endif
 
 }  // namespace
@@ -353,11 +360,17 @@ std::span<const Variant<ExpertsArgs>> experts_gpu_variants() {
 #if !defined(MIXLANE_HIP)
     {{"experts.wgmma", "two persistent launches of Hopper's warpgroup products; every format", gpu::kDeviceType},
      refuse_wgmma,
-     run_wgmma},
+     run_wgmma,
+     estimate_experts_wgmma},
+    {{"experts.wgmma_narrow", "the same with tiles of at most 96 rows (fp8: 64), the weights on the left", gpu::kDeviceType},
+     refuse_wgmma_narrow,
+     run_wgmma_narrow,
+     estimate_experts_wgmma_narrow},
 #endif
     {{"experts.mma", "decodes every format to bf16 on the way to the tensor or matrix cores; any GPU", gpu::kDeviceType},
      refuse_mma,
-     run_mma},
+     run_mma,
+     estimate_experts_mma},
   };
   return kVariants;
 }

@@ -120,7 +120,8 @@ __device__ inline void add_scaled(const MmaArgs& args, const MmaTile& tile, cons
       const int32_t token = shared.rows[wave_column(wave, t) + part[t].column(i)];
       const uint32_t row = min(mma_weight_row(args, tile, wave_row(wave) + part[t].row(i)), args.weight_rows - 1);
       const float token_scale = token < 0 ? 0.0f : args.token_scales.data[token * args.token_scales.stride + group];
-      sums[t].value[i] += part[t].value[i] * (token_scale * weight_scales[row / 128 * groups + group]);
+      const float weight_scale = args.weight_scales ? weight_scales[row / 128 * groups + group] : 1.0f;
+      sums[t].value[i] += part[t].value[i] * (token_scale * weight_scale);
     }
 }
 
@@ -138,7 +139,7 @@ __device__ inline void multiply_tile(const MmaArgs& args, const MmaTile& tile, M
       for (uint32_t t = 0; t < kMmaTiles; ++t)
         part[t].add_product(shared.weights + wave_row(wave) * kMmaPitch + at,
                             shared.tokens + wave_column(wave, t) * kMmaPitch + at, kMmaPitch);
-    if (args.block_scales && (k / kMmaSide % 2 == 1 || k + kMmaSide >= args.depth)) {
+    if (args.group_scales && (k / kMmaSide % 2 == 1 || k + kMmaSide >= args.depth)) {
       add_scaled(args, tile, shared, k / 128, part, sums);
 #pragma unroll
       for (uint32_t t = 0; t < kMmaTiles; ++t) part[t] = {};
@@ -149,7 +150,7 @@ __device__ inline void multiply_tile(const MmaArgs& args, const MmaTile& tile, M
 #pragma unroll
     for (int i = 0; i < gpu::MatrixTile::kValues; ++i)
       shared.sums[wave_row(wave) + part[t].row(i)][wave_column(wave, t) + part[t].column(i)] =
-          args.block_scales ? sums[t].value[i] : part[t].value[i];
+          args.group_scales ? sums[t].value[i] : part[t].value[i];
   __syncthreads();
 }
 

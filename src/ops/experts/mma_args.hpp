@@ -26,7 +26,7 @@ struct MmaArgs {
   bool gathers = false;  // rows by pair, not by slot
   bool gated = false;
   bool activates = false;
-  bool block_scales = false;    // 1x128 and 128x128
+  bool group_scales = false;    // per token and 128 of k; of weights, if they have f32 scales, per 128 x 128
   bool channel_scales = false;  // per token and per weight row
   bool output_f32 = false;
 };

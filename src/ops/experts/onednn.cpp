@@ -156,7 +156,7 @@ void Call::take_workspace(const std::vector<Tile>& tiles) {
   const int64_t longest = std::max(hidden_, intermediate_);
   const int64_t products = kTileRows * std::max(2 * kGateUpCols, kDownCols);
   const int64_t weights = decodes ? std::max(kGateUpCols * hidden_, kDownCols * intermediate_) : 0;
-  const int64_t partial = format_ == QuantFormat::fp8_block ? products : 0;
+  const int64_t partial = has_groups(format_) ? products : 0;
   const int64_t row = std::max(longest, few_rows_scratch(longest));
   const int64_t columns = std::max(kGateUpCols, kDownCols);
 
@@ -275,7 +275,7 @@ void Call::multiply(const MatrixView& matrix, int64_t first, int64_t count, cons
     weights = scratch.weights;
   }
   MatmulArgs args{values, weights, c, tile.scratch_rows(), count, matrix.cols, matrix.cols, matrix.cols, ldc};
-  if (format_ == QuantFormat::none || format_ == QuantFormat::mxfp4) return matmul(thread, args);
+  if (!quantises_activations(format_)) return matmul(thread, args);
 
   const int64_t group = group_size(format_, matrix.cols), groups = num_groups(format_, matrix.cols);
   for (int64_t g = 0; g < groups; ++g) {

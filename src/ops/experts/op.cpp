@@ -4,7 +4,9 @@
 #include <array>
 
 #include "core/check.hpp"
+#include "ops/experts/choose.hpp"
 #include "ops/experts/operands.hpp"
+#include "ops/quant/formats.hpp"
 
 namespace mixlane {
 namespace {
@@ -18,25 +20,8 @@ constexpr std::array<Variant<ExpertsArgs>, 2> kCpuVariants{{
     {{"experts.reference", "plain loops in f32, the oracle; needs no library"}, nullptr, launch_experts_reference},
 }};
 
-std::span<const Variant<ExpertsArgs>> variants_for(DeviceType device) {
-  if (device == DeviceType::cpu) return kCpuVariants;
-  return experts_gpu_variants();
-}
-
 // The CPU's vectors; every model's sizes are multiples of it.
 constexpr int kSizeUnit = 16;
-
-DType weight_dtype(QuantFormat format) {
-  switch (format) {
-    case QuantFormat::none: return DType::bf16;
-    case QuantFormat::fp8_block:
-    case QuantFormat::fp8_channel: return DType::fp8_e4m3;
-    case QuantFormat::mxfp4: return DType::fp4_e2m1;
-  }
-  fail(ErrorCode::invalid_argument, "weights.format is {}; it is no QuantFormat", static_cast<int>(format));
-}
-
-bool quantises_rows(QuantFormat format) { return format == QuantFormat::fp8_block || format == QuantFormat::fp8_channel; }
 
 void require_size(std::string_view field, int size) {
   if (size <= 0 || size % kSizeUnit != 0)
@@ -56,12 +41,15 @@ void require_scales(std::string_view name, const ConstTensorView& scales, const 
                             {{DType::f32}, {experts, ceil_div(rows, kScaleBlock), ceil_div(cols, kScaleBlock)}}, device);
     case QuantFormat::fp8_channel: return require_tensor(name, scales, {{DType::f32}, {experts, rows}}, device);
     case QuantFormat::mxfp4:
+    case QuantFormat::mxfp4_fp8:
       return require_tensor(name, scales, {{DType::e8m0}, {experts, rows, ceil_div(cols, kMxGroup)}}, device);
   }
 }
 
 void validate_weights(const ExpertsArgs& args, Device device) {
   const ExpertWeights& w = args.weights;
+  if (static_cast<size_t>(w.format) > static_cast<size_t>(QuantFormat::mxfp4_fp8))
+    fail(ErrorCode::invalid_argument, "weights.format is {}; it is no QuantFormat", static_cast<int>(w.format));
   const DType values = weight_dtype(w.format);
   if (w.num_experts < 0) fail(ErrorCode::invalid_argument, "weights.num_experts is {}; it must be 0 or more", w.num_experts);
   require_size("weights.hidden", w.hidden);
@@ -96,7 +84,7 @@ void require_row_scales(const ConstTensorView& scales, int64_t rows, Device devi
 
 void validate_rows(const ExpertsArgs& args, Device device) {
   const ExpertWeights& w = args.weights;
-  if (quantises_rows(w.format))
+  if (quantises_activations(w.format))
     require_tensor("rows", args.rows, {{DType::bf16, DType::fp8_e4m3}, {kAnySize, w.hidden}, true}, device);
   else
     require_tensor("rows", args.rows, {{DType::bf16}, {kAnySize, w.hidden}, true}, device);
@@ -104,7 +92,7 @@ void validate_rows(const ExpertsArgs& args, Device device) {
   if (args.rows.dtype == DType::bf16) {
     if (args.row_scales.given())
       fail(ErrorCode::invalid_argument, "row_scales is {}; bf16 rows have no scales", to_string(args.row_scales));
-  } else if (w.format == QuantFormat::fp8_block) {
+  } else if (activation_group(w.format) == ScaleGroup::group_1x128) {
     require_tensor("row_scales", args.row_scales, {{DType::f32}, {rows, ceil_div(w.hidden, kScaleBlock)}, true}, device);
   } else {
     require_row_scales(args.row_scales, rows, device);
@@ -177,7 +165,7 @@ Cost experts_cost(const ExpertsArgs& args, int64_t num_touched_experts, int64_t 
   if (args.row_scales.given()) cost.bytes_read += num_pairs * num_groups(w.format, w.hidden) * 4;
   cost.bytes_written = num_pairs * w.hidden * 2;
   cost.flops = 2 * num_pairs * w.hidden * (gate_up_rows(w, args.activation) + w.intermediate);
-  if (w.format == QuantFormat::fp8_block || w.format == QuantFormat::fp8_channel) cost.fp8_flops = cost.flops;
+  if (quantises_activations(w.format)) cost.fp8_flops = cost.flops;
   return cost;
 }
 
@@ -191,7 +179,11 @@ const Variant<ExpertsArgs>& select_experts(const Context& context, const Experts
   if (args.variant == kOnednn && context.device().type == DeviceType::cpu)
     if (const std::string missing = onednn_missing(context); !missing.empty())
       fail(ErrorCode::missing_component, "{}: {}", kOnednn, missing);
-  return select(variants_for(context.device().type), args.variant, context, args);
+  if (context.device().type == DeviceType::cpu) return select<ExpertsArgs>(kCpuVariants, args.variant, context, args);
+  const auto table = experts_gpu_variants();
+  // An id needs no tables.
+  if (args.variant != "auto") return select(table, args.variant, context, args);
+  return select_tuned(table, args.variant, context, args, experts_tuning(context), experts_key(args));
 }
 
 void run_experts(Context& context, const ExpertsArgs& args, Stream stream) {

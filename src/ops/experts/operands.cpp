@@ -75,7 +75,8 @@ void decode_row(const MatrixView& matrix, int64_t n, uint16_t* values) {
     case QuantFormat::none: std::memcpy(values, matrix.row(n), static_cast<size_t>(matrix.row_bytes)); break;
     case QuantFormat::fp8_block:
     case QuantFormat::fp8_channel: decode_e4m3(matrix.row(n), values, matrix.cols); break;
-    case QuantFormat::mxfp4: decode_mxfp4(matrix.row(n), matrix.mx_scales(n), values, matrix.cols); break;
+    case QuantFormat::mxfp4:
+    case QuantFormat::mxfp4_fp8: decode_mxfp4(matrix.row(n), matrix.mx_scales(n), values, matrix.cols); break;
   }
 }
 
@@ -102,7 +103,7 @@ void load_input_row(const ExpertsArgs& args, int64_t pair, uint16_t* values, flo
     narrow_bf16(scratch, values, hidden);
     from = values;
   }
-  if (args.weights.format == QuantFormat::none || args.weights.format == QuantFormat::mxfp4) {
+  if (!quantises_activations(args.weights.format)) {
     if (from != values) std::memcpy(values, from, static_cast<size_t>(hidden) * 2);
     scales[0] = 1.0f;
     return;
@@ -112,7 +113,7 @@ void load_input_row(const ExpertsArgs& args, int64_t pair, uint16_t* values, flo
 }
 
 void store_operand(QuantFormat format, const float* row, int64_t count, uint16_t* values, float* scales) {
-  if (format == QuantFormat::none || format == QuantFormat::mxfp4) {
+  if (!quantises_activations(format)) {
     narrow_bf16(row, values, count);
     scales[0] = 1.0f;
     return;

@@ -5,23 +5,26 @@
 //   none, mxfp4   one group, scales 1 (e2m1 * 2^s is a bf16 value)
 //   fp8_channel   one group; a scale per token and per output channel
 //   fp8_block     groups of 128
+//   mxfp4_fp8     groups of 128; weights as mxfp4's, their scales 1
 #pragma once
 
 #include <cstdint>
 
 #include "core/math.hpp"
 #include "mixlane/experts.hpp"
+#include "ops/quant/formats.hpp"
 
 namespace mixlane {
 
-inline constexpr int64_t kScaleBlock = 128;  // fp8_block
-inline constexpr int64_t kMxGroup = 32;      // mxfp4
+inline constexpr int64_t kScaleBlock = 128;  // fp8_block, mxfp4_fp8's activations
+inline constexpr int64_t kMxGroup = 32;      // mxfp4's weights
 
 // Groups of a reduction over `cols`, and values per group.
-inline int64_t num_groups(QuantFormat format, int64_t cols) {
-  return format == QuantFormat::fp8_block ? ceil_div(cols, kScaleBlock) : 1;
+inline bool has_groups(QuantFormat format) {
+  return quantises_activations(format) && activation_group(format) == ScaleGroup::group_1x128;
 }
-inline int64_t group_size(QuantFormat format, int64_t cols) { return format == QuantFormat::fp8_block ? kScaleBlock : cols; }
+inline int64_t num_groups(QuantFormat format, int64_t cols) { return has_groups(format) ? ceil_div(cols, kScaleBlock) : 1; }
+inline int64_t group_size(QuantFormat format, int64_t cols) { return has_groups(format) ? kScaleBlock : cols; }
 
 // Which pair each slot of an expert holds.
 class SlotMap {

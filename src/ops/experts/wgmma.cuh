@@ -2,7 +2,6 @@
 #pragma once
 
 #include "ops/experts/wgmma_epilogue.cuh"
-#include "ops/experts/wgmma_packed.cuh"
 #include "ops/experts/wgmma_producers.cuh"
 #include "ops/experts/wgmma_ranges.cuh"
 #include "ops/experts/wgmma_wide_epilogue.cuh"
@@ -16,12 +15,12 @@ static_assert(kProducerRegisters + 2 * kGroupRegisters <= 3 * 168);
 
 // The tile's products over `num_steps` stages.
 template <Product kProduct, Operands kOperands, int kN>
-__device__ void multiply_steps(Pipeline<kOperands>& pipe, const WgmmaArgs& args, const Tile& tile, const Place& place,
-                               uint32_t num_steps, Accumulators<kN>& sums) {
+__device__ void multiply_steps(Pipeline<kOperands>& pipe, const WgmmaArgs& args, const Shared& shared, const Tile& tile,
+                               const Place& place, uint32_t num_steps, Accumulators<kN>& sums) {
   if constexpr (kOperands == Operands::bf16) {
     multiply_bf16<kProduct, kN>(pipe, place, num_steps, sums);
-  } else if constexpr (kOperands == Operands::e2m1) {
-    multiply_packed<kN>(pipe, place, num_steps, PackedScales::of<kProduct>(args, tile, place), sums);
+  } else if constexpr (is_packed(kOperands)) {
+    multiply_packed<kProduct, kN>(pipe, place, num_steps, shared, sums);  // of the file that instantiates it
   } else if constexpr (kOperands == Operands::e4m3_block) {
     const OwnScales<kProduct> own(args, tile, place);
     multiply_e4m3_block<kProduct, kN>(pipe, place, num_steps, own, sums);
@@ -35,7 +34,7 @@ __device__ void run_narrow_tile(Pipeline<kOperands>& pipe, const WgmmaArgs& args
                                 const Place& place) {
   Accumulators<kN> sums;
   const auto multiply = [&](uint32_t first, uint32_t end) {
-    multiply_steps<kProduct, kOperands, kN>(pipe, args, tile, place, end - first, sums);
+    multiply_steps<kProduct, kOperands, kN>(pipe, args, shared, tile, place, end - first, sums);
   };
   if constexpr (kN <= static_cast<int>(kRangeWidth)) {
     if (!RangeSums<kN>(args, shared.fixed->plan, tile, place).add_up(multiply, sums)) return;
@@ -83,12 +82,13 @@ __device__ void run_wide_tile(Pipeline<kOperands>& pipe, const WgmmaArgs& args, 
 // A gate's blocks of scales are outputs' groups; up's are, too, if they begin where groups begin.
 template <Product kProduct, Operands kOperands>
 __device__ bool has_wide_tiles(const WgmmaArgs& args) {
+  if (args.narrow) return false;
   if (kOperands == Operands::e4m3_block && kProduct == Product::gate_up && args.num_outputs % 128 != 0) return false;
   return Step<kOperands>::kHasWide;
 }
 
 template <Product kProduct, Operands kOperands>
-__device__ void run_products(const WgmmaArgs& args, const Shared& shared) {
+__device__ __forceinline__ void run_products(const WgmmaArgs& args, const Shared& shared) {
   const Plan& plan = shared.fixed->plan;
   const uint32_t rank = ptx::cluster_rank();
   // Not only for the tokens: blocks that share tiles signal where the first product's blocks do.
@@ -127,8 +127,8 @@ __global__ void __launch_bounds__(kNumThreads, 1) experts_wgmma(const MIXLANE_GR
   constexpr uint32_t kTileOutputs = kProduct == Product::gate_up ? kTileRows / 2 : kTileRows;
   shared.fixed->plan.make<kOperands>(args.slots, has_wide_tiles<kProduct, kOperands>(args), args.depth,
                                      (args.num_outputs + kTileOutputs - 1) / kTileOutputs,
-                                     Shared::fixed_bytes() + Rows::kRowBytes, Rows::kFloats * sizeof(float),
-                                     StageScales<kOperands>::kPerToken * sizeof(float),
+                                     Shared::fixed_bytes() + Rows::kRowBytes + ScalesWorkspace<kOperands>::kBytes,
+                                     Rows::kFloats * sizeof(float), StageScales<kOperands>::kPerToken * sizeof(float),
                                      StageScales<kOperands>::kOfWeights * sizeof(float));
   ptx::cluster_arrive();
   ptx::cluster_wait();

@@ -10,8 +10,8 @@ namespace mixlane::experts_gpu {
 enum class Product { gate_up, up, down };
 
 // bf16; e4m3 with scales of 1x128 and 128x128; e4m3 with a scale per token and per weight row; e2m1 weights with a scale
-// per 32 values and bf16 tokens.
-enum class Operands { bf16, e4m3_block, e4m3_channel, e2m1 };
+// per 32 values and bf16 tokens; the same with e4m3 tokens, whose scales are of 1x128.
+enum class Operands { bf16, e4m3_block, e4m3_channel, e2m1, e2m1_e4m3 };
 
 struct WgmmaArgs {
   gpu::TensorMap weights;  // [k, 8 rows, gate and up or 1, rows / 8, experts]: see copy_weights
@@ -21,14 +21,15 @@ struct WgmmaArgs {
   Floats<const float> token_scales{};   // e4m3: of `rows`, or of the activated rows; per group of 128 or per token
   Floats<const float> input_weights{};  // gate_up of e4m3 rows: multiply the scales; may be null
   const float* weight_scales = nullptr;
-  const uint8_t* mx_scales = nullptr;  // e2m1
+  const uint8_t* mx_scales = nullptr;  // of e2m1 weights
   const float* bias = nullptr;
   Rows<std::byte> output{};           // gate_up: activated rows per slot, bf16, e4m3 or (e4m3_channel) f32; down: bf16
-  Floats<float> output_scales{};      // gate_up of e4m3_block
+  Floats<float> output_scales{};      // gate_up of operands with token groups
   float* partial_sums = nullptr;      // num_partial_floats()
   uint32_t* partial_flags = nullptr;  // zero between launches
   Status* status = nullptr;           // may be null
   Activation activation{};
+  bool narrow = false;  // no wide tiles
   uint32_t num_topk = 1;
   uint32_t depth = 0;        // values of the reduction: H, I
   uint32_t num_outputs = 0;  // I, H

@@ -1,4 +1,5 @@
 #include "ops/experts/wgmma_launch.cuh"
+#include "ops/experts/wgmma_packed.cuh"
 
 namespace mixlane::experts_gpu {
 

@@ -35,7 +35,8 @@ __device__ float token_factor(const WgmmaArgs& args, const Tile& tile, uint32_t 
 
 template <Operands kOperands>
 __device__ bool multiplies_factors(const WgmmaArgs& args) {
-  return kOperands == Operands::e4m3_channel || (kOperands != Operands::bf16 && args.input_weights.data);
+  if (kOperands == Operands::bf16 || kOperands == Operands::e2m1) return false;
+  return kOperands == Operands::e4m3_channel || args.input_weights.data;
 }
 
 template <Product kProduct, Operands kOperands, int kN>
@@ -50,7 +51,7 @@ class Epilogue {
     if constexpr (kProduct != Product::down) activate_sums(sums);
     if constexpr (kProduct == Product::down || kOperands == Operands::bf16 || kOperands == Operands::e2m1)
       store_bf16(sums);
-    else if constexpr (kOperands == Operands::e4m3_block)
+    else if constexpr (has_token_groups(kOperands))
       store_e4m3(sums);
     else
       store_f32(sums);
@@ -227,7 +228,7 @@ class Epilogue {
     sync_groups();  // warp_maxima() may be written again
   }
 
-  static constexpr int kPadded = kN <= 32 ? 32 : 64;  // tokens; e4m3 tiles have no more
+  static constexpr int kPadded = kN <= 32 ? 32 : kN <= 64 ? 64 : 128;  // tokens
   __device__ void write_warp_maxima(const Accumulators<kN>& sums) const {
     float largest[kPadded / 4];
 #pragma unroll

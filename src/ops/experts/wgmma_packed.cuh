@@ -6,28 +6,10 @@
 #pragma once
 
 #include "gpu/ptx/mma.cuh"
+#include "ops/experts/wgmma_packed_scales.cuh"
 #include "ops/experts/wgmma_products.cuh"
 
 namespace mixlane::experts_gpu {
-
-// What the e8m0 scales of a thread's four weight rows must be shifted by: copies begin at words, rows anywhere. Then byte 0
-// is the scale of the thread's part of a stage's first half, byte 2 that of the second.
-struct PackedScales {
-  uint32_t shift[kGroupBlocks][2];
-
-  template <Product kProduct>
-  __device__ static PackedScales of(const WgmmaArgs& args, const Tile& tile, const Place& place) {
-    PackedScales scales;
-#pragma unroll
-    for (int b = 0; b < kGroupBlocks; ++b)
-#pragma unroll
-      for (int half = 0; half < 2; ++half)
-        scales.shift[b][half] =
-            (word_offset(packed_scales_of(args, tile, place.weight_row<kProduct>(args, tile, b, half))) + place.pair / 2) *
-            8;
-    return scales;
-  }
-};
 
 // Four pairs {i, i + 4} of eight e2m1 codes, as bf16 times 2^-126: exponent and mantissa bits where bf16 has its lowest of
 // the one and highest of the other, the sign on top. A code's subnormal becomes a subnormal. The products are shifts to both
@@ -96,49 +78,68 @@ __device__ void decode_half(const std::byte* rows, const uint32_t (&scales)[kGro
     }
 }
 
+// The products of a stage. Those of few tokens are as many chains of sums as there are products of a half, so that none
+// waits for the one before.
+template <int kN, bool kLarge, int kChains>
+__device__ void multiply_packed_stage(const std::byte* weights, const std::byte* tokens, uint32_t token_bytes,
+                                      const uint32_t (&scales)[kGroupBlocks][2], const Place& place,
+                                      Accumulators<kN> (&sums)[kChains]) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half, tokens += token_bytes) {
+    PackedOperands operands;
+    decode_half<kLarge>(weights, scales, half, place, operands);
+#pragma unroll
+    for (int j = 0; j < kN / 8; ++j)
+#pragma unroll
+      for (uint32_t q = 0; q < 2; ++q) {
+        uint32_t pairs[4];
+        pair_values(*reinterpret_cast<const uint4*>(tokens + j * 8 * kRowBytes + ((2 * place.pair + q) ^ place.row) * 16),
+                    pairs);
+#pragma unroll
+        for (int m = 0; m < 2; ++m)
+#pragma unroll
+          for (int b = 0; b < kGroupBlocks; ++b)
+            ptx::mma_bf16(sums[(2 * q + m) % kChains][b] + 4 * j, operands[b][q][m], pairs[2 * m], pairs[2 * m + 1]);
+      }
+  }
+}
+
 // One tile.
-template <int kN>
-__device__ void multiply_packed(Pipeline<Operands::e2m1>& pipe, const Place& place, uint32_t num_steps,
-                                const PackedScales& shifts, Accumulators<kN>& sums) {
-  clear<kN>(sums);
+template <Product kProduct, int kN>
+__device__ void multiply_packed(Pipeline<Operands::e2m1>& pipe, const Place& place, uint32_t num_steps, const Shared&,
+                                Accumulators<kN>& sums) {
+  constexpr int kChains = kN <= 16 ? 4 : 1;
+  Accumulators<kN> chains[kChains];
+#pragma unroll
+  for (int c = 0; c < kChains; ++c) clear<kN>(chains[c]);
   const uint32_t row = place.group * 128 + place.warp * 16 + place.row;
   for (uint32_t step = 0; step < num_steps; ++step, pipe.advance()) {
     pipe.wait_full();
+    // Byte 0 is the scale of the thread's part of the first half, byte 2 that of the second.
     uint32_t scales[kGroupBlocks][2];
 #pragma unroll
     for (int b = 0; b < kGroupBlocks; ++b)
 #pragma unroll
-      for (int upper = 0; upper < 2; ++upper) {
-        const uint2 words = *(reinterpret_cast<const uint2*>(pipe.scales()) + row + 64 * b + 8 * upper);
-        scales[b][upper] = __funnelshift_rc(words.x, words.y, shifts.shift[b][upper]);
-      }
+      for (int upper = 0; upper < 2; ++upper)
+        scales[b][upper] = reinterpret_cast<const uint32_t*>(pipe.scales())[row + 64 * b + 8 * upper] >> place.pair / 2 * 8;
     const bool large = __any_sync(~0u, ((scales[0][0] | scales[0][1] | scales[1][0] | scales[1][1]) & 0x00800080u) != 0);
     const std::byte* weights = pipe.weights() + row * Step<Operands::e2m1>::kWeightRowBytes;
     const std::byte* tokens = pipe.tokens() + place.row * kRowBytes;
-#pragma unroll
-    for (int half = 0; half < 2; ++half, tokens += pipe.token_bytes()) {
-      PackedOperands operands;
-      if (large)
-        decode_half<true>(weights, scales, half, place, operands);
-      else
-        decode_half<false>(weights, scales, half, place, operands);
-#pragma unroll
-      for (int j = 0; j < kN / 8; ++j)
-#pragma unroll
-        for (uint32_t q = 0; q < 2; ++q) {
-          uint32_t pairs[4];
-          pair_values(*reinterpret_cast<const uint4*>(tokens + j * 8 * kRowBytes + ((2 * place.pair + q) ^ place.row) * 16),
-                      pairs);
-#pragma unroll
-          for (int m = 0; m < 2; ++m)
-#pragma unroll
-            for (int b = 0; b < kGroupBlocks; ++b)
-              ptx::mma_bf16(sums[b] + 4 * j, operands[b][q][m], pairs[2 * m], pairs[2 * m + 1]);
-        }
-    }
+    if (large)
+      multiply_packed_stage<kN, true>(weights, tokens, pipe.token_bytes(), scales, place, chains);
+    else
+      multiply_packed_stage<kN, false>(weights, tokens, pipe.token_bytes(), scales, place, chains);
     __syncwarp();
     release_stage(pipe.empty());
   }
+#pragma unroll
+  for (int b = 0; b < kGroupBlocks; ++b)
+#pragma unroll
+    for (int i = 0; i < kN / 2; ++i) {
+      sums[b][i] = chains[0][b][i];
+#pragma unroll
+      for (int c = 1; c < kChains; ++c) sums[b][i] += chains[c][b][i];
+    }
 }
 
 }  // namespace mixlane::experts_gpu

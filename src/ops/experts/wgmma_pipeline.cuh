@@ -24,7 +24,7 @@ struct Fixed {
 // Where tiles are turned from columns of registers to rows of memory, kTokens at a time, and floats per token.
 template <Product kProduct, Operands kOperands>
 struct Staging {
-  static constexpr bool kQuantises = kProduct != Product::down && kOperands == Operands::e4m3_block;
+  static constexpr bool kQuantises = kProduct != Product::down && has_token_groups(kOperands);
   static constexpr uint32_t kTokens = 32;
   static constexpr uint32_t kOutputBytes = kQuantises && kProduct == Product::gate_up ? 64 : 128;  // of a warpgroup's row
   // Codes are written byte by byte: the padding keeps lanes of different tokens in different banks.
@@ -32,16 +32,31 @@ struct Staging {
   static constexpr uint32_t kGroupBytes = kTokens * kPitch;
   static constexpr uint32_t kRowBytes = kNumGroups * kGroupBytes;
   // Per token: one of each warpgroup, one of each warp.
-  static constexpr uint32_t kFloats = kOperands == Operands::bf16 ? 0 : kNumGroups + kNumGroups * 4;
+  static constexpr uint32_t kFloats =
+      kOperands == Operands::bf16 || kOperands == Operands::e2m1 ? 0 : kNumGroups + kNumGroups * 4;
 };
 
-// Scales in a stage, in words. e4m3_block: three of the weights' blocks of 128 rows that a tile meets, one not used, and a
-// token's each. e2m1: two words of each weight row, in which its four bytes are.
+// Scales in a stage, in words. Of tokens with groups one each. Of weights, e4m3_block: three of the blocks of 128 rows that
+// a tile meets, one not used; e2m1: the four bytes of each row; e2m1_e4m3: FoldedScales of each row.
 template <Operands kOperands>
 struct StageScales {
-  static constexpr bool kAny = kOperands == Operands::e4m3_block || kOperands == Operands::e2m1;
-  static constexpr uint32_t kPerToken = kOperands == Operands::e4m3_block ? 1 : 0;
-  static constexpr uint32_t kOfWeights = kOperands == Operands::e4m3_block ? 4 : kAny ? 2 * kTileRows : 0;
+  static constexpr bool kAny = has_token_groups(kOperands) || is_packed(kOperands);
+  static constexpr uint32_t kPerToken = has_token_groups(kOperands) ? 1 : 0;
+  static constexpr uint32_t kOfWeights = kOperands == Operands::e4m3_block  ? 4
+                                         : kOperands == Operands::e2m1      ? kTileRows
+                                         : kOperands == Operands::e2m1_e4m3 ? 2 * kTileRows
+                                                                            : 0;
+  // Of the warp that copies them: a lane's copies, or what it wrote, or both.
+  static constexpr uint32_t kArrivals = kOperands == Operands::e2m1_e4m3 ? 64 : kAny ? 32 : 0;
+};
+
+// Besides: what the warp that copies the scales of packed weights keeps in shared memory, and a table for their decoding.
+template <Operands kOperands>
+struct ScalesWorkspace {
+  static constexpr uint32_t kRawBytes =
+      !is_packed(kOperands) ? 0 : kTileRows * (kOperands == Operands::e2m1 ? 3 * 16 : 4 * 20);
+  static constexpr uint32_t kTableBytes = kOperands == Operands::e2m1_e4m3 ? 256 * sizeof(uint2) : 0;
+  static constexpr uint32_t kBytes = kRawBytes + kTableBytes;
 };
 
 struct Shared {
@@ -51,13 +66,15 @@ struct Shared {
   float* scales;        // of the stages
   float* token_floats;  // [Staging::kFloats, max_width]
   std::byte* staging;
+  std::byte* scales_workspace;
 
   __device__ explicit Shared(std::byte* memory) : fixed(reinterpret_cast<Fixed*>(memory)), stages(memory + fixed_bytes()) {}
   template <Product kProduct, Operands kOperands>
   __device__ void place() {
     const Plan& plan = fixed->plan;
     staging = stages + plan.num_stages * Step<kOperands>::stage_bytes(plan.max_width);
-    token_floats = reinterpret_cast<float*>(staging + Staging<kProduct, kOperands>::kRowBytes);
+    scales_workspace = staging + Staging<kProduct, kOperands>::kRowBytes;
+    token_floats = reinterpret_cast<float*>(scales_workspace + ScalesWorkspace<kOperands>::kBytes);
     scales = token_floats + Staging<kProduct, kOperands>::kFloats * plan.max_width;
     scale_floats = plan.max_width * StageScales<kOperands>::kPerToken + StageScales<kOperands>::kOfWeights;
   }
@@ -110,15 +127,6 @@ class Pipeline {
 // Arrivals that end the empty phase of a stage: of each multiplying warp of both blocks, because either block's weights may
 // go to both. Warps, not warpgroups: each has read scales or packed weights for itself.
 inline constexpr uint32_t kEmptyArrivals = kNumGroups * (ptx::kWarpgroupThreads / 32) * kClusterBlocks;
-
-// Where the e8m0 scales of a weight row begin, a byte per 32 of k.
-__device__ inline const uint8_t* packed_scales_of(const WgmmaArgs& args, const Tile& tile, uint32_t row) {
-  return args.mx_scales + (int64_t{tile.expert} * args.weight_rows + row) * (args.depth / 32);
-}
-
-__device__ inline uint32_t word_offset(const void* address) {
-  return static_cast<uint32_t>(reinterpret_cast<uintptr_t>(address) % 4);
-}
 
 // A value that the compiler takes for another one each time, so that what follows from it is worked out where it is needed
 // and not kept in registers over all stages or tiles.

@@ -60,14 +60,22 @@ __device__ int32_t row_of(const Slots& slots, const Tile& tile, uint32_t slot, u
   return static_cast<int32_t>(gpu::divide(static_cast<uint32_t>(slots.sorted_pairs[slot + token]), slots.by_topk));
 }
 
+// Weights are e2m1; tokens are e4m3 with a scale per 128 of k.
+__host__ __device__ constexpr bool is_packed(Operands operands) {
+  return operands == Operands::e2m1 || operands == Operands::e2m1_e4m3;
+}
+__host__ __device__ constexpr bool has_token_groups(Operands operands) {
+  return operands == Operands::e4m3_block || operands == Operands::e2m1_e4m3;
+}
+
 // What a stage holds of k. Packed e2m1 weights are decoded on their way to the tensor cores, so that they take a row of
-// 64 bytes where the tokens take two of 128.
+// 64 bytes where bf16 tokens take two of 128 and e4m3 ones one.
 template <Operands kOperands>
 struct Step {
-  static constexpr bool kPacked = kOperands == Operands::e2m1;
-  static constexpr uint32_t kTokenValueBytes = kOperands == Operands::bf16 || kPacked ? 2 : 1;
+  static constexpr bool kPacked = is_packed(kOperands);
+  static constexpr uint32_t kTokenValueBytes = kOperands == Operands::bf16 || kOperands == Operands::e2m1 ? 2 : 1;
   static constexpr uint32_t kWeightRowBytes = kPacked ? 64 : 128;
-  static constexpr uint32_t kTokenRows = kPacked ? 2 : 1;  // of 128 bytes, per token
+  static constexpr uint32_t kTokenRows = kOperands == Operands::e2m1 ? 2 : 1;  // of 128 bytes, per token
   static constexpr uint32_t kDepth = kTokenRows * 128 / kTokenValueBytes;
   static constexpr uint32_t kWeightBytes = kTileRows * kWeightRowBytes;
 

@@ -6,15 +6,17 @@
 namespace mixlane::experts_gpu {
 
 template <Product kProduct, Operands kOperands>
+class PackedScales;  // wgmma_packed_scales.cuh
+
+template <Product kProduct, Operands kOperands>
 struct Producers {
   using Ring = Pipeline<kOperands>;
   using S = Step<kOperands>;
   static constexpr bool kGathers = kProduct != Product::down;
-  static constexpr bool kScales = StageScales<kOperands>::kAny;
   static constexpr uint32_t kWeightsWarp = 0;
   static constexpr uint32_t kScalesWarp = 1;
   static constexpr uint32_t kTokensWarp = 2;  // and the next one if they gather
-  static constexpr uint32_t kFullArrivals = 1 + (kGathers ? 64 : 1) + (kScales ? 32 : 0);
+  static constexpr uint32_t kFullArrivals = 1 + (kGathers ? 64 : 1) + StageScales<kOperands>::kArrivals;
   static constexpr uint32_t kBoxTokens = 16;
 
   const WgmmaArgs& args;
@@ -30,7 +32,7 @@ struct Producers {
     if (warp == kWeightsWarp) {
       if (threadIdx.x % 32 == 0) copy_weights();
     } else if (warp == kScalesWarp) {
-      if constexpr (kOperands == Operands::e2m1) copy_packed_scales();
+      if constexpr (is_packed(kOperands)) PackedScales<kProduct, kOperands>(args, shared).run();
       if constexpr (kProduct == Product::down) gpu::wait_for_previous_kernel();
       if constexpr (kOperands == Operands::e4m3_block) copy_scales();
     } else if constexpr (kGathers) {
@@ -114,42 +116,6 @@ struct Producers {
             if (8 * i >= tile.width) break;
             ptx::copy_packet(at + i * 8 * kRowBytes, from + uint64_t{unknown(rows[i])} * stride, inside);
           }
-        }
-        ptx::mbarrier_arrive_after_copies(pipe.full());
-      }
-    });
-  }
-
-  // The e8m0 scales of the tile's weight rows: the words in which the bytes of a stage are, the second of them where rows
-  // begin inside a word. Zeros behind a row's end.
-  __device__ void copy_packed_scales() const {
-    Ring pipe(shared);
-    const uint32_t lane = threadIdx.x % 32;
-    const uint32_t groups = args.depth / 32;
-    const bool inside_words = (word_offset(args.mx_scales) | groups) % 4 != 0;
-    plan.for_each_tile(rank, [&](const Tile& tile) {
-      uint32_t rows[kTileRows / 32];
-#pragma unroll
-      for (uint32_t i = 0; i < kTileRows / 32; ++i) {
-        const uint32_t row = lane + 32 * i;
-        rows[i] = kProduct == Product::gate_up
-                      ? min(tile.index * (kTileRows / 2) + row / 16 * 8 + row % 8, args.num_outputs - 1) +
-                            (row % 16 < 8 ? 0 : args.num_outputs)
-                      : min(tile.index * kTileRows + row, args.weight_rows - 1);
-      }
-      for (uint32_t step = tile.first_step; step < tile.end_step; ++step, pipe.advance()) {
-        pipe.wait_empty();
-        const uint32_t at = ptx::shared_address(pipe.scales()) + lane * 8;
-#pragma unroll
-        for (uint32_t i = 0; i < kTileRows / 32; ++i) {
-          const uint8_t* from = packed_scales_of(args, tile, unknown(rows[i]));
-          const auto offset = static_cast<int32_t>(word_offset(from));
-          from += static_cast<int32_t>(step * 4) - offset;
-          const int32_t left = static_cast<int32_t>(groups - step * 4) + offset;
-          ptx::copy_part_of_word(at + i * 256, from, static_cast<uint32_t>(min(left, 4)));
-          if (inside_words)
-            ptx::copy_part_of_word(at + i * 256 + 4, left > 4 ? from + 4 : from,
-                                   static_cast<uint32_t>(max(min(left - 4, 4), 0)));
         }
         ptx::mbarrier_arrive_after_copies(pipe.full());
       }

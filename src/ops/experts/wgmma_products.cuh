@@ -114,10 +114,9 @@ __device__ void multiply_bf16(Pipeline<Operands::bf16>& pipe, const Place& place
   in_flight.drain();
 }
 
-// Adds a block's products over 128 of k, times the scales of their tokens and of their two weight rows.
+// Adds a block's products with kN tokens over 128 of k, times the scales of their tokens and of their two weight rows.
 template <int kN>
-__device__ void promote(float (&sums)[kN / 2], const float (&part)[kN / 2], const float2 (&tokens)[kN / 8], float low,
-                        float high) {
+__device__ void promote(float* sums, const float (&part)[kN / 2], const float2 (&tokens)[kN / 8], float low, float high) {
 #pragma unroll
   for (int j = 0; j < kN / 8; ++j) {
     float* sum = sums + 4 * j;

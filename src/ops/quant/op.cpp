@@ -22,11 +22,12 @@ std::span<const Variant<DequantArgs>> dequant_variants_of(DeviceType device) {
   return device == DeviceType::cpu ? std::span<const Variant<DequantArgs>>(kDequantCpuVariants) : dequant_gpu_variants();
 }
 
-constexpr std::array<std::pair<QuantFormat, std::string_view>, 4> kFormatNames{{
+constexpr std::array<std::pair<QuantFormat, std::string_view>, 5> kFormatNames{{
     {QuantFormat::none, "none"},
     {QuantFormat::fp8_block, "fp8"},
     {QuantFormat::fp8_channel, "fp8_channel"},
     {QuantFormat::mxfp4, "mxfp4"},
+    {QuantFormat::mxfp4_fp8, "mxfp4_fp8"},
 }};
 
 void validate_values(std::string_view argument, const ConstTensorView& view, ScaleGroup group, int64_t rows, int64_t cols,

@@ -12,12 +12,13 @@
 
 #include "core/numeric.hpp"
 #include "mixlane/experts.hpp"
+#include "ops/quant/formats.hpp"
 #include "support/random.hpp"
 
 namespace mixlane::test {
 
 inline constexpr QuantFormat kFormats[] = {QuantFormat::none, QuantFormat::fp8_block, QuantFormat::fp8_channel,
-                                           QuantFormat::mxfp4};
+                                           QuantFormat::mxfp4, QuantFormat::mxfp4_fp8};
 inline constexpr ActivationKind kKinds[] = {ActivationKind::swiglu, ActivationKind::swiglu_oai, ActivationKind::geglu_tanh,
                                             ActivationKind::relu2};
 
@@ -71,8 +72,8 @@ class ExpertsCase {
     const int64_t stride = shape.hidden + shape.row_padding;
     if (shape.fp8_rows) {
       a.rows = ConstTensorView(rows_fp8.data(), DType::fp8_e4m3, {num_rows, shape.hidden});
-      const int groups = shape.format == QuantFormat::fp8_block ? ceil_of(shape.hidden, 128) : 1;
-      if (shape.format == QuantFormat::fp8_block)
+      const int groups = has_groups() ? ceil_of(shape.hidden, 128) : 1;
+      if (has_groups())
         a.row_scales = ConstTensorView(row_scales.data(), DType::f32, {num_rows, groups});
       else
         a.row_scales = ConstTensorView(row_scales.data(), DType::f32, {num_rows});
@@ -145,6 +146,11 @@ class ExpertsCase {
   std::vector<int32_t> sorted_pairs, offsets;
 
  private:
+  // Activations have a scale per 128 values.
+  bool has_groups() const {
+    return quantises_activations(shape.format) && activation_group(shape.format) == ScaleGroup::group_1x128;
+  }
+
   template <class Visit>
   void for_each_value(Visit&& visit) const {
     for (size_t e = 0; e < shape.counts.size(); ++e)
@@ -167,7 +173,7 @@ class ExpertsCase {
         std::memcpy(&m.bytes[i * 2], &bits, 2);
         m.exact[i] = bf16_to_f32(bits);
       }
-    } else if (shape.format == QuantFormat::mxfp4) {
+    } else if (has_mx_weights(shape.format)) {
       m.bytes.assign(count / 2, 0);
       const int groups = ceil_of(num_in, 32);
       std::uniform_int_distribution<int> exponent(121 - static_cast<int>(std::log2(num_in) / 2), 126);
@@ -198,6 +204,7 @@ class ExpertsCase {
     switch (shape.format) {
       case QuantFormat::none: values = {m.bytes.data(), DType::bf16, {experts, m.rows, m.cols}}; break;
       case QuantFormat::mxfp4:
+      case QuantFormat::mxfp4_fp8:
         values = {m.bytes.data(), DType::fp4_e2m1, {experts, m.rows, m.cols}};
         scales = {m.e8m0.data(), DType::e8m0, {experts, m.rows, ceil_of(m.cols, 32)}};
         break;
@@ -235,7 +242,7 @@ class ExpertsCase {
   void make_rows() {
     const int64_t stride = shape.hidden + shape.row_padding;
     rows = normal_bf16(rng, num_rows * stride);
-    const int groups = shape.format == QuantFormat::fp8_block ? ceil_of(shape.hidden, 128) : 1;
+    const int groups = has_groups() ? ceil_of(shape.hidden, 128) : 1;
     std::uniform_real_distribution<float> factor(0.005f, 0.02f);
     for (const uint16_t bits : rows) rows_fp8.push_back(f32_to_e4m3(100.0f * bf16_to_f32(bits)));
     for (int64_t i = 0; i < num_rows * (groups + 3); ++i) row_scales.push_back(factor(rng));
@@ -247,7 +254,7 @@ class ExpertsCase {
     const int64_t row = pair / shape.num_topk, stride = shape.hidden + shape.row_padding;
     const float weight = shape.input_weights ? input_weights[row * (shape.num_topk + 1) + pair % shape.num_topk] : 1.0f;
     std::vector<double> values(shape.hidden);
-    const bool blocks = shape.format == QuantFormat::fp8_block;
+    const bool blocks = has_groups();
     const int groups = blocks ? ceil_of(shape.hidden, 128) : 1;
     for (int h = 0; h < shape.hidden; ++h) {
       if (shape.fp8_rows) {
@@ -257,16 +264,16 @@ class ExpertsCase {
         values[h] = bf16_to_f32(f32_to_bf16(bf16_to_f32(rows[row * stride + h]) * weight));
       }
     }
-    if (!shape.fp8_rows && shape.format != QuantFormat::none && shape.format != QuantFormat::mxfp4) round_operand(values);
+    if (!shape.fp8_rows && quantises_activations(shape.format)) round_operand(values);
     return values;
   }
 
   void round_operand(std::vector<double>& values) const {
-    if (shape.format == QuantFormat::none || shape.format == QuantFormat::mxfp4) {
+    if (!quantises_activations(shape.format)) {
       for (double& v : values) v = bf16_to_f32(f64_to_bf16(v));
       return;
     }
-    const size_t group = shape.format == QuantFormat::fp8_block ? 128 : values.size();
+    const size_t group = has_groups() ? 128 : values.size();
     for (size_t begin = 0; begin < values.size(); begin += group) {
       const size_t end = std::min(begin + group, values.size());
       float amax = 1e-10f;

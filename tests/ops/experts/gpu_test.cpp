@@ -56,8 +56,7 @@ std::vector<std::string> gpu_variants() {
 // Both round nearly the same sums to bf16. Hopper's e4m3 products keep about 13 bits of a sum (experts.mma's keep f32's),
 // so that some activated values fall on the other side of a tie when they are requantised.
 double tolerance(QuantFormat format, const std::string& variant) {
-  const bool fp8 = format == QuantFormat::fp8_block || format == QuantFormat::fp8_channel;
-  return format == QuantFormat::none ? 4e-3 : fp8 && variant == "experts.wgmma" ? 1.5e-2 : 1e-3;
+  return format == QuantFormat::none ? 4e-3 : quantises_activations(format) && variant != "experts.mma" ? 1.5e-2 : 1e-3;
 }
 
 class ExpertsGpu : public testing::TestWithParam<std::string> {
@@ -201,7 +200,7 @@ TEST_P(ExpertsGpu, ManyRowsPerExpert) {
         shape.kind = kind;
         shape.format = format;
         shape.bias = kind != ActivationKind::swiglu;
-        shape.fp8_rows = kind == ActivationKind::swiglu && format != QuantFormat::none && format != QuantFormat::mxfp4;
+        shape.fp8_rows = kind == ActivationKind::swiglu && quantises_activations(format);
         shape.input_weights = shape.fp8_rows;
         shape.counts = counts;
         check(shape, seed++);
@@ -210,18 +209,42 @@ TEST_P(ExpertsGpu, ManyRowsPerExpert) {
 
 // Powers of two from the smallest to beyond what one bf16 factor holds.
 TEST_P(ExpertsGpu, ScalesOfPackedWeights) {
-  for (const int hidden : {160, 256}) {
-    ExpertsShape shape;
-    shape.format = QuantFormat::mxfp4;
-    shape.hidden = hidden;
-    shape.intermediate = 96;
-    shape.row_padding = 16;
-    shape.counts = {3, 40};
-    ExpertsCase test(shape, 900);
-    constexpr uint8_t kScales[] = {0, 1, 127, 128, 129, 131};
-    for (size_t i = 0; i < test.gate_up.e8m0.size(); i += 5) test.gate_up.e8m0[i] = kScales[i / 5 % 6];
-    check(std::move(test));
-  }
+  for (const QuantFormat format : {QuantFormat::mxfp4, QuantFormat::mxfp4_fp8})
+    for (const int hidden : {160, 256, 512}) {
+      ExpertsShape shape;
+      shape.format = format;
+      shape.hidden = hidden;
+      shape.intermediate = 96;
+      shape.row_padding = 16;
+      shape.counts = {3, 40};
+      ExpertsCase test(shape, 900);
+      constexpr uint8_t kScales[] = {0, 1, 127, 128, 129, 131};
+      for (size_t i = 0; i < test.gate_up.e8m0.size(); i += 5) test.gate_up.e8m0[i] = kScales[i / 5 % 6];
+      check(std::move(test));
+    }
+  EXPECT_GT(num_checked_, 0);
+}
+
+// Of each four groups the one with the largest scale holds zeros: what lies far below it is all there is.
+TEST_P(ExpertsGpu, GroupsBelowTheRowsLargestScale) {
+  for (const int below : {1, 6, 13, 14})
+    for (const int hidden : {160, 512}) {
+      SCOPED_TRACE(testing::Message() << below << " binades below");
+      ExpertsShape shape;
+      shape.format = QuantFormat::mxfp4_fp8;
+      shape.hidden = hidden;
+      shape.intermediate = 96;
+      shape.row_padding = 16;
+      shape.counts = {3, 40, 70};
+      ExpertsCase test(shape, 950);
+      const size_t groups = static_cast<size_t>(hidden) / 32;
+      for (size_t i = 0; i < test.gate_up.e8m0.size(); ++i) {
+        const bool empty = i % groups % 4 == 0;
+        test.gate_up.e8m0[i] = static_cast<uint8_t>(empty ? 125 + below : 125);
+        if (empty) std::fill_n(test.gate_up.bytes.begin() + static_cast<int64_t>(i) * 16, 16, uint8_t{0});
+      }
+      check(std::move(test));
+    }
   EXPECT_GT(num_checked_, 0);
 }
 
@@ -244,7 +267,7 @@ TEST_P(ExpertsGpu, QuantisedRowsAndInputWeights) {
   for (const QuantFormat format : kFormats)
     for (const bool fp8_rows : {false, true})
       for (const bool input_weights : {false, true}) {
-        if (fp8_rows && (format == QuantFormat::none || format == QuantFormat::mxfp4)) continue;
+        if (fp8_rows && !quantises_activations(format)) continue;
         ExpertsShape shape;
         shape.format = format;
         shape.hidden = 272;

@@ -40,8 +40,7 @@ TEST(Onednn, IsTheFirstChoice) {
 TEST(Onednn, AgreesWithTheReferenceAroundEveryBorder) {
   Context context({{}, 2});
   if (!onednn_missing(context).empty()) GTEST_SKIP() << onednn_missing(context);
-  for (const QuantFormat format :
-       {QuantFormat::none, QuantFormat::fp8_block, QuantFormat::fp8_channel, QuantFormat::mxfp4}) {
+  for (const QuantFormat format : kFormats) {
     ExpertsShape shape;
     shape.format = format;
     shape.hidden = 304;
