@@ -43,20 +43,29 @@ class ActivatedRows {
 
   __device__ ActivatedRows(const WgmmaLaunch& launch, const Shared& shared) : launch_(launch), shared_(shared) {}
 
-  // By any lanes of the warp.
+  // By all lanes of the warp. One look at all experts: once all are there, nobody need ask again for every tile.
   __device__ void wait(uint32_t expert) {
-    if (expert == seen_) return;
-    seen_ = expert;
-    const uint32_t all = kWarpsPerTile * fixed().plan.products[0].tiles_of(
-                                             static_cast<uint32_t>(ExpertLists{shared_.num_experts}.counts()[expert]));
-    const uint32_t* finished = launch_.state->finished + expert;
+    if (all_there_) return;
     const uint64_t begin = gpu::clock_ns();
-    while (gpu::load_acquire<gpu::Scope::device>(finished) < all) {
-      if (gpu::clock_ns() - begin < kMaxWaitNs) continue;
-      fixed().late = 1;
-      report_late(launch_.status);
-      break;
+    bool there = false;
+    while (!there) {
+      bool all = true;
+      for (uint32_t e = threadIdx.x % 32; e < shared_.num_experts; e += 32) {
+        const bool finished = gpu::load_relaxed<gpu::Scope::device>(launch_.state->finished + e) >= num_warps(e);
+        all = all && finished;
+        there = there || (finished && e == expert);
+      }
+      all_there_ = __all_sync(~0u, all);
+      there = __any_sync(~0u, there);
+      if (!there && gpu::clock_ns() - begin > kMaxWaitNs) {
+        fixed().late = 1;
+        report_late(launch_.status);
+        break;
+      }
     }
+    // What a lane has seen holds for all of them.
+    __threadfence();
+    __syncwarp();
     ptx::fence_async_proxy_global();
   }
 
@@ -73,9 +82,15 @@ class ActivatedRows {
   }
 
  private:
+  // That store an expert's activated rows.
+  __device__ uint32_t num_warps(uint32_t expert) const {
+    const auto rows = static_cast<uint32_t>(ExpertLists{shared_.num_experts}.counts()[expert]);
+    return kWarpsPerTile * fixed().plan.products[0].tiles_of(rows);
+  }
+
   const WgmmaLaunch& launch_;
   const Shared& shared_;
-  uint32_t seen_ = ~0u;
+  bool all_there_ = false;
 };
 
 }  // namespace mixlane::experts_gpu

@@ -78,7 +78,7 @@ struct Producers {
     const uint32_t box = threadIdx.x - kTokensWarp * 32;
     for_each_tile([&](const Tile& tile) {
       const bool copies = box * kBoxTokens < tile.width;
-      if (activated && copies) activated->wait(tile.expert);
+      if (activated && threadIdx.x / 32 == kTokensWarp) activated->wait(tile.expert);
       const auto slot = static_cast<int32_t>(slot_of(args.slots, tile) + box * kBoxTokens);
       for (uint32_t step = tile.first_step; step < tile.end_step; ++step, pipe.advance()) {
         pipe.wait_empty();
