@@ -369,7 +369,7 @@ std::span<const Variant<ExpertsArgs>> experts_gpu_variants() {
   using namespace experts_gpu;
   static constexpr Variant<ExpertsArgs> kVariants[] = {
 #if !defined(MIXLANE_HIP)
-    {{"experts.wgmma", "two persistent launches of Hopper's warpgroup products; every format", gpu::kDeviceType},
+    {{"experts.wgmma", "Hopper's warpgroup products, both in one persistent launch; every format", gpu::kDeviceType},
      refuse_wgmma,
      run_wgmma},
 #endif
