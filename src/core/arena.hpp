@@ -44,7 +44,7 @@ class Arena {
   int64_t capacity_bytes() const { return capacity_; }
   // kZerosBytes that are zero between calls: state such as a barrier's counter, which every user leaves as it was.
   void* zeros();
-  static constexpr int64_t kZerosBytes = 4096;
+  static constexpr int64_t kZerosBytes = 16384;
 
   static constexpr int64_t kAlignment = 256;
   // What take(bytes) consumes: for sums that size a reserve().

@@ -79,4 +79,7 @@ __device__ void wait_copy_groups() {
 // Ordinary accesses to shared memory that were seen before come before the tensor cores' and the copy engine's later ones.
 __device__ inline void fence_async_proxy() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
+// The same for global memory that other threads wrote and this one has acquired: for the copy engine's later reads.
+__device__ inline void fence_async_proxy_global() { asm volatile("fence.proxy.async.global;" ::: "memory"); }
+
 }  // namespace mixlane::gpu::ptx

@@ -281,35 +281,53 @@ WgmmaArgs down_args(const ExpertsArgs& args, const TensorView& activated, const 
   return k;
 }
 
-void launch_product(const WgmmaArgs& kernel_args, Product product, QuantFormat format, Device device, Stream stream) {
+void launch_wgmma(const WgmmaLaunch& launch, QuantFormat format, Device device, Stream stream) {
   const int multiprocessors = gpu::num_multiprocessors(device.index);
-  if (format == QuantFormat::none) return launch_wgmma_bf16(kernel_args, product, multiprocessors, stream);
-  if (format == QuantFormat::mxfp4) return launch_wgmma_e2m1(kernel_args, product, multiprocessors, stream);
-  if (format == QuantFormat::mxfp4_fp8) return launch_wgmma_e2m1_e4m3(kernel_args, product, multiprocessors, stream);
-  launch_wgmma_e4m3(kernel_args, product, format == QuantFormat::fp8_channel, multiprocessors, stream);
+  if (format == QuantFormat::none) return launch_wgmma_bf16(launch, multiprocessors, stream);
+  if (format == QuantFormat::mxfp4) return launch_wgmma_e2m1(launch, multiprocessors, stream);
+  if (format == QuantFormat::mxfp4_fp8) return launch_wgmma_e2m1_e4m3(launch, multiprocessors, stream);
+  launch_wgmma_e4m3(launch, format == QuantFormat::fp8_channel, multiprocessors, stream);
 }
 
+// Behind what other stages have there; they share it because a Context's work is ordered.
+WgmmaState* wgmma_state(Arena& arena) {
+  constexpr int64_t kBegin = 1024;
+  static_assert(kBegin + sizeof(WgmmaState) <= Arena::kZerosBytes);
+  return reinterpret_cast<WgmmaState*>(static_cast<std::byte*>(arena.zeros()) + kBegin);
+}
+
+// One launch, or one for each product where the rows between them must be quantised whole.
 void run_wgmma_tiles(Context& context, const ExpertsArgs& args, bool narrow, Stream stream) {
   const QuantFormat format = args.weights.format;
   const Device device = context.device();
-  const Product first = args.activation.gated() ? Product::gate_up : Product::up;
-  float* partial_sums = nullptr;
-  const auto launch = [&](WgmmaArgs k, Product product) {
-    k.narrow = narrow;
-    k.partial_sums = partial_sums;
-    k.partial_flags = static_cast<uint32_t*>(context.arena().zeros());
-    k.status = args.status;
-    launch_product(k, product, format, device, stream);
-  };
+  const bool raw = format == QuantFormat::fp8_channel;
   const int64_t num_floats = num_partial_floats(gpu::num_multiprocessors(device.index));
+  WgmmaLaunch both;
+  both.gated = args.activation.gated();
+  both.narrow = narrow;
+  both.state = wgmma_state(context.arena());
+  both.status = args.status;
+  both.runs_down = true;
   run_products(
-      context, args, format == QuantFormat::fp8_channel, num_floats * 4,
+      context, args, raw, 2 * Arena::rounded(num_floats * 4),
       [&](const InputRows& input, const TensorView& to, const TensorView& scales) {
-        partial_sums = context.arena().take_as<float>(num_floats);
-        launch(gate_up_args(args, input, to, scales), first);
+        both.first = gate_up_args(args, input, to, scales);
+        both.first.partial_sums = context.arena().take_as<float>(num_floats);
+        both.runs_first = !raw;
+        if (!raw) return;
+        WgmmaLaunch first = both;
+        first.runs_first = true;
+        first.runs_down = false;
+        launch_wgmma(first, format, device, stream);
       },
       [&](const TensorView& activated, const TensorView& scales) {
-        launch(down_args(args, activated, scales), Product::down);
+        both.down = down_args(args, activated, scales);
+        if (raw) {
+          both.first = WgmmaArgs{};
+          both.first.slots = both.down.slots;
+        }
+        both.down.partial_sums = context.arena().take_as<float>(num_floats);
+        launch_wgmma(both, format, device, stream);
       },
       stream);
 }
@@ -358,7 +376,7 @@ std::span<const Variant<ExpertsArgs>> experts_gpu_variants() {
   using namespace experts_gpu;
   static constexpr Variant<ExpertsArgs> kVariants[] = {
 #if !defined(MIXLANE_HIP)
-    {{"experts.wgmma", "two persistent launches of Hopper's warpgroup products; every format", gpu::kDeviceType},
+    {{"experts.wgmma", "Hopper's warpgroup products, both in one persistent launch; every format", gpu::kDeviceType},
      refuse_wgmma,
      run_wgmma,
      estimate_experts_wgmma},

@@ -12,10 +12,10 @@ void launch_scale_rows(const ScaleRowsArgs& args, uint32_t num_pairs, bool overl
 // One product of experts.mma.
 void launch_mma(const MmaArgs& args, int num_multiprocessors, bool overlap, Stream stream);
 
-// One product of experts.wgmma on a device of so many multiprocessors.
-void launch_wgmma_bf16(const WgmmaArgs& args, Product product, int num_multiprocessors, Stream stream);
-void launch_wgmma_e2m1(const WgmmaArgs& args, Product product, int num_multiprocessors, Stream stream);
-void launch_wgmma_e2m1_e4m3(const WgmmaArgs& args, Product product, int num_multiprocessors, Stream stream);
-void launch_wgmma_e4m3(const WgmmaArgs& args, Product product, bool channels, int num_multiprocessors, Stream stream);
+// experts.wgmma on a device of so many multiprocessors.
+void launch_wgmma_bf16(const WgmmaLaunch& args, int num_multiprocessors, Stream stream);
+void launch_wgmma_e2m1(const WgmmaLaunch& args, int num_multiprocessors, Stream stream);
+void launch_wgmma_e2m1_e4m3(const WgmmaLaunch& args, int num_multiprocessors, Stream stream);
+void launch_wgmma_e4m3(const WgmmaLaunch& args, bool channels, int num_multiprocessors, Stream stream);
 
 }  // namespace mixlane::experts_gpu

@@ -1,4 +1,4 @@
-// experts.wgmma (sm_90): one launch per product, a persistent pair of blocks per two multiprocessors.
+// experts.wgmma (sm_90): one launch of both products, a persistent pair of blocks per two multiprocessors.
 #pragma once
 
 #include "ops/experts/wgmma_epilogue.cuh"
@@ -29,118 +29,184 @@ __device__ void multiply_steps(Pipeline<kOperands>& pipe, const WgmmaArgs& args,
   }
 }
 
-template <Product kProduct, Operands kOperands, int kN>
-__device__ void run_narrow_tile(Pipeline<kOperands>& pipe, const WgmmaArgs& args, const Shared& shared, const Tile& tile,
-                                const Place& place) {
-  Accumulators<kN> sums;
-  const auto multiply = [&](uint32_t first, uint32_t end) {
-    multiply_steps<kProduct, kOperands, kN>(pipe, args, shared, tile, place, end - first, sums);
-  };
-  if constexpr (kN <= static_cast<int>(kRangeWidth)) {
-    if (!RangeSums<kN>(args, shared.fixed->plan, tile, place).add_up(multiply, sums)) return;
-  } else {
-    multiply(tile.first_step, tile.end_step);
-  }
-  Epilogue<kProduct, kOperands, kN>(args, shared, tile, place).run(sums);
-}
-
-// By the width of the tile's tokens. Each has an epilogue of its own: a common one would want the sums of all in the same
-// registers, which the assembler pays for with spills in the loops.
+// The multiplying warps' work on one product.
 template <Product kProduct, Operands kOperands>
-__device__ void run_narrow_tile(Pipeline<kOperands>& pipe, const WgmmaArgs& args, const Shared& shared, const Tile& tile,
-                                const Place& place) {
-  const auto run = [&]<int kN>() {
-    if constexpr (kN <= Step<kOperands>::kTokens || (kN > 128 && kN <= Step<kOperands>::kMaxTokens))
-      run_narrow_tile<kProduct, kOperands, kN>(pipe, args, shared, tile, place);
-  };
-  switch (tile.width) {
-    case 8: return run.template operator()<8>();
-    case 16: return run.template operator()<16>();
-    case 24: return run.template operator()<24>();
-    case 32: return run.template operator()<32>();
-    case 48: return run.template operator()<48>();
-    case 64: return run.template operator()<64>();
-    case 72: return run.template operator()<72>();
-    case 80: return run.template operator()<80>();
-    case 96: return run.template operator()<96>();
-    case 144: return run.template operator()<144>();
-    case 160: return run.template operator()<160>();
-    default: return run.template operator()<128>();
-  }
-}
+class Consumers {
+ public:
+  __device__ Consumers(const WgmmaLaunch& launch, const Shared& shared, Pipeline<kOperands>& pipe)
+      : launch_(launch), shared_(shared), pipe_(pipe) {}
 
-template <Product kProduct, Operands kOperands>
-__device__ void run_wide_tile(Pipeline<kOperands>& pipe, const WgmmaArgs& args, const Tile& tile, const Place& place) {
-  float sums[kWideSums];
-  if constexpr (kOperands == Operands::bf16)
-    multiply_wide_bf16<kProduct>(pipe, place, tile.end_step, sums);
-  else
-    multiply_wide_e4m3<kProduct>(pipe, place, tile.end_step, sums);
-  WideEpilogue<kProduct, kOperands>(args, tile, place).run(sums);
+  __device__ __forceinline__ void run() {
+    StoredTiles stored(launch_.state->finished);
+    const Tiles tiles = shared_.tiles(kIndex);
+    tiles.for_each_part([&](uint32_t item, uint32_t first, uint32_t end) {
+      const Place place;
+      const uint32_t slot = tiles.schedule().shares_ranges ? own_tile(tiles, item, first, end, place) : handed_over_tile();
+      // The same for all lanes, which the compiler believes now: stages and addresses go to uniform registers.
+      const Tile& tile = fixed().tiles[__shfl_sync(~0u, slot, 0)];
+      if constexpr (Step<kOperands>::kHasWide) {
+        if (tile.wide) return run_wide(tile, place, stored);
+      }
+      run_narrow(tile, place, stored);
+    });
+    stored.tell();
+  }
+
+ private:
+  static constexpr uint32_t kIndex = kProduct == Product::down ? 1 : 0;
+
+  __device__ const WgmmaArgs& args() const { return kProduct == Product::down ? launch_.down : launch_.first; }
+  // Tiles stay in shared memory: the products want the registers. To look for one takes most of a microsecond; who copies
+  // its weights has done so already.
+  __device__ uint32_t handed_over_tile() {
+    pipe_.wait_full();
+    return pipe_.next_tile();
+  }
+  // A part of a tile that has no stages is not handed over.
+  __device__ uint32_t own_tile(const Tiles& tiles, uint32_t item, uint32_t first, uint32_t end, const Place& place) const {
+    const uint32_t slot = kTileSlots + place.group;
+    ptx::sync_threads(1 + static_cast<int>(place.group), ptx::kWarpgroupThreads);
+    if (place.thread == 0) fixed().tiles[slot] = tiles.tile(item, first, end, ptx::cluster_rank());
+    ptx::sync_threads(1 + static_cast<int>(place.group), ptx::kWarpgroupThreads);
+    return slot;
+  }
+  // Between a tile's products and its epilogue.
+  template <class Sums>
+  __device__ void before_epilogue(Sums& sums, StoredTiles& stored) const {
+    if constexpr (kProduct != Product::down) {
+      stored.tell();
+    } else if (*reinterpret_cast<const volatile uint32_t*>(&fixed().late)) {
+      float* values = reinterpret_cast<float*>(&sums);
+      asm volatile("");  // a branch: no selection from what is there and what is never wanted
+#pragma unroll
+      for (uint32_t i = 0; i < sizeof(Sums) / sizeof(float); ++i) values[i] = __int_as_float(0x7fffffff);
+    }
+  }
+  __device__ void after_epilogue(const Tile& tile, StoredTiles& stored) const {
+    if (kProduct != Product::down && launch_.runs_down) stored.add(tile);
+  }
+
+  template <int kN>
+  __device__ __forceinline__ void run_narrow(const Tile& tile, const Place& place, StoredTiles& stored) {
+    Accumulators<kN> sums;
+    const auto multiply = [&](uint32_t first, uint32_t end) {
+      multiply_steps<kProduct, kOperands, kN>(pipe_, args(), shared_, tile, place, end - first, sums);
+    };
+    if constexpr (kN <= static_cast<int>(kRangeWidth)) {
+      RangeSums<kN> ranges(args(), fixed().plan.products[kIndex], launch_.state->shares[kIndex], launch_.status, tile,
+                           place);
+      if (!ranges.add_up(multiply, sums)) return;
+    } else {
+      multiply(tile.first_step, tile.end_step);
+    }
+    before_epilogue(sums, stored);
+    Epilogue<kProduct, kOperands, kN>(args(), shared_, tile, place).run(sums);
+    after_epilogue(tile, stored);
+  }
+
+  // By the width of the tile's tokens. Each has an epilogue of its own: a common one would want the sums of all in the same
+  // registers, which the assembler pays for with spills in the loops.
+  __device__ __forceinline__ void run_narrow(const Tile& tile, const Place& place, StoredTiles& stored) {
+    const auto run = [&]<int kN>() {
+      if constexpr (kN <= Step<kOperands>::kTokens || (kN > 128 && kN <= Step<kOperands>::kMaxTokens))
+        run_narrow<kN>(tile, place, stored);
+    };
+    switch (tile.width) {
+      case 8: return run.template operator()<8>();
+      case 16: return run.template operator()<16>();
+      case 24: return run.template operator()<24>();
+      case 32: return run.template operator()<32>();
+      case 48: return run.template operator()<48>();
+      case 64: return run.template operator()<64>();
+      case 72: return run.template operator()<72>();
+      case 80: return run.template operator()<80>();
+      case 96: return run.template operator()<96>();
+      case 144: return run.template operator()<144>();
+      case 160: return run.template operator()<160>();
+      default: return run.template operator()<128>();
+    }
+  }
+
+  __device__ __forceinline__ void run_wide(const Tile& tile, const Place& place, StoredTiles& stored) {
+    float sums[kWideSums];
+    if constexpr (kOperands == Operands::bf16)
+      multiply_wide_bf16<kProduct>(pipe_, place, tile.end_step, sums);
+    else
+      multiply_wide_e4m3<kProduct>(pipe_, place, tile.end_step, sums);
+    before_epilogue(sums, stored);
+    WideEpilogue<kProduct, kOperands>(args(), tile, place).run(sums);
+    after_epilogue(tile, stored);
+  }
+
+  const WgmmaLaunch& launch_;
+  const Shared& shared_;
+  Pipeline<kOperands>& pipe_;
+};
+
+template <Product kFirst, Operands kOperands>
+__device__ __forceinline__ void consume(const WgmmaLaunch& launch, const Shared& shared) {
+  // What down alone waits for: not only tokens, but blocks that share tiles signal where the first product's blocks do.
+  gpu::wait_for_previous_kernel();
+  Pipeline<kOperands> pipe;
+  Consumers<kFirst, kOperands>(launch, shared, pipe).run();
+  Consumers<Product::down, kOperands>(launch, shared, pipe).run();
 }
 
 // A gate's blocks of scales are outputs' groups; up's are, too, if they begin where groups begin.
 template <Product kProduct, Operands kOperands>
-__device__ bool has_wide_tiles(const WgmmaArgs& args) {
-  if (args.narrow) return false;
+__device__ bool has_wide_tiles(const WgmmaArgs& args, bool narrow) {
+  if (narrow) return false;
   if (kOperands == Operands::e4m3_block && kProduct == Product::gate_up && args.num_outputs % 128 != 0) return false;
   return Step<kOperands>::kHasWide;
 }
 
+// By one thread.
 template <Product kProduct, Operands kOperands>
-__device__ __forceinline__ void run_products(const WgmmaArgs& args, const Shared& shared) {
-  const Plan& plan = shared.fixed->plan;
-  const uint32_t rank = ptx::cluster_rank();
-  // Not only for the tokens: blocks that share tiles signal where the first product's blocks do.
-  if constexpr (kProduct == Product::down) gpu::wait_for_previous_kernel();
-  Pipeline<kOperands> pipe(shared);
-  plan.for_each_tile(rank, [&](const Tile& tile) {
-    const Place place;
-    if constexpr (Step<kOperands>::kHasWide) {
-      if (tile.wide) return run_wide_tile<kProduct>(pipe, args, tile, place);
-    }
-    run_narrow_tile<kProduct, kOperands>(pipe, args, shared, tile, place);
-  });
+__device__ void set_schedule(const WgmmaArgs& args, bool narrow, Schedule& schedule) {
+  constexpr uint32_t kOutputs = kProduct == Product::gate_up ? kTileRows / 2 : kTileRows;
+  schedule.set<kOperands>(has_wide_tiles<kProduct, kOperands>(args, narrow), args.depth,
+                          (args.num_outputs + kOutputs - 1) / kOutputs);
 }
 
-template <Product kProduct, Operands kOperands>
-__global__ void __launch_bounds__(kNumThreads, 1) experts_wgmma(const MIXLANE_GRID_CONSTANT WgmmaArgs args) {
-  extern __shared__ __align__(1024) std::byte memory[];
-  Shared shared(memory);
+template <Product kFirst, Operands kOperands>
+__global__ void __launch_bounds__(kNumThreads, 1) experts_wgmma(const MIXLANE_GRID_CONSTANT WgmmaLaunch launch) {
+  const Slots& slots = launch.first.slots;
+  gpu::prefetch_args(launch);
+  const Shared shared{slots.num_experts};
   if (threadIdx.x == 0) {
-    ptx::prefetch_tensor_map(&args.weights);
-    if (kProduct == Product::down) ptx::prefetch_tensor_map(&args.tokens);
+    if (launch.runs_first) ptx::prefetch_tensor_map(&launch.first.weights);
+    if (launch.runs_down) {
+      ptx::prefetch_tensor_map(&launch.down.weights);
+      ptx::prefetch_tensor_map(&launch.down.tokens);
+    }
     for (uint32_t stage = 0; stage < kMaxStages; ++stage) {
-      ptx::mbarrier_init(&shared.fixed->full[stage], Producers<kProduct, kOperands>::kFullArrivals);
-      ptx::mbarrier_init(&shared.fixed->empty[stage], kEmptyArrivals);
+      ptx::mbarrier_init(&fixed().full[stage], Producers<Product::down, kOperands>::kFullArrivals);
+      ptx::mbarrier_init(&fixed().empty[stage], kEmptyArrivals);
     }
     ptx::mbarrier_init_fence();
+    set_schedule<kFirst, kOperands>(launch.first, launch.narrow, fixed().plan.products[0]);
+    set_schedule<Product::down, kOperands>(launch.down, launch.narrow, fixed().plan.products[1]);
+    fixed().late = 0;
   }
-  // What down waits for is the first product; the row counts are older than that, and so are its weights.
-  if (kProduct != Product::down) gpu::wait_for_previous_kernel();
+  // What down alone waits for is the first product; the row counts are older than that, and so are its weights.
+  if (launch.runs_first) gpu::wait_for_previous_kernel();
   gpu::allow_next_kernel();
   // Wanted once the plan is made; on their way meanwhile.
-  if (threadIdx.x == 32 && args.slots.sorted_pairs) ptx::prefetch_line(args.slots.sorted_pairs);
-  if (threadIdx.x < 32 && threadIdx.x * 32 <= args.slots.num_experts && args.slots.offsets)
-    ptx::prefetch_line(args.slots.offsets + threadIdx.x * 32);
-  using Rows = Staging<kProduct, kOperands>;
-  constexpr uint32_t kTileOutputs = kProduct == Product::gate_up ? kTileRows / 2 : kTileRows;
-  shared.fixed->plan.make<kOperands>(args.slots, has_wide_tiles<kProduct, kOperands>(args), args.depth,
-                                     (args.num_outputs + kTileOutputs - 1) / kTileOutputs,
-                                     Shared::fixed_bytes() + Rows::kRowBytes + ScalesWorkspace<kOperands>::kBytes,
-                                     Rows::kFloats * sizeof(float), StageScales<kOperands>::kPerToken * sizeof(float),
-                                     StageScales<kOperands>::kOfWeights * sizeof(float));
+  if (threadIdx.x == 32 && slots.sorted_pairs) ptx::prefetch_line(slots.sorted_pairs);
+  if (threadIdx.x < 32 && threadIdx.x * 32 <= slots.num_experts && slots.offsets)
+    ptx::prefetch_line(slots.offsets + threadIdx.x * 32);
+  fixed().plan.make<kOperands>(slots, shared.other_bytes<kOperands>());
+  if (threadIdx.x == kNumThreads - 1) shared.place_ring<kOperands>();
   ptx::cluster_arrive();
   ptx::cluster_wait();
-  shared.place<kProduct, kOperands>();
 
   if (threadIdx.x < ptx::kWarpgroupThreads) {
     ptx::lower_registers<kProducerRegisters>();
-    Producers<kProduct, kOperands>(args, shared).run();
+    produce<kFirst, kOperands>(launch, shared);
     __syncwarp();
   } else {
     ptx::raise_registers<kGroupRegisters>();
-    run_products<kProduct, kOperands>(args, shared);
+    consume<kFirst, kOperands>(launch, shared);
   }
   // The other block may still signal here.
   ptx::cluster_arrive();

@@ -2,8 +2,8 @@
 
 namespace mixlane::experts_gpu {
 
-void launch_wgmma_bf16(const WgmmaArgs& args, Product product, int num_multiprocessors, Stream stream) {
-  launch_wgmma<Operands::bf16>(args, product, num_multiprocessors, stream);
+void launch_wgmma_bf16(const WgmmaLaunch& args, int num_multiprocessors, Stream stream) {
+  launch_wgmma<Operands::bf16>(args, num_multiprocessors, stream);
 }
 
 }  // namespace mixlane::experts_gpu

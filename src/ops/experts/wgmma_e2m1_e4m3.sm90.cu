@@ -3,8 +3,8 @@
 
 namespace mixlane::experts_gpu {
 
-void launch_wgmma_e2m1_e4m3(const WgmmaArgs& args, Product product, int num_multiprocessors, Stream stream) {
-  launch_wgmma<Operands::e2m1_e4m3>(args, product, num_multiprocessors, stream);
+void launch_wgmma_e2m1_e4m3(const WgmmaLaunch& args, int num_multiprocessors, Stream stream) {
+  launch_wgmma<Operands::e2m1_e4m3>(args, num_multiprocessors, stream);
 }
 
 }  // namespace mixlane::experts_gpu

@@ -65,10 +65,12 @@ class Epilogue {
   __device__ void sync_group() const { ptx::sync_threads(1 + static_cast<int>(place_.group), kGroupThreads); }
   __device__ static void sync_groups() { ptx::sync_threads(1 + kNumGroups, kNumGroups * kGroupThreads); }
 
-  __device__ std::byte* staging() const { return shared_.staging + place_.group * Rows::kGroupBytes; }
-  __device__ uint32_t max_width() const { return shared_.fixed->plan.max_width; }
-  __device__ float* token_floats() const { return shared_.token_floats + place_.group * max_width(); }
-  __device__ float* warp_maxima() const { return shared_.token_floats + kNumGroups * max_width(); }  // [8 warps, max_width]
+  __device__ std::byte* staging() const { return shared_.staging() + place_.group * Rows::kGroupBytes; }
+  __device__ uint32_t max_width() const { return fixed().plan.max_width; }
+  __device__ float* token_floats() const { return shared_.token_floats<kOperands>() + place_.group * max_width(); }
+  __device__ float* warp_maxima() const {
+    return shared_.token_floats<kOperands>() + kNumGroups * max_width();
+  }  // [8 warps, max_width]
 
   // Scales per token and per weight row, and weights of the input row.
   __device__ void multiply_scales(Accumulators<kN>& sums) const {
@@ -303,7 +305,7 @@ class Epilogue {
 
   const WgmmaArgs& args_;
   const Shared& shared_;
-  const Tile& tile_;
+  const Tile tile_;  // a copy: stores would have it read again and again
   const Place& place_;
   uint32_t slot_;
 };

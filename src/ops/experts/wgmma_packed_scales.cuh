@@ -4,7 +4,7 @@
 #pragma once
 
 #include "gpu/numeric.cuh"
-#include "ops/experts/wgmma_pipeline.cuh"
+#include "ops/experts/wgmma_finished.cuh"
 
 namespace mixlane::experts_gpu {
 
@@ -32,7 +32,7 @@ __device__ inline uint2 table_entry(uint32_t d) {
 
 template <Operands kOperands>
 __device__ uint2* decoding_table(const Shared& shared) {
-  return reinterpret_cast<uint2*>(shared.scales_workspace + ScalesWorkspace<kOperands>::kRawBytes);
+  return reinterpret_cast<uint2*>(shared.scales_workspace<kOperands>() + ScalesWorkspace<kOperands>::kRawBytes);
 }
 
 template <Product kProduct, Operands kOperands>
@@ -40,22 +40,31 @@ class PackedScales {
  public:
   static constexpr bool kFolds = kOperands == Operands::e2m1_e4m3;
 
-  __device__ PackedScales(const WgmmaArgs& args, const Shared& shared)
-      : args_(args), shared_(shared), lane_(threadIdx.x % 32), groups_(args.depth / 32) {}
+  // `activated`: whose scales are copied; null if they were there before.
+  __device__ PackedScales(const WgmmaArgs& args, const Shared& shared, Pipeline<kOperands>& pipe, const Tiles& tiles,
+                          ActivatedRows* activated)
+      : args_(args),
+        shared_(shared),
+        pipe_(pipe),
+        tiles_(tiles),
+        activated_(activated),
+        lane_(threadIdx.x % 32),
+        groups_(args.depth / 32) {}
 
   __device__ void run() const {
-    if constexpr (kFolds) {
+    // For both products; the first arrival at a stage tells of it.
+    if constexpr (kFolds && kProduct != Product::down) {
       for (uint32_t d = lane_; d < ScalesWorkspace<kOperands>::kTableBytes / sizeof(uint2); d += 32)
         decoding_table<kOperands>(shared_)[d] = table_entry(d);
-      if constexpr (kProduct == Product::down) gpu::wait_for_previous_kernel();  // for the tokens' scales
     }
-    Pipeline<kOperands> pipe(shared_);
     const bool aligned = (reinterpret_cast<uintptr_t>(args_.mx_scales) | groups_) % 16 == 0;
-    shared_.fixed->plan.for_each_tile(ptx::cluster_rank(), [&](const Tile& tile) {
+    tiles_.for_each_part([&](uint32_t item, uint32_t first, uint32_t end_range) {
+      const Tile tile = tiles_.tile(item, first, end_range, ptx::cluster_rank());
+      if (tile.first_step == tile.end_step) return;  // what it would fetch nobody would wait for
       if (aligned)
-        copy_tile<true>(pipe, tile);
+        copy_tile<true>(tile);
       else
-        copy_tile<false>(pipe, tile);
+        copy_tile<false>(tile);
     });
   }
 
@@ -69,7 +78,7 @@ class PackedScales {
                                                 : 1;
 
   template <bool kAligned>
-  __device__ void copy_tile(Pipeline<kOperands>& pipe, const Tile& tile) const {
+  __device__ void copy_tile(const Tile& tile) const {
     const uint32_t end = (tile.end_step + kSteps - 1) / kSteps;
     const auto fetch = [&](uint32_t unit) {
       if (unit < end) {
@@ -87,19 +96,23 @@ class PackedScales {
     }
 #pragma unroll
     for (uint32_t i = 0; i < kAhead<kAligned>; ++i) fetch(tile.first_step / kSteps + i);
-    for (uint32_t step = tile.first_step; step < tile.end_step; ++step, pipe.advance()) {
+    // Behind the first fetches, which need not wait.
+    if constexpr (kFolds && kProduct == Product::down) {
+      if (activated_) activated_->wait(tile.expert);
+    }
+    for (uint32_t step = tile.first_step; step < tile.end_step; ++step, pipe_.advance()) {
       if (step == tile.first_step || step % kSteps == 0) {
         fetch(step / kSteps + kAhead<kAligned>);
         ptx::wait_copy_groups<kAhead<kAligned>>();
       }
-      pipe.wait_empty();
-      if constexpr (kFolds) copy_token_scales(pipe, tile, tokens, step);
+      pipe_.wait_empty();
+      if constexpr (kFolds) copy_token_scales(tile, tokens, step);
 #pragma unroll
       for (uint32_t i = 0; i < kRowsPerLane; ++i) {
         const auto* from = reinterpret_cast<const uint32_t*>(raw<kAligned>(step / kSteps, i)) + step % kSteps;
-        store(pipe, i, kAligned ? from[0] : __funnelshift_r(from[0], from[1], word_offset(scales_of(tile, i)) * 8));
+        store(i, kAligned ? from[0] : __funnelshift_r(from[0], from[1], word_offset(scales_of(tile, i)) * 8));
       }
-      ptx::mbarrier_arrive(pipe.full());
+      ptx::mbarrier_arrive(pipe_.full());
     }
   }
 
@@ -124,7 +137,7 @@ class PackedScales {
     constexpr uint32_t kPitch = kAligned ? 16 : 20;
     constexpr uint32_t kUnits = kAhead<kAligned> + 1;
     static_assert(kUnits * kTileRows * kPitch <= ScalesWorkspace<kOperands>::kRawBytes);
-    return shared_.scales_workspace + (unit % kUnits * kTileRows + lane_ + i * 32) * kPitch;
+    return shared_.scales_workspace<kOperands>() + (unit % kUnits * kTileRows + lane_ + i * 32) * kPitch;
   }
 
   // 16 bytes where all rows begin at a multiple of 16; else the words in which they are. Zeros behind a row's end.
@@ -144,26 +157,28 @@ class PackedScales {
     }
   }
 
-  __device__ void store(const Pipeline<kOperands>& pipe, uint32_t i, uint32_t scales) const {
+  __device__ void store(uint32_t i, uint32_t scales) const {
     if constexpr (kFolds)
-      reinterpret_cast<FoldedScales*>(pipe.scales())[lane_ + 32 * i] = fold_scales(scales);
+      reinterpret_cast<FoldedScales*>(pipe_.scales())[lane_ + 32 * i] = fold_scales(scales);
     else
-      reinterpret_cast<uint32_t*>(pipe.scales())[lane_ + 32 * i] = scales;
+      reinterpret_cast<uint32_t*>(pipe_.scales())[lane_ + 32 * i] = scales;
   }
 
-  __device__ void copy_token_scales(const Pipeline<kOperands>& pipe, const Tile& tile,
-                                    const uint32_t (&tokens)[kMaxTokens / 32], uint32_t step) const {
-    const uint32_t at = ptx::shared_address(pipe.token_scales()) + lane_ * 4;
+  __device__ void copy_token_scales(const Tile& tile, const uint32_t (&tokens)[kMaxTokens / 32], uint32_t step) const {
+    const uint32_t at = ptx::shared_address(pipe_.token_scales()) + lane_ * 4;
 #pragma unroll
     for (uint32_t i = 0; i < kMaxTokens / 32; ++i) {
       if (lane_ + i * 32 >= tile.width) break;
       ptx::copy_word(at + i * 128, args_.token_scales.data + unknown(tokens[i]) * args_.token_scales.stride + step, true);
     }
-    ptx::mbarrier_arrive_after_copies(pipe.full());
+    ptx::mbarrier_arrive_after_copies(pipe_.full());
   }
 
   const WgmmaArgs& args_;
   const Shared& shared_;
+  Pipeline<kOperands>& pipe_;
+  const Tiles& tiles_;
+  ActivatedRows* activated_;
   uint32_t lane_, groups_;
 };
 

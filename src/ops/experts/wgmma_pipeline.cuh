@@ -1,6 +1,8 @@
 // The ring of stages between the producers and the products of experts.wgmma, and what else its shared memory holds.
 #pragma once
 
+#include <algorithm>
+
 #include "gpu/ptx/cluster.cuh"
 #include "gpu/ptx/copy.cuh"
 #include "gpu/ptx/warpgroup.cuh"
@@ -10,16 +12,7 @@ namespace mixlane::experts_gpu {
 
 namespace ptx = gpu::ptx;
 
-inline constexpr uint32_t kNumGroups = 2;  // warpgroups that multiply, 128 rows of the tile each
-inline constexpr uint32_t kNumThreads = (1 + kNumGroups) * ptx::kWarpgroupThreads;
 inline constexpr uint32_t kRowBytes = 128;
-
-// In front of the stages in shared memory.
-struct Fixed {
-  Plan plan;
-  uint64_t full[kMaxStages];
-  uint64_t empty[kMaxStages];
-};
 
 // Where tiles are turned from columns of registers to rows of memory, kTokens at a time, and floats per token.
 template <Product kProduct, Operands kOperands>
@@ -59,81 +52,98 @@ struct ScalesWorkspace {
   static constexpr uint32_t kBytes = kRawBytes + kTableBytes;
 };
 
-struct Shared {
-  Fixed* fixed;
-  std::byte* stages;
-  // Behind the stages, once the plan is made:
-  float* scales;        // of the stages
-  float* token_floats;  // [Staging::kFloats, max_width]
-  std::byte* staging;
-  std::byte* scales_workspace;
+// Of both products.
+template <Operands kOperands>
+struct AllStaging {
+  using First = Staging<Product::gate_up, kOperands>;
+  using Up = Staging<Product::up, kOperands>;
+  using Down = Staging<Product::down, kOperands>;
+  static constexpr uint32_t kRowBytes = std::max({First::kRowBytes, Up::kRowBytes, Down::kRowBytes});
+  static constexpr uint32_t kFloats = Down::kFloats;
+};
 
-  __device__ explicit Shared(std::byte* memory) : fixed(reinterpret_cast<Fixed*>(memory)), stages(memory + fixed_bytes()) {}
-  template <Product kProduct, Operands kOperands>
-  __device__ void place() {
-    const Plan& plan = fixed->plan;
-    staging = stages + plan.num_stages * Step<kOperands>::stage_bytes(plan.max_width);
-    scales_workspace = staging + Staging<kProduct, kOperands>::kRowBytes;
-    token_floats = reinterpret_cast<float*>(scales_workspace + ScalesWorkspace<kOperands>::kBytes);
-    scales = token_floats + Staging<kProduct, kOperands>::kFloats * plan.max_width;
-    scale_floats = plan.max_width * StageScales<kOperands>::kPerToken + StageScales<kOperands>::kOfWeights;
+// What is behind Fixed in shared memory.
+struct Shared {
+  uint32_t num_experts;
+
+  template <Operands kOperands>
+  __device__ OtherBytes other_bytes() const {
+    using Rows = AllStaging<kOperands>;
+    return {fixed_bytes() + Rows::kRowBytes + ScalesWorkspace<kOperands>::kBytes, Rows::kFloats * 4,
+            StageScales<kOperands>::kOfWeights * 4, StageScales<kOperands>::kPerToken * 4};
   }
-  uint32_t scale_floats;  // per stage
-  __device__ static constexpr uint32_t fixed_bytes() { return round_up(sizeof(Fixed), 1024); }
+  // By one thread, once the plan is made.
+  template <Operands kOperands>
+  __device__ void place_ring() const {
+    using Rows = AllStaging<kOperands>;
+    const Plan& plan = fixed().plan;
+    RingLayout& ring = fixed().ring;
+    ring.num_stages = plan.num_stages;
+    ring.stage_bytes = Step<kOperands>::stage_bytes(plan.max_width);
+    ring.first_stage = fixed_bytes();
+    ring.first_scales = ring.first_stage + ring.num_stages * ring.stage_bytes + Rows::kRowBytes +
+                        ScalesWorkspace<kOperands>::kBytes + Rows::kFloats * 4 * plan.max_width;
+    ring.scale_bytes = 4 * (plan.max_width * StageScales<kOperands>::kPerToken + StageScales<kOperands>::kOfWeights);
+  }
+  // Between the stages and their scales.
+  __device__ std::byte* staging() const {
+    const RingLayout& ring = fixed().ring;
+    return shared_memory() + ring.first_stage + ring.num_stages * ring.stage_bytes;
+  }
+  template <Operands kOperands>
+  __device__ std::byte* scales_workspace() const {
+    return staging() + AllStaging<kOperands>::kRowBytes;
+  }
+  // [Staging::kFloats, max_width]
+  template <Operands kOperands>
+  __device__ float* token_floats() const {
+    return reinterpret_cast<float*>(scales_workspace<kOperands>() + ScalesWorkspace<kOperands>::kBytes);
+  }
+  __device__ Tiles tiles(uint32_t product) const { return {product, num_experts}; }
+
+ private:
+  __device__ uint32_t fixed_bytes() const { return round_up(sizeof(Fixed) + ExpertLists{num_experts}.bytes(), 1024); }
 };
 
 // One user's walk around the ring.
 template <Operands kOperands>
 class Pipeline {
  public:
-  __device__ explicit Pipeline(const Shared& shared)
-      : fixed_(shared.fixed),
-        stages_(shared.stages),
-        scales_(shared.scales),
-        scale_floats_(shared.scale_floats),
-        num_stages_(shared.fixed->plan.num_stages),
-        width_(shared.fixed->plan.max_width),
-        stage_bytes_(Step<kOperands>::stage_bytes(width_)) {}
+  __device__ Pipeline() : ring_(fixed().ring) {}
 
-  __device__ std::byte* weights() const { return stages_ + stage_ * stage_bytes_; }
+  __device__ std::byte* weights() const { return shared_memory() + ring_.first_stage + stage_ * ring_.stage_bytes; }
   __device__ std::byte* tokens() const { return weights() + Step<kOperands>::kWeightBytes; }
   // Between a token's rows of 128 bytes.
-  __device__ uint32_t token_bytes() const { return Step<kOperands>::token_bytes(width_); }
-  __device__ float* scales() const { return scales_ + stage_ * scale_floats_; }
+  __device__ uint32_t token_bytes() const { return Step<kOperands>::token_bytes(fixed().plan.max_width); }
+  // The next tile's place: its first stage is empty or, for who multiplies, full.
+  __device__ uint32_t next_tile() { return num_tiles_++ % kTileSlots; }
+  __device__ float* scales() const {
+    return reinterpret_cast<float*>(shared_memory() + ring_.first_scales + stage_ * ring_.scale_bytes);
+  }
   __device__ float* token_scales() const { return scales() + StageScales<kOperands>::kOfWeights; }
-  __device__ uint64_t* full() const { return &fixed_->full[stage_]; }
-  __device__ uint64_t* empty() const { return &fixed_->empty[stage_]; }
+  __device__ uint64_t* full() const { return &fixed().full[stage_]; }
+  __device__ uint64_t* empty() const { return &fixed().empty[stage_]; }
   __device__ void wait_empty() const { ptx::mbarrier_wait(empty(), phase_ ^ 1); }
   // The same for all lanes.
   __device__ bool is_full() const { return __all_sync(~0u, ptx::mbarrier_test(full(), phase_)); }
   __device__ void wait_full() const { ptx::mbarrier_wait(full(), phase_); }
   __device__ void advance() {
-    if (++stage_ == num_stages_) {
+    if (++stage_ == ring_.num_stages) {
       stage_ = 0;
       phase_ ^= 1;
     }
   }
 
  private:
-  Fixed* fixed_;
-  std::byte* stages_;
-  float* scales_;
-  uint32_t scale_floats_;
-  uint32_t num_stages_, width_, stage_bytes_;
+  const RingLayout ring_;
   uint32_t stage_ = 0;
   uint32_t phase_ = 0;
+  uint32_t num_tiles_ = 0;
 };
 
 // Arrivals that end the empty phase of a stage: of each multiplying warp of both blocks, because either block's weights may
 // go to both. Warps, not warpgroups: each has read scales or packed weights for itself.
 inline constexpr uint32_t kEmptyArrivals = kNumGroups * (ptx::kWarpgroupThreads / 32) * kClusterBlocks;
-
-// A value that the compiler takes for another one each time, so that what follows from it is worked out where it is needed
-// and not kept in registers over all stages or tiles.
-__device__ inline uint32_t unknown(uint32_t value) {
-  asm volatile("" : "+r"(value));
-  return value;
-}
 
 // By a warp that has read a stage.
 __device__ inline void release_stage(const uint64_t* empty) {

@@ -12,6 +12,8 @@
 
 namespace mixlane::experts_gpu {
 
+inline constexpr uint32_t kNumGroups = 2;  // warpgroups that multiply, 128 rows of the tile each
+inline constexpr uint32_t kNumThreads = (1 + kNumGroups) * 128;
 inline constexpr uint32_t kTileRows = 256;
 inline constexpr uint32_t kMaxTokens = 128;
 inline constexpr uint32_t kWideTokens = 128;
@@ -20,6 +22,18 @@ inline constexpr uint32_t kMaxStages = 8;
 inline constexpr uint32_t kSharedBytes = 227 * 1024;
 
 __host__ __device__ constexpr uint32_t round_up(uint32_t value, uint32_t to) { return (value + to - 1) / to * to; }
+
+// A value that the compiler takes for another one each time, so that what follows from it is worked out where it is needed
+// and not kept in registers over all stages or tiles.
+__device__ inline uint32_t unknown(uint32_t value) {
+  asm volatile("" : "+r"(value));
+  return value;
+}
+template <class Value>
+__device__ inline Value* unknown(Value* value) {
+  asm volatile("" : "+l"(value));
+  return value;
+}
 
 // Widths that narrow products come in: 8, 16, 24, 32, 48, 64, 72, 80, 96, 128, 144, 160.
 __device__ inline uint32_t product_width(uint32_t tokens) {
@@ -92,22 +106,28 @@ struct Step {
   __device__ static uint32_t stage_bytes(uint32_t width) { return kWeightBytes + kTokenRows * token_bytes(width); }
 };
 
-struct Plan {
-  int32_t counts[kMaxWgmmaExperts];
-  uint32_t first_item[kMaxWgmmaExperts];  // of an expert; later ones of no rows have the same
-  uint32_t warp_sums[32];
-  uint32_t warp_widths[32];
-  uint32_t num_experts;
-  uint32_t num_items;
-  uint32_t num_tiles;      // of an expert's weights
-  uint32_t narrow_tokens;  // most rows of a narrow tile
-  uint32_t tile_tokens;    // of a full tile
-  uint32_t long_tokens;    // most rows of a remaining one
-  bool splits;             // rows for a full tile and a narrow one: one after the other, not side by side
-  uint32_t max_width;      // of the widest one
-  uint32_t num_stages;
-  uint32_t num_steps;  // of k
-  bool shares_ranges;  // a pair of blocks has a share of all items' ranges, not whole items
+// The tiles of one product, without the lists: those are in ExpertLists.
+struct Schedule {
+  uint32_t num_items = 0;
+  uint32_t num_tiles = 0;      // of an expert's weights; 0: the product is not made
+  uint32_t narrow_tokens = 0;  // most rows of a narrow tile
+  uint32_t tile_tokens = 0;    // of a full tile
+  uint32_t pair_shift = 0;     // two of these are 1 << pair_shift
+  uint32_t long_tokens = 0;    // most rows of a remaining one
+  uint32_t num_steps = 0;      // of k
+  bool splits = false;         // rows for a full tile and a narrow one: one after the other, not side by side
+  bool shares_ranges = false;  // a pair of blocks has a share of all items' ranges, not whole items
+
+  template <Operands kOperands>
+  __device__ void set(bool has_wide, uint32_t depth, uint32_t num_weight_tiles) {
+    num_tiles = num_weight_tiles;
+    num_steps = Step<kOperands>::num_steps(depth);
+    narrow_tokens = Step<kOperands>::kTokens;
+    tile_tokens = has_wide ? kWideTokens : narrow_tokens;
+    pair_shift = 32 - static_cast<uint32_t>(__clz(static_cast<int>(tile_tokens)));
+    long_tokens = max(tile_tokens, has_wide ? Step<kOperands>::kMaxTokens : 0);
+    splits = has_wide && kOperands != Operands::bf16;
+  }
 
   __device__ uint32_t range_begin(uint32_t range) const { return range * num_steps / kRanges; }
 
@@ -122,8 +142,8 @@ struct Plan {
   };
   __device__ Items items(uint32_t count) const {
     Items items;
-    items.full = count / (2 * tile_tokens);
-    items.remaining = count - items.full * 2 * tile_tokens;
+    items.full = count >> pair_shift;
+    items.remaining = count - (items.full << pair_shift);
     if (items.full > 0 && items.remaining > 0 && items.remaining <= 2 * (long_tokens - tile_tokens)) {
       --items.full;
       items.remaining += 2 * tile_tokens;
@@ -144,80 +164,8 @@ struct Plan {
     return splits && all.more == 2 && all.remaining <= tile_tokens + narrow_tokens;
   }
 
-  // By all threads of the block; they must meet before it is used. Shared memory beside the stages: `other_bytes`, more per
-  // token of the widest tile, and in each stage `scale_bytes` per token and `stage_scale_bytes`.
-  template <Operands kOperands>
-  __device__ void make(const Slots& slots, bool has_wide, uint32_t depth, uint32_t num_weight_tiles, uint32_t other_bytes,
-                       uint32_t bytes_per_token, uint32_t scale_bytes, uint32_t stage_scale_bytes) {
-    constexpr uint32_t kPerThread = 4;
-    const uint32_t first = threadIdx.x * kPerThread;
-    uint32_t rows[kPerThread];
-    uint32_t width = 8;
-    uint32_t sum = 0;
-    if (threadIdx.x == 0) {
-      num_tiles = num_weight_tiles;
-      num_steps = Step<kOperands>::num_steps(depth);
-      narrow_tokens = Step<kOperands>::kTokens;
-      tile_tokens = has_wide ? kWideTokens : narrow_tokens;
-      long_tokens = max(tile_tokens, has_wide ? Step<kOperands>::kMaxTokens : 0);
-      splits = has_wide && kOperands != Operands::bf16;
-    }
-#pragma unroll
-    for (uint32_t i = 0; i < kPerThread; ++i) {
-      rows[i] = 0;
-      if (first + i < slots.num_experts)
-        rows[i] = slots.counts ? static_cast<uint32_t>(max(slots.counts[first + i], 0)) : slots.num_rows;
-    }
-    __syncthreads();
-#pragma unroll
-    for (uint32_t i = 0; i < kPerThread; ++i) {
-      sum += items(rows[i]).of(num_tiles);
-      width = max(width, widest(rows[i]));
-    }
-    using Wave = gpu::Wave<32>;
-    const uint32_t below = Wave::inclusive_sum(sum);
-    width = __reduce_max_sync(~0u, width);
-    if (Wave::lane() == 31) warp_sums[Wave::index_in_block()] = below;
-    if (Wave::lane() == 0) warp_widths[Wave::index_in_block()] = width;
-    __syncthreads();
-    uint32_t item = below - sum;
-    for (uint32_t w = 0; w < Wave::index_in_block(); ++w) item += warp_sums[w];
-#pragma unroll
-    for (uint32_t i = 0; i < kPerThread; ++i) {
-      if (first + i >= slots.num_experts) break;
-      counts[first + i] = static_cast<int32_t>(rows[i]);
-      first_item[first + i] = item;
-      item += items(rows[i]).of(num_tiles);
-    }
-    if (threadIdx.x == blockDim.x - 1) {
-      num_experts = slots.num_experts;
-      num_items = item;
-      for (uint32_t w = 0; w < blockDim.x / 32; ++w) width = max(width, warp_widths[w]);
-      max_width = width;
-      shares_ranges = width <= kRangeWidth;
-      num_stages = min((kSharedBytes - other_bytes - bytes_per_token * width) /
-                           (Step<kOperands>::stage_bytes(width) + width * scale_bytes + stage_scale_bytes),
-                       kMaxStages);
-    }
-  }
-
-  // The tile that block `rank` of a pair has in an item.
-  __device__ Tile tile(uint32_t item, uint32_t rank) const {
-    uint32_t low = 0, high = num_experts;  // the expert is in [low, high)
-    while (high - low > 1) {
-      const uint32_t middle = (low + high) / 2;
-      if (first_item[middle] <= item)
-        low = middle;
-      else
-        high = middle;
-    }
-    Tile tile;
-    tile.item = item;
-    tile.expert = low;
-    tile.end_step = num_steps;
-    place(item - first_item[low], static_cast<uint32_t>(counts[low]), rank, tile);
-    return tile;
-  }
+  // Tiles with rows that an expert of so many rows has.
+  __device__ uint32_t tiles_of(uint32_t count) const { return num_tiles * items(count).per_two(); }
 
   // Which of an expert's weights and rows are block `rank`'s in item `local`.
   __device__ void place(uint32_t local, uint32_t count, uint32_t rank, Tile& tile) const {
@@ -260,28 +208,182 @@ struct Plan {
   __device__ uint32_t pair_of_range(uint32_t number) const {
     return ((number + 1) * num_pairs() - 1) / (num_items * kRanges);
   }
+};
 
-  // One call of `body`: it is large.
+// What beside the stages' weights and tokens takes shared memory.
+struct OtherBytes {
+  uint32_t fixed;
+  uint32_t per_token;  // of the widest tile
+  uint32_t per_stage, per_stage_and_token;
+};
+
+struct Plan {
+  static constexpr uint32_t kNumWarps = kNumThreads / 32;
+  Schedule products[2];
+  uint32_t max_width;  // of the widest tile
+  uint32_t num_stages;
+  uint32_t warp_sums[2][kNumWarps];
+  uint32_t warp_widths[kNumWarps];
+
+  // By all threads of the block, once the schedules are set; they must meet before it is used.
+  template <Operands kOperands>
+  __device__ void make(const Slots& slots, const OtherBytes& other);
+};
+
+// Of tiles that are on the way: a stage at least is of each, and one more is done with its stages but not with its epilogue.
+inline constexpr uint32_t kTileSlots = 2 * kMaxStages;
+
+// Where the stages are: bytes from the beginning of shared memory.
+struct RingLayout {
+  uint32_t num_stages, stage_bytes;
+  uint32_t first_scales, scale_bytes;  // of the stages
+  uint32_t first_stage;
+};
+
+// In front of the lists and the stages in shared memory.
+struct Fixed {
+  RingLayout ring;
+  Plan plan;
+  uint64_t full[kMaxStages];
+  uint64_t empty[kMaxStages];
+  Tile tiles[kTileSlots + kNumGroups];  // from who copies weights to who multiplies; of a warpgroup alone
+  uint32_t late;                        // activated rows did not come in time
+};
+
+// The beginning of shared memory. By name and not by a pointer that is handed around, which the compiler takes for one to
+// any memory, in two registers.
+__device__ inline std::byte* shared_memory() {
+  extern __shared__ __align__(1024) std::byte memory[];
+  return memory;
+}
+__device__ inline Fixed& fixed() { return *reinterpret_cast<Fixed*>(shared_memory()); }
+
+// Per expert, behind Fixed.
+struct ExpertLists {
+  uint32_t num_experts;
+
+  __device__ uint32_t bytes() const { return 3 * num_experts * 4; }
+  __device__ int32_t* counts() const { return reinterpret_cast<int32_t*>(shared_memory() + sizeof(Fixed)); }
+  // Of each product; later experts of no rows have the same.
+  __device__ uint32_t* first_item(uint32_t product) const {
+    return reinterpret_cast<uint32_t*>(shared_memory() + sizeof(Fixed)) + (1 + product) * num_experts;
+  }
+};
+
+template <Operands kOperands>
+__device__ void Plan::make(const Slots& slots, const OtherBytes& other) {
+  const ExpertLists lists{slots.num_experts};
+  constexpr uint32_t kPerThread = (kMaxWgmmaExperts + kNumThreads - 1) / kNumThreads;
+  using Wave = gpu::Wave<32>;
+  const uint32_t each = (slots.num_experts + kNumThreads - 1) / kNumThreads;
+  const uint32_t first = threadIdx.x * each, end = min(first + each, slots.num_experts);
+  uint32_t rows[kPerThread];
+#pragma unroll
+  for (uint32_t i = 0; i < kPerThread; ++i) {
+    rows[i] = 0;
+    if (first + i < end) rows[i] = slots.counts ? static_cast<uint32_t>(max(slots.counts[first + i], 0)) : slots.num_rows;
+  }
+  __syncthreads();
+  uint32_t width = 8;
+  uint32_t items[2][kPerThread] = {};
+  uint32_t below[2] = {};
+#pragma unroll
+  for (uint32_t p = 0; p < 2; ++p) {
+#pragma unroll
+    for (uint32_t i = 0; i < kPerThread; ++i) {
+      if (first + i >= end) break;
+      items[p][i] = products[p].items(rows[i]).of(products[p].num_tiles);
+      below[p] += items[p][i];
+      width = max(width, products[p].widest(rows[i]));
+    }
+    below[p] = Wave::inclusive_sum(below[p]);
+    if (Wave::lane() == 31) warp_sums[p][Wave::index_in_block()] = below[p];
+  }
+  width = __reduce_max_sync(~0u, width);
+  if (Wave::lane() == 0) warp_widths[Wave::index_in_block()] = width;
+  __syncthreads();
+#pragma unroll
+  for (uint32_t p = 0; p < 2; ++p) {
+    uint32_t item = below[p];
+#pragma unroll
+    for (uint32_t i = 0; i < kPerThread; ++i) item -= items[p][i];
+    for (uint32_t w = 0; w < Wave::index_in_block(); ++w) item += warp_sums[p][w];
+#pragma unroll
+    for (uint32_t i = 0; i < kPerThread; ++i) {
+      if (first + i >= end) break;
+      lists.counts()[first + i] = static_cast<int32_t>(rows[i]);
+      lists.first_item(p)[first + i] = item;
+      item += items[p][i];
+    }
+    if (threadIdx.x == kNumThreads - 1) products[p].num_items = item;
+  }
+  if (threadIdx.x == kNumThreads - 1) {
+    for (uint32_t w = 0; w < kNumWarps; ++w) width = max(width, warp_widths[w]);
+    max_width = width;
+    for (Schedule& product : products) product.shares_ranges = width <= kRangeWidth;
+    num_stages = min((kSharedBytes - other.fixed - other.per_token * width) /
+                         (Step<kOperands>::stage_bytes(width) + width * other.per_stage_and_token + other.per_stage),
+                     kMaxStages);
+  }
+}
+
+// A block's tiles of one product, in order.
+class Tiles {
+ public:
+  __device__ Tiles(uint32_t product, uint32_t num_experts) : product_(product), lists_{num_experts} {}
+
+  __device__ const Schedule& schedule() const { return fixed().plan.products[product_]; }
+
+  // body(item, first range of k, end of them). One call of it: it is large, and inlined by force, because products may not
+  // cross a call.
   template <class Body>
-  __device__ void for_each_tile(uint32_t rank, Body&& body) const {
-    const uint32_t pair = blockIdx.x / kClusterBlocks;
-    uint32_t at = shares_ranges ? share_begin(pair) : 0;  // a range's number, or a round
-    const uint32_t end = shares_ranges ? share_begin(pair + 1) : (num_items + num_pairs() - 1) / num_pairs();
-    while (at < end) {
-      // Neighbouring items differ in size: the shift lets all pairs have some of each.
-      const uint32_t item = shares_ranges ? at / kRanges : at * num_pairs() + (pair + at) % num_pairs();
-      if (item >= num_items) break;
-      Tile part = tile(item, rank);
-      if (shares_ranges) {
-        part.first_range = at % kRanges;
-        part.end_range = min(part.first_range + end - at, kRanges);
-        part.first_step = range_begin(part.first_range);
-        part.end_step = range_begin(part.end_range);
+  __device__ __forceinline__ void for_each_part(Body&& body) const {
+    // Worked out anew each time: nothing but `done`, rounds or ranges, may take a register meanwhile.
+    for (uint32_t done = 0;;) {
+      const volatile Schedule& now = schedule();
+      const uint32_t pair = unknown(blockIdx.x) / kClusterBlocks, num_pairs = Schedule::num_pairs();
+      uint32_t item = 0, first = 0, count = kRanges;
+      if (now.shares_ranges) {
+        const uint32_t at = schedule().share_begin(pair) + done, end = schedule().share_begin(pair + 1);
+        if (at >= end) break;
+        item = at / kRanges;
+        first = at % kRanges;
+        count = min(kRanges - first, end - at);
+        done += count;
+      } else {
+        // Neighbouring items differ in size: the shift lets all pairs have some of each.
+        item = done * num_pairs + (pair + done) % num_pairs;
+        if (item >= now.num_items) break;
+        ++done;
       }
-      at += shares_ranges ? part.end_range - part.first_range : 1;
-      body(part);
+      body(item, first, first + count);
     }
   }
+
+  // What block `rank` of a pair has of a part of an item.
+  __device__ Tile tile(uint32_t item, uint32_t first_range, uint32_t end_range, uint32_t rank) const {
+    uint32_t low = 0, high = lists_.num_experts;  // the expert is in [low, high)
+    while (high - low > 1) {
+      const uint32_t middle = (low + high) / 2;
+      if (lists_.first_item(product_)[middle] <= item)
+        low = middle;
+      else
+        high = middle;
+    }
+    Tile tile;
+    tile.item = item;
+    tile.expert = low;
+    tile.first_range = first_range;
+    tile.end_range = end_range;
+    tile.first_step = schedule().range_begin(first_range);
+    tile.end_step = schedule().range_begin(end_range);
+    schedule().place(item - lists_.first_item(product_)[low], static_cast<uint32_t>(lists_.counts()[low]), rank, tile);
+    return tile;
+  }
+
+ private:
+  uint32_t product_;
+  ExpertLists lists_;
 };
 
 }  // namespace mixlane::experts_gpu

@@ -1,13 +1,14 @@
 // The warps of experts.wgmma that fill stages. Each role walks all stages by itself.
 #pragma once
 
-#include "ops/experts/wgmma_pipeline.cuh"
+#include "ops/experts/wgmma_finished.cuh"
 
 namespace mixlane::experts_gpu {
 
 template <Product kProduct, Operands kOperands>
 class PackedScales;  // wgmma_packed_scales.cuh
 
+// The stages of one product.
 template <Product kProduct, Operands kOperands>
 struct Producers {
   using Ring = Pipeline<kOperands>;
@@ -15,46 +16,50 @@ struct Producers {
   static constexpr bool kGathers = kProduct != Product::down;
   static constexpr uint32_t kWeightsWarp = 0;
   static constexpr uint32_t kScalesWarp = 1;
-  static constexpr uint32_t kTokensWarp = 2;  // and the next one if they gather
-  static constexpr uint32_t kFullArrivals = 1 + (kGathers ? 64 : 1) + StageScales<kOperands>::kArrivals;
+  static constexpr uint32_t kTokensWarp = 2;  // and the next one
+  static constexpr uint32_t kFullArrivals = 1 + 64 + StageScales<kOperands>::kArrivals;
   static constexpr uint32_t kBoxTokens = 16;
 
   const WgmmaArgs& args;
   const Shared& shared;
-  const Plan& plan;
-  uint32_t rank;
+  Ring& pipe;
+  ActivatedRows* activated;  // down of a launch that has both products
+  Tiles tiles = shared.tiles(kProduct == Product::down);
+  uint32_t rank = ptx::cluster_rank();
 
-  __device__ Producers(const WgmmaArgs& args_, const Shared& shared_)
-      : args(args_), shared(shared_), plan(shared_.fixed->plan), rank(ptx::cluster_rank()) {}
+  template <class Body>
+  __device__ void for_each_tile(Body&& body) const {
+    tiles.for_each_part([&](uint32_t item, uint32_t first, uint32_t end) { body(tiles.tile(item, first, end, rank)); });
+  }
 
-  __device__ void run() const {
+  __device__ __forceinline__ void run() {
     const uint32_t warp = threadIdx.x / 32;
     if (warp == kWeightsWarp) {
       if (threadIdx.x % 32 == 0) copy_weights();
     } else if (warp == kScalesWarp) {
-      if constexpr (is_packed(kOperands)) PackedScales<kProduct, kOperands>(args, shared).run();
-      if constexpr (kProduct == Product::down) gpu::wait_for_previous_kernel();
+      if constexpr (kProduct == Product::down && has_token_groups(kOperands)) gpu::wait_for_previous_kernel();
+      if constexpr (is_packed(kOperands)) PackedScales<kProduct, kOperands>(args, shared, pipe, tiles, activated).run();
       if constexpr (kOperands == Operands::e4m3_block) copy_scales();
     } else if constexpr (kGathers) {
       gather_tokens();
-    } else if (warp == kTokensWarp) {
+    } else {
       gpu::wait_for_previous_kernel();
-      if (threadIdx.x % 32 == 0) copy_tokens();
+      copy_tokens();
     }
   }
 
   // A half of the tile is one box of 128 rows. With a gate it is eight times eight rows of the gate and the up rows
   // that belong to them, so that a thread's accumulators of rows r and r + 8 are gate and up of one output.
-  __device__ void copy_weights() const {
-    Ring pipe(shared);
+  __device__ void copy_weights() {
     const int32_t unit = kProduct == Product::gate_up ? 8 : 16;  // of eight rows, in a box
-    plan.for_each_tile(rank, [&](const Tile& tile) {
+    for_each_tile([&](const Tile& tile) {
       const auto expert = static_cast<int32_t>(tile.expert);
       const int32_t first = static_cast<int32_t>(tile.index) * 2 * unit;
       // Others want the same weights for the expert's other rows.
       const uint64_t policy = tile.first_row > 0 ? ptx::kEvictNormal : ptx::kEvictFirst;
       for (uint32_t step = tile.first_step; step < tile.end_step; ++step, pipe.advance()) {
         pipe.wait_empty();
+        if (step == tile.first_step && !tiles.schedule().shares_ranges) fixed().tiles[pipe.next_tile()] = tile;
         ptx::mbarrier_arrive_expect(pipe.full(), S::kWeightBytes);
         const auto k = static_cast<int32_t>(step * (S::kPacked ? S::kWeightRowBytes : S::kDepth));
         if (tile.shares_weights) {
@@ -70,51 +75,60 @@ struct Producers {
     });
   }
 
-  __device__ void copy_tokens() const {
-    Ring pipe(shared);
-    plan.for_each_tile(rank, [&](const Tile& tile) {
-      const auto slot = static_cast<int32_t>(slot_of(args.slots, tile));
-      const uint32_t num_boxes = (tile.width + kBoxTokens - 1) / kBoxTokens;
+  // A box per lane; who has none arrives alone, as all do that gather.
+  __device__ void copy_tokens() {
+    const uint32_t box = threadIdx.x - kTokensWarp * 32;
+    for_each_tile([&](const Tile& tile) {
+      const bool copies = box * kBoxTokens < tile.width;
+      if (activated && threadIdx.x / 32 == kTokensWarp) activated->wait(tile.expert);
+      const auto slot = static_cast<int32_t>(slot_of(args.slots, tile) + box * kBoxTokens);
       for (uint32_t step = tile.first_step; step < tile.end_step; ++step, pipe.advance()) {
         pipe.wait_empty();
-        ptx::mbarrier_arrive_expect(pipe.full(), num_boxes * kBoxTokens * kRowBytes * S::kTokenRows);
+        if (!copies) {
+          ptx::mbarrier_arrive(pipe.full());
+          continue;
+        }
+        ptx::mbarrier_arrive_expect(pipe.full(), kBoxTokens * kRowBytes * S::kTokenRows);
         for (uint32_t row = 0; row < S::kTokenRows; ++row)
-          for (uint32_t box = 0; box < num_boxes; ++box)
-            ptx::copy_box_2d(pipe.tokens() + row * pipe.token_bytes() + box * kBoxTokens * kRowBytes, &args.tokens,
-                             pipe.full(),
-                             static_cast<int32_t>((step * S::kTokenRows + row) * (kRowBytes / S::kTokenValueBytes)),
-                             slot + static_cast<int32_t>(box * kBoxTokens), ptx::kEvictNormal);
+          ptx::copy_box_2d(pipe.tokens() + row * pipe.token_bytes() + box * kBoxTokens * kRowBytes, &args.tokens,
+                           pipe.full(),
+                           static_cast<int32_t>((step * S::kTokenRows + row) * (kRowBytes / S::kTokenValueBytes)), slot,
+                           ptx::kEvictNormal);
       }
     });
   }
 
-  // Two warps, eight threads to a row: warp w has rows 8 i + 4 w + {0, 1, 2, 3}. Tokens behind the tile's last one get some
-  // row, of which nobody looks at the products.
-  __device__ void gather_tokens() const {
-    Ring pipe(shared);
-    const uint32_t lane = threadIdx.x % 32;
-    const uint32_t packet = lane % 8;
-    const uint32_t row_in_eight = (threadIdx.x / 32 - kTokensWarp) * 4 + lane / 8;
-    const uint32_t to = row_in_eight * kRowBytes + (packet ^ row_in_eight) * 16;
+  // Two warps, four threads to a row, two packets each: warp w has rows 16 i + 8 w + {0 .. 7}. Tokens behind the tile's last
+  // one get some row, of which nobody looks at the products. An address is one multiplication and addition, worked out anew
+  // for every stage: this loop is what large tiles wait for if it has more to do.
+  __device__ void gather_tokens() {
+    constexpr uint32_t kRows = S::kMaxTokens / 16;
+    const uint32_t lane = threadIdx.x % 32, first = (threadIdx.x / 32 - kTokensWarp) * 8 + lane / 4;
+    const uint32_t packet = lane % 4;
+    const uint32_t to = first * kRowBytes + (packet ^ first % 8) * 16;
     const auto stride = static_cast<uint32_t>(args.rows.stride);
-    plan.for_each_tile(rank, [&](const Tile& tile) {
+    const uint32_t row_bytes = args.depth * S::kTokenValueBytes;
+    for_each_tile([&](const Tile& tile) {
       const uint32_t slot = slot_of(args.slots, tile);
-      uint32_t rows[S::kMaxTokens / 8];
+      uint32_t rows[kRows];
 #pragma unroll
-      for (uint32_t i = 0; i < S::kMaxTokens / 8; ++i)
-        rows[i] = static_cast<uint32_t>(max(row_of<kProduct>(args.slots, tile, slot, 8 * i + row_in_eight), 0));
+      for (uint32_t i = 0; i < kRows; ++i)
+        rows[i] = static_cast<uint32_t>(max(row_of<kProduct>(args.slots, tile, slot, 16 * i + first), 0));
+      const uint32_t width = tile.width - min(tile.width, first / 8 * 8);
       for (uint32_t step = tile.first_step; step < tile.end_step; ++step, pipe.advance()) {
         pipe.wait_empty();
 #pragma unroll
         for (uint32_t part = 0; part < S::kTokenRows; ++part) {
           const uint32_t k = (step * S::kTokenRows + part) * kRowBytes + packet * 16;
-          const bool inside = k < args.depth * S::kTokenValueBytes;
-          const std::byte* from = args.rows.data + (inside ? k : 0);
+          const bool inside = k < row_bytes, upper_inside = k + 64 < row_bytes;
+          const std::byte* from = unknown(args.rows.data + k);
           const uint32_t at = ptx::shared_address(pipe.tokens()) + part * pipe.token_bytes() + to;
 #pragma unroll
-          for (uint32_t i = 0; i < S::kMaxTokens / 8; ++i) {
-            if (8 * i >= tile.width) break;
-            ptx::copy_packet(at + i * 8 * kRowBytes, from + uint64_t{unknown(rows[i])} * stride, inside);
+          for (uint32_t i = 0; i < kRows; ++i) {
+            if (16 * i >= width) break;
+            const std::byte* row = from + uint64_t{unknown(rows[i])} * stride;
+            ptx::copy_packet(at + i * 16 * kRowBytes, row, inside);
+            ptx::copy_packet((at ^ 64) + i * 16 * kRowBytes, row + 64, upper_inside);
           }
         }
         ptx::mbarrier_arrive_after_copies(pipe.full());
@@ -124,21 +138,22 @@ struct Producers {
 
   // Scales of a group of 128 of k: of each token, and of the weights' blocks of 128 rows. With a gate these are the gate's
   // block and the one or two that the tile meets in up; else the blocks of its two halves.
-  __device__ void copy_scales() const {
-    Ring pipe(shared);
+  __device__ void copy_scales() {
     const uint32_t lane = threadIdx.x % 32;
-    const uint32_t groups = plan.num_steps, blocks = (args.weight_rows + 127) / 128;
-    plan.for_each_tile(rank, [&](const Tile& tile) {
+    const uint32_t groups = Step<kOperands>::num_steps(args.depth), blocks = (args.weight_rows + 127) / 128;
+    for_each_tile([&](const Tile& tile) {
+      if (activated) activated->wait(tile.expert);
       const uint32_t slot = slot_of(args.slots, tile);
       const float* from[kMaxTokens / 32];
 #pragma unroll
       for (uint32_t i = 0; i < kMaxTokens / 32; ++i)
-        from[i] = args.token_scales.data +
-                  max(row_of<kProduct>(args.slots, tile, slot, lane + i * 32), 0) * args.token_scales.stride;
+        from[i] = unknown(args.token_scales.data +
+                          max(row_of<kProduct>(args.slots, tile, slot, lane + i * 32), 0) * args.token_scales.stride);
       uint32_t block = tile.index * 2 + lane;
       if (kProduct == Product::gate_up && lane == 0) block = tile.index;
       if (kProduct == Product::gate_up && lane > 0) block = (args.num_outputs + tile.index * 128) / 128 + lane - 1;
-      const float* weights = args.weight_scales + (int64_t{tile.expert} * blocks + min(block, blocks - 1)) * groups;
+      const float* weights = unknown(args.weight_scales + (int64_t{tile.expert} * blocks + min(block, blocks - 1)) * groups);
+#pragma unroll 1
       for (uint32_t step = tile.first_step; step < tile.end_step; ++step, pipe.advance()) {
         pipe.wait_empty();
         if (lane < 3) ptx::copy_word(ptx::shared_address(pipe.scales()) + lane * 4, weights + step, true);
@@ -151,5 +166,19 @@ struct Producers {
     });
   }
 };
+
+template <Product kFirst, Operands kOperands>
+__device__ __forceinline__ void produce(const WgmmaLaunch& launch, const Shared& shared) {
+  using Down = Producers<Product::down, kOperands>;
+  Pipeline<kOperands> pipe;
+  Producers<kFirst, kOperands>{launch.first, shared, pipe, nullptr}.run();
+  ActivatedRows activated(launch, shared);
+  const bool both = launch.runs_first && launch.runs_down;
+  Down{launch.down, shared, pipe, both ? &activated : nullptr}.run();
+  if (!both) return;
+  constexpr bool kScalesWait = has_token_groups(kOperands);
+  const uint32_t warp = threadIdx.x / 32;
+  if (warp == Down::kTokensWarp || (kScalesWait && warp == Down::kScalesWarp)) activated.leave(kScalesWait ? 2 : 1);
+}
 
 }  // namespace mixlane::experts_gpu

@@ -1,15 +1,17 @@
 // Sums of narrow tiles, range by range of k, by one block or by several.
 #pragma once
 
-#include "ops/experts/wgmma_products.cuh"
+#include "ops/experts/wgmma_finished.cuh"
 
 namespace mixlane::experts_gpu {
 
 template <int kN>
 class RangeSums {
  public:
-  __device__ RangeSums(const WgmmaArgs& args, const Plan& plan, const Tile& tile, const Place& place)
-      : args_(args), plan_(plan), tile_(tile), place_(place) {}
+  // `shares`: the product's in WgmmaState.
+  __device__ RangeSums(const WgmmaArgs& args, const Schedule& schedule, uint32_t* shares, Status* status, const Tile& tile,
+                       const Place& place)
+      : args_(args), schedule_(schedule), shares_(shares), status_(status), tile_(tile), place_(place) {}
 
   // multiply(first, end) makes the sums of these steps. True: `sums` are the tile's; false: they went to the block that has
   // its first range.
@@ -17,7 +19,7 @@ class RangeSums {
   __device__ bool add_up(Multiply&& multiply, Accumulators<kN>& sums) const {
     float total[kGroupBlocks][kN / 2] = {};
     for (uint32_t range = tile_.first_range; range < tile_.end_range; ++range) {
-      const uint32_t first = plan_.range_begin(range), end = plan_.range_begin(range + 1);
+      const uint32_t first = schedule_.range_begin(range), end = schedule_.range_begin(range + 1);
       if (first < end) multiply(first, end);
       if (tile_.first_range > 0)
         for_each([&](int b, int i) { partials(own_pair(), range)[at(b, i)] = first < end ? sums[b][i] : 0.0f; });
@@ -40,7 +42,6 @@ class RangeSums {
   }
 
  private:
-  static constexpr int64_t kMaxWaitNs = int64_t{30} * 1000 * 1000 * 1000;
   static constexpr uint32_t kThreads = kNumGroups * ptx::kWarpgroupThreads;
 
   template <class Body>
@@ -54,7 +55,7 @@ class RangeSums {
   __device__ void sync_group() const { ptx::sync_threads(1 + static_cast<int>(place_.group), ptx::kWarpgroupThreads); }
   __device__ static uint32_t own_pair() { return blockIdx.x / kClusterBlocks; }
   __device__ static uint32_t block_of(uint32_t pair) { return pair * kClusterBlocks + ptx::cluster_rank(); }
-  __device__ uint32_t pair_of(uint32_t range) const { return plan_.pair_of_range(tile_.item * kRanges + range); }
+  __device__ uint32_t pair_of(uint32_t range) const { return schedule_.pair_of_range(tile_.item * kRanges + range); }
   // This thread's first value of a range; value i of block b is at(b, i) further. At most one of a pair's tiles begins
   // behind its first range.
   __device__ float* partials(uint32_t pair, uint32_t range) const {
@@ -62,22 +63,19 @@ class RangeSums {
            place_.group * ptx::kWarpgroupThreads + place_.thread;
   }
   __device__ static uint32_t at(int b, int i) { return static_cast<uint32_t>(b * (kN / 2) + i) * kThreads; }
-  __device__ uint32_t* flag(uint32_t pair) const { return args_.partial_flags + block_of(pair) * kNumGroups + place_.group; }
+  __device__ uint32_t* flag(uint32_t pair) const { return shares_ + block_of(pair) * kNumGroups + place_.group; }
 
   // Until the other ranges' sums are there, each pair watched by a lane of its own. All blocks of the grid run at once, one
   // per multiprocessor, and begin with what others wait for: only a device that is not its own any more makes it false.
   __device__ bool wait_for_others() const {
     bool late = false;
     const uint32_t range = tile_.end_range + place_.thread;
-    if (range < kRanges && plan_.share_begin(pair_of(range)) == tile_.item * kRanges + range) {
+    if (range < kRanges && schedule_.share_begin(pair_of(range)) == tile_.item * kRanges + range) {
       uint32_t* watched = flag(pair_of(range));
       const uint64_t begin = gpu::clock_ns();
       while (gpu::load_acquire<gpu::Scope::device>(watched) == 0 && !late) late = gpu::clock_ns() - begin > kMaxWaitNs;
       gpu::store_relaxed<gpu::Scope::device>(watched, 0);
-      if (late && args_.status && args_.status->code == ErrorCode::ok) {
-        args_.status->code = ErrorCode::internal;
-        args_.status->waited_us = kMaxWaitNs / 1000;
-      }
+      if (late) report_late(status_);
     }
     return !ptx::sync_threads_or(1 + static_cast<int>(place_.group), ptx::kWarpgroupThreads, late);
   }
@@ -99,7 +97,9 @@ class RangeSums {
   }
 
   const WgmmaArgs& args_;
-  const Plan& plan_;
+  const Schedule& schedule_;
+  uint32_t* shares_;
+  Status* status_;
   const Tile& tile_;
   const Place& place_;
 };

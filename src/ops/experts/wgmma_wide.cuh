@@ -77,7 +77,9 @@ __device__ void multiply_wide_e4m3(Pipeline<kOperands>& pipe, const Place& place
     for (int half = 0; half < 2; ++half) {
       if (half > 0) multiply_wide_half(at, half, part);
       ptx::wgmma_wait<0>();
-      if (half > 0) release_stage(pipe.empty());
+      if (half > 0) {
+        release_stage(pipe.empty());
+      }
 #pragma unroll
       for (int i = 0; i < kHalf; ++i) {
         float& sum = sums[half * kHalf + i];

@@ -194,7 +194,7 @@ class WideEpilogue {
   }
 
   const WgmmaArgs& args_;
-  const Tile& tile_;
+  const Tile tile_;  // a copy: stores would have it read again and again
   uint32_t pair_, slot_;
   uint32_t token_;  // of the tile: the first of this thread's two
 };
