@@ -82,7 +82,7 @@ TEST_F(TuneGpu, ChoosesAmongTheTilesOfExperts) {
     SCOPED_TRACE(key_text(table, entry));
     EXPECT_NE(key_text(table, entry).find("experts=4 hidden=256 intermediate=128 topk=2"), std::string::npos);
     ASSERT_EQ(entry.measured_us.size(), entry.key[0] == TuneValue("mxfp4_fp8") ? 2u : 3u);
-    for (const double us : entry.measured_us) EXPECT_GT(us, 0);
+    for (const auto& [candidate, us] : entry.measured_us) EXPECT_GT(us, 0) << candidate;
   }
   const TempFolder folder;
   write_file(folder / tuned_file_name(table), tuned_json(table));
