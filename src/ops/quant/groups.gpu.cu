@@ -23,13 +23,15 @@ void launch(Kernel kernel, const QuantKernelArgs& args, uint32_t num_threads, bo
 
 template <DType kType>
 void launch_for(const QuantKernelArgs& args, bool fp4, int num_multiprocessors, bool overlap, Stream stream) {
-  constexpr uint32_t kHeld = kGroupHeld<kType>;
   const uint32_t row_octets = args.by_tile_cols.divisor * (fp4 ? 4 : 16);
-  // Several rows per thread once that leaves every multiprocessor full.
-  if (args.num_rows >= static_cast<uint32_t>(num_multiprocessors) * 2048 * kHeld / row_octets)
-    launch(kernel_for<kType, kHeld>(fp4), args, (args.num_rows + kHeld - 1) / kHeld * row_octets, overlap, stream);
-  else
-    launch(kernel_for<kType, 1>(fp4), args, args.num_rows * row_octets, overlap, stream);
+  // Several rows per thread once that leaves every multiprocessor full; the most when it is filled twice.
+  const uint32_t full = static_cast<uint32_t>(num_multiprocessors) * 2048 / row_octets;
+  const auto launch_held = [&](Kernel kernel, uint32_t held) {
+    launch(kernel, args, (args.num_rows + held - 1) / held * row_octets, overlap, stream);
+  };
+  if (args.num_rows >= full * (kType == DType::f32 ? 4 : 8)) return launch_held(kernel_for<kType, 4>(fp4), 4);
+  if (kType != DType::f32 && args.num_rows >= full * 2) return launch_held(kernel_for<kType, 2>(fp4), 2);
+  launch_held(kernel_for<kType, 1>(fp4), 1);
 }
 
 }  // namespace

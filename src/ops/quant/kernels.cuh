@@ -52,13 +52,11 @@ __device__ void store(const QuantKernelArgs& args, const Scale& scale, const gpu
 }
 
 // quant.groups: kLanes lanes hold a group of 8 * kLanes values; a thread holds octets of kHeld rows below each other, so
-// that enough loads are in flight and one address leads to all of them. More of them, in fewer blocks at once, are slower:
-// the last blocks then leave multiprocessors idle for longer.
-template <DType kType>
-inline constexpr uint32_t kGroupHeld = kType == DType::f32 ? 4 : 2;
-
+// that enough loads are in flight and one address leads to all of them.
 template <class Scale, DType kType, int kLanes, uint32_t kHeld>
-__global__ void __launch_bounds__(kGroupThreads, kType == DType::f32 ? 4 : 8)
+__global__ void __launch_bounds__(kGroupThreads, kType == DType::f32 ? 4
+                                                 : kHeld == 4        ? 6
+                                                                     : 8)
     quantize_groups(const MIXLANE_GRID_CONSTANT QuantKernelArgs args) {
   const uint32_t at = (blockIdx.x * kGroupThreads + threadIdx.x) / kLanes;
   const uint32_t lane = threadIdx.x % kLanes;

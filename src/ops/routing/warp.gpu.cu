@@ -7,7 +7,7 @@ namespace {
 // of it, as for one. For few tokens a whole wave each is quicker.
 constexpr uint32_t kManyTokens = 24;  // of a multiprocessor
 
-// Beyond it parts of a wave beat whole ones that go straight.
+// Beyond it, or half of it with groups, parts of a wave beat whole ones that go straight.
 constexpr uint32_t kManyUsualTokens = 96;
 
 bool takes_parts(const KernelArgs& args, int num_multiprocessors, uint32_t lanes, uint32_t max_columns) {
@@ -19,7 +19,8 @@ bool takes_parts(const KernelArgs& args, int num_multiprocessors, uint32_t lanes
 
 void launch_warp(const KernelArgs& args, int num_multiprocessors, bool overlap, Stream stream) {
   constexpr const char* kVariant = "routing.warp";
-  if (is_usual(args) && args.num_tokens < kManyUsualTokens * static_cast<uint32_t>(num_multiprocessors))
+  const uint32_t many = args.num_groups > 1 ? kManyUsualTokens / 2 : kManyUsualTokens;
+  if (is_usual(args) && args.num_tokens < many * static_cast<uint32_t>(num_multiprocessors))
     return launch_usual(args, num_multiprocessors, overlap, stream);
   if (takes_parts(args, num_multiprocessors, 8, 256))
     launch_tokens<8, 128, 256>(args, kVariant, num_multiprocessors, overlap, stream);
