@@ -9,12 +9,12 @@
 #include "gpu/peer.hpp"
 #include "ops/dispatch/backend.hpp"
 #include "ops/dispatch/check.hpp"
-#include "ops/dispatch/choose.hpp"
 #include "ops/dispatch/copy_engine.hpp"
 #include "ops/dispatch/fault.hpp"
 #include "ops/dispatch/gpu_layout.hpp"
 #include "ops/dispatch/gpu_memory.hpp"
 #include "ops/dispatch/launchers.hpp"
+#include "ops/dispatch/mover.hpp"
 
 namespace mixlane {
 namespace {
@@ -22,9 +22,6 @@ namespace {
 using namespace exchange_gpu;
 
 constexpr int64_t kPacket = 16;
-
-// Who moves the rows of a call: the variants latency, throughput and copy_engine.
-enum class Mover : uint8_t { stores, bulk_copies, copy_engines };
 
 // Kernels read and write rows in packets.
 template <class View>
@@ -102,7 +99,7 @@ class GpuBackend final : public ExchangeBackend {
   std::shared_ptr<RoutingState> prepare_dispatch(const DispatchArgs& args, const RoutingState* replay, Status&) override;
   void prepare_combine(const CombineArgs& args, const RoutingState&) override {
     combine_args_ = make_args(args);
-    combine_mover_ = mover_of(args);
+    combine_mover_ = choice().of(args, combine_args_);
   }
   ReceivedRows dispatch_send(const DispatchArgs& args, RoutingState& state, Status& status, Stream stream) override;
   void dispatch_receive(Stream stream) override;
@@ -123,12 +120,7 @@ class GpuBackend final : public ExchangeBackend {
   CombineKernelArgs make_args(const CombineArgs& args) const;
   ReceivedRows received_rows() const;
   ReadyRows ready_rows() const;
-  Payload payload_of(const DispatchArgs& args) const;
-  bool can_use_bulk_copies(const DispatchArgs& args) const;
-  bool can_use_copy_engines(std::string_view variant) const;
-  std::string_view tuned_variant(ExchangeStage stage, int64_t row_bytes, int64_t num_tokens) const;
-  Mover mover_of(const DispatchArgs& args) const;
-  Mover mover_of(const CombineArgs& args) const;
+  MoverChoice choice() const { return {context_, config_, comm_->num_ranks(), layout_.records, budget_, copies_.get()}; }
 
   Context& context_;
   Device device_;
@@ -213,83 +205,6 @@ Exchange GpuBackend::make_exchange(Status* status) const {
   return exchange;
 }
 
-Payload GpuBackend::payload_of(const DispatchArgs& args) const {
-  if (config_.wire == WireFormat::bf16 || args.hidden.dtype != DType::bf16) return Payload::copy;
-  switch (scale_group(config_.wire)) {
-    case ScaleGroup::row: return Payload::quantize_row;
-    case ScaleGroup::group_1x32: return Payload::quantize_1x32;
-    default: return Payload::quantize_1x128;
-  }
-}
-
-// From so many tokens on a few multiprocessors do as well as all of them.
-constexpr int64_t kManyTokens = 1024;
-
-bool GpuBackend::can_use_bulk_copies(const DispatchArgs& args) const {
-  return budget_.has_bulk_copies && payload_of(args) == Payload::copy && takes_bulk(dispatch_args_);
-}
-
-// False where the driver refuses copies between GPUs, or ranks share one: another variant does it then.
-bool GpuBackend::can_use_copy_engines(std::string_view variant) const {
-  if (!copies_)
-    fail(ErrorCode::unsupported, "{} needs memory of its own; set DispatcherConfig::copy_engine on all ranks", variant);
-  return copies_->problem().empty();
-}
-
-// For "auto": what is tuned for such calls, empty if nothing is, or if it is copies between GPUs that the driver refuses.
-std::string_view GpuBackend::tuned_variant(ExchangeStage stage, int64_t row_bytes, int64_t num_tokens) const {
-  const ExchangeKey key{comm_->num_ranks(), row_bytes, config_.num_multiprocessors, copies_ != nullptr, num_tokens};
-  const std::string_view tuned = tuned_exchange(context_, stage, key);
-  return tuned.ends_with(".copy_engine") && !(copies_ && copies_->problem().empty()) ? std::string_view{} : tuned;
-}
-
-Mover GpuBackend::mover_of(const DispatchArgs& args) const {
-  const int64_t num_tokens = args.hidden.shape[0];
-  const bool as_they_are = payload_of(args) == Payload::copy, can = can_use_bulk_copies(args);
-  if (args.variant == "auto") {
-    const std::string_view tuned = tuned_variant(ExchangeStage::dispatch, layout_.records.payload_bytes, num_tokens);
-    if (tuned == "dispatch.copy_engine" && as_they_are) return Mover::copy_engines;
-    const bool pays = tuned.empty() ? budget_.limited && num_tokens >= kManyTokens : tuned == "dispatch.throughput";
-    return can && pays ? Mover::bulk_copies : Mover::stores;
-  }
-  if (args.variant == "dispatch.latency") return Mover::stores;
-  if (args.variant == "dispatch.copy_engine") {
-    if (!as_they_are)
-      fail(ErrorCode::unsupported,
-           "dispatch.copy_engine takes rows that go as they are: bf16, or quantised before; use dispatch.latency");
-    if (can_use_copy_engines(args.variant)) return Mover::copy_engines;
-    return can ? Mover::bulk_copies : Mover::stores;
-  }
-  if (!can)
-    fail(ErrorCode::unsupported,
-         "dispatch.throughput takes rows that go as they are, of at most 64 KiB, on sm_90; use dispatch.latency");
-  return Mover::bulk_copies;
-}
-
-// A rank with few tokens gets its partial sums from its inbox, which only combine.latency does. This goes by their number
-// alone, so that calls from graphs and from the host may take turns.
-Mover GpuBackend::mover_of(const CombineArgs& args) const {
-  const int64_t num_tokens = args.output.shape[0];
-  const bool can = budget_.has_bulk_copies && takes_bulk(combine_args_, config_.combine_wire);
-  Mover wanted = Mover::stores;
-  if (args.variant == "auto") {
-    const std::string_view tuned = tuned_variant(ExchangeStage::combine, layout_.records.partial_bytes, num_tokens);
-    const bool pays = tuned.empty() ? budget_.limited && num_tokens >= kManyTokens : tuned == "combine.throughput";
-    if (tuned == "combine.copy_engine")
-      wanted = Mover::copy_engines;
-    else if (can && pays)
-      wanted = Mover::bulk_copies;
-  } else if (args.variant == "combine.copy_engine") {
-    if (can_use_copy_engines(args.variant)) wanted = Mover::copy_engines;
-  } else if (args.variant == "combine.throughput") {
-    if (!can)
-      fail(ErrorCode::unsupported,
-           "combine.throughput takes reduced rows of the wire's type, of at most 64 KiB, on sm_90; use combine.latency");
-    wanted = Mover::bulk_copies;
-  }
-  return combine_args_.uses_inbox ? Mover::stores : wanted;
-}
-
 // ---------------------------------------------------------------------------------------------------------------------
 // Dispatch
 
@@ -310,7 +225,7 @@ DispatchKernelArgs GpuBackend::make_args(const DispatchArgs& args) const {
   to.wants_inbox = args.hidden.shape[0] <= to.exchange.window.inbox_rows;
   to.plain_ids = config_.num_topk == 8 && reinterpret_cast<uintptr_t>(to.ids) % kPacket == 0 && owners_.table == nullptr &&
                  owners_.num_larger == 0;
-  const bool quantizes = payload_of(args) != Payload::copy;
+  const bool quantizes = payload_of(config_, args) != Payload::copy;
   // Quantised rows in whole groups of 128 bf16 values.
   to.num_packets =
       static_cast<uint32_t>(quantizes ? ceil_div(config_.hidden, 128) * 16 : layout_.records.payload_bytes / kPacket);
@@ -324,7 +239,7 @@ DispatchKernelArgs GpuBackend::make_args(const DispatchArgs& args) const {
 
 std::shared_ptr<RoutingState> GpuBackend::prepare_dispatch(const DispatchArgs& args, const RoutingState* replay, Status&) {
   dispatch_args_ = make_args(args);
-  dispatch_mover_ = mover_of(args);
+  dispatch_mover_ = choice().of(args, dispatch_args_);
   // Replayed ids give the same slots again.
   std::shared_ptr<GpuRouting>& state = states_[states_[0].get() == replay || states_[0].use_count() > 1 ? 1 : 0];
   if (replay != nullptr)
@@ -353,7 +268,7 @@ ReceivedRows GpuBackend::dispatch_send(const DispatchArgs& args, RoutingState& s
   else if (dispatch_mover_ == Mover::bulk_copies)
     launch_dispatch_bulk(dispatch_args_, budget_, stream);
   else
-    launch_dispatch(dispatch_args_, payload_of(args), budget_, stream);
+    launch_dispatch(dispatch_args_, payload_of(config_, args), budget_, stream);
   if (check_) {
     sent_ = args;
     sent_.replay = {};  // which would keep its state in use
@@ -368,7 +283,7 @@ void GpuBackend::dispatch_receive(Stream stream) {
   const gpu::DeviceGuard guard(device_);
   if (dispatch_mover_ == Mover::copy_engines) copies_->receive(dispatch_args_, stream);
   if (dispatch_mover_ == Mover::bulk_copies) launch_dispatch_bulk_receive(dispatch_args_, budget_, stream);
-  if (check_) check_->after_dispatch(sent_, dispatch_args_, payload_of(sent_), budget_, stream);
+  if (check_) check_->after_dispatch(sent_, dispatch_args_, payload_of(config_, sent_), budget_, stream);
 }
 
 ReceivedRows GpuBackend::received_rows() const {
