@@ -15,11 +15,6 @@ namespace {
 
 constexpr int64_t kMaxPairs = int64_t{1} << 31;
 
-// Most slots that hold pairs.
-int64_t num_slots(const ExpertsArgs& args) {
-  return args.sorted_pairs.given() ? std::min(args.sorted_pairs.shape[0], args.output.shape[0]) : args.rows.shape[0];
-}
-
 Slots make_slots(const ExpertsArgs& args) {
   Slots slots;
   slots.sorted_pairs = args.sorted_pairs.as<int32_t>();
@@ -90,22 +85,58 @@ InputRows prepare_input(Context& context, const ExpertsArgs& args, Stream stream
   return {codes, scales, input.num_topk, {}};
 }
 
-// Input rows, gate_up, down. `raw`: gate_up writes f32, and a pass of its own quantises it. `more_bytes`: what they
-// take from the arena themselves.
+Floats<const float> floats_of(const ConstTensorView& view) { return {view.as<float>(), view.given() ? view.strides[0] : 0}; }
+
+Rows<const std::byte> rows_of(const ConstTensorView& view) {
+  return {static_cast<const std::byte*>(view.data), size_bytes(view.dtype, view.strides[0])};
+}
+Rows<std::byte> rows_of(const TensorView& view) {
+  return {static_cast<std::byte*>(view.data), size_bytes(view.dtype, view.strides[0])};
+}
+
+// Of calls with pair_slots.
+void sum_rows(const Context& context, const ExpertsArgs& args, const ConstTensorView& pair_rows, Stream stream) {
+  const Device device = context.device();
+  const int64_t num_segments = args.segment_rows.given() ? args.segment_rows.shape[0] : 1;
+  SumPairsArgs to;
+  if (pair_rows.given()) to.pair_rows = rows_of(pair_rows);
+  to.pair_slots = args.pair_slots.as<int32_t>();
+  to.weights = floats_of(args.topk_weights);
+  to.offsets = args.expert_offsets.as<int32_t>();
+  to.segment_rows = args.segment_rows.as<int32_t>();
+  to.output = rows_of(args.output);
+  to.output_f32 = args.output.dtype == DType::f32;
+  to.packets = (reinterpret_cast<uintptr_t>(to.output.data) | static_cast<uintptr_t>(to.output.stride)) % 16 == 0;
+  to.num_experts = static_cast<uint32_t>(args.weights.num_experts);
+  to.num_segments = static_cast<uint32_t>(num_segments);
+  to.rows_per_segment = static_cast<uint32_t>(args.rows.shape[0] / num_segments);
+  to.num_topk = static_cast<uint32_t>(args.num_topk);
+  to.hidden = static_cast<uint32_t>(args.weights.hidden);
+  launch_sum_pairs(to, gpu::num_multiprocessors(device.index), can_overlap(device), stream);
+}
+
+// Input rows, gate_up, down, and the sums of pairs if they are asked for. `raw`: gate_up writes f32, and a pass of its own
+// quantises it. `more_bytes`: what they take from the arena themselves.
 template <class GateUp, class Down>
 void run_products(Context& context, const ExpertsArgs& args, bool raw, int64_t more_bytes, GateUp&& gate_up, Down&& down,
                   Stream stream) {
   const ExpertWeights& w = args.weights;
   const int64_t slots = num_slots(args);
-  if (w.num_experts == 0 || slots == 0) return;
   const Device device = context.device();
   const gpu::DeviceGuard guard(device);
+  const bool per_row = args.pair_slots.given() && args.rows.shape[0] > 0;
+  if (w.num_experts == 0 || slots == 0) {
+    if (per_row) sum_rows(context, args, {}, stream);
+    return;
+  }
   const bool fp8 = quantises_activations(w.format);
   Arena& arena = context.arena();
   const Arena::Scope scope(arena);
   arena.reserve(Arena::rounded(more_bytes) + input_bytes(args) + Arena::rounded(slots * w.intermediate * (fp8 ? 1 : 2)) +
                 (fp8 ? Arena::rounded(slots * num_groups(w.format, w.intermediate) * 4) : 0) +
-                (raw ? Arena::rounded(slots * w.intermediate * 4) : 0));
+                (raw ? Arena::rounded(slots * w.intermediate * 4) : 0) +
+                (per_row ? Arena::rounded(slots * w.hidden * 2) : 0));
+  const TensorView pair_rows = per_row ? take(arena, DType::bf16, slots, w.hidden, device) : args.output;
   const InputRows input = prepare_input(context, args, stream);
   const TensorView activated = take(arena, fp8 ? DType::fp8_e4m3 : DType::bf16, slots, w.intermediate, device);
   TensorView scales;
@@ -120,19 +151,15 @@ void run_products(Context& context, const ExpertsArgs& args, bool raw, int64_t m
   } else {
     gate_up(input, activated, scales);
   }
-  down(activated, scales);
-}
-
-Floats<const float> floats_of(const ConstTensorView& view) { return {view.as<float>(), view.given() ? view.strides[0] : 0}; }
-
-Rows<const std::byte> rows_of(const ConstTensorView& view) {
-  return {static_cast<const std::byte*>(view.data), size_bytes(view.dtype, view.strides[0])};
-}
-Rows<std::byte> rows_of(const TensorView& view) {
-  return {static_cast<std::byte*>(view.data), size_bytes(view.dtype, view.strides[0])};
+  down(activated, scales, pair_rows);
+  if (per_row) sum_rows(context, args, pair_rows, stream);
 }
 
 std::string refuse_large(const ExpertsArgs& args) {
+  // Sums go by rows and pieces of 256 values.
+  if (args.pair_slots.given() && args.rows.shape[0] * ceil_div(args.weights.hidden, 256) >= kMaxPairs)
+    return fmt::format("{} rows of {} values to sum; fewer than {} times 256", args.rows.shape[0], args.weights.hidden,
+                       kMaxPairs);
   if (args.rows.shape[0] * args.num_topk < kMaxPairs && num_slots(args) < kMaxPairs) return "";
   return fmt::format("{} rows x {}, {} slots; fewer than {} of each", args.rows.shape[0], args.num_topk, num_slots(args),
                      kMaxPairs);
@@ -185,8 +212,8 @@ void run_mma(Context& context, const ExpertsArgs& args, Stream stream) {
         k.num_outputs = static_cast<uint32_t>(w.intermediate);
         launch_mma(k, multiprocessors, overlap, stream);
       },
-      [&](const TensorView& activated, const TensorView& scales) {
-        MmaArgs k = mma_args(args, activated, scales, w.down, w.down_scales, w.down_bias, args.output);
+      [&](const TensorView& activated, const TensorView& scales, const TensorView& to) {
+        MmaArgs k = mma_args(args, activated, scales, w.down, w.down_scales, w.down_bias, to);
         k.num_outputs = k.weight_rows;
         launch_mma(k, multiprocessors, overlap, stream);
       },
@@ -265,7 +292,7 @@ WgmmaArgs gate_up_args(const ExpertsArgs& args, const InputRows& input, const Te
   return k;
 }
 
-WgmmaArgs down_args(const ExpertsArgs& args, const TensorView& activated, const TensorView& scales) {
+WgmmaArgs down_args(const ExpertsArgs& args, const TensorView& activated, const TensorView& scales, const TensorView& to) {
   const ExpertWeights& w = args.weights;
   WgmmaArgs k;
   k.weights = weights_map(w.down, false);
@@ -274,7 +301,7 @@ WgmmaArgs down_args(const ExpertsArgs& args, const TensorView& activated, const 
   k.token_scales = floats_of(scales);
   set_weight_scales(k, w.format, w.down_scales);
   k.bias = w.down_bias.as<float>();
-  k.output = rows_of(args.output);
+  k.output = rows_of(to);
   k.depth = static_cast<uint32_t>(w.intermediate);
   k.num_outputs = static_cast<uint32_t>(w.hidden);
   k.weight_rows = k.num_outputs;
@@ -305,6 +332,7 @@ void run_wgmma_tiles(Context& context, const ExpertsArgs& args, bool narrow, Str
   WgmmaLaunch both;
   both.gated = args.activation.gated();
   both.narrow = narrow;
+  both.batch_invariant = args.batch_invariant;
   both.state = wgmma_state(context.arena());
   both.status = args.status;
   both.runs_down = true;
@@ -320,8 +348,8 @@ void run_wgmma_tiles(Context& context, const ExpertsArgs& args, bool narrow, Str
         first.runs_down = false;
         launch_wgmma(first, format, device, stream);
       },
-      [&](const TensorView& activated, const TensorView& scales) {
-        both.down = down_args(args, activated, scales);
+      [&](const TensorView& activated, const TensorView& scales, const TensorView& to) {
+        both.down = down_args(args, activated, scales, to);
         if (raw) {
           both.first = WgmmaArgs{};
           both.first.slots = both.down.slots;
@@ -357,7 +385,7 @@ std::string refuse_wgmma(const Context& context, const ExpertsArgs& args) {
   for (const auto& [name, view] : {std::pair<std::string_view, ConstTensorView>{"weights.gate_up", w.gate_up},
                                    {"weights.down", w.down},
                                    {"rows", args.rows},
-                                   {"output", args.output}})
+                                   {"output", args.pair_slots.given() ? TensorView() : args.output}})
     if (std::string reason = refuse_misaligned(name, view); !reason.empty()) return reason;
   return "";
 }

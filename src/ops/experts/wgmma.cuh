@@ -162,9 +162,9 @@ __device__ bool has_wide_tiles(const WgmmaArgs& args, bool narrow) {
 
 // By one thread.
 template <Product kProduct, Operands kOperands>
-__device__ void set_schedule(const WgmmaArgs& args, bool narrow, Schedule& schedule) {
+__device__ void set_schedule(const WgmmaArgs& args, const WgmmaLaunch& launch, Schedule& schedule) {
   constexpr uint32_t kOutputs = kProduct == Product::gate_up ? kTileRows / 2 : kTileRows;
-  schedule.set<kOperands>(has_wide_tiles<kProduct, kOperands>(args, narrow), args.depth,
+  schedule.set<kOperands>(has_wide_tiles<kProduct, kOperands>(args, launch.narrow), launch.batch_invariant, args.depth,
                           (args.num_outputs + kOutputs - 1) / kOutputs);
 }
 
@@ -184,8 +184,8 @@ __global__ void __launch_bounds__(kNumThreads, 1) experts_wgmma(const MIXLANE_GR
       ptx::mbarrier_init(&fixed().empty[stage], kEmptyArrivals);
     }
     ptx::mbarrier_init_fence();
-    set_schedule<kFirst, kOperands>(launch.first, launch.narrow, fixed().plan.products[0]);
-    set_schedule<Product::down, kOperands>(launch.down, launch.narrow, fixed().plan.products[1]);
+    set_schedule<kFirst, kOperands>(launch.first, launch, fixed().plan.products[0]);
+    set_schedule<Product::down, kOperands>(launch.down, launch, fixed().plan.products[1]);
     fixed().late = 0;
   }
   // What down alone waits for is the first product; the row counts are older than that, and so are its weights.

@@ -114,12 +114,13 @@ struct Schedule {
   uint32_t tile_tokens = 0;    // of a full tile
   uint32_t pair_shift = 0;     // two of these are 1 << pair_shift
   uint32_t long_tokens = 0;    // most rows of a remaining one
+  uint32_t least_width = 0;    // of a narrow tile
   uint32_t num_steps = 0;      // of k
   bool splits = false;         // rows for a full tile and a narrow one: one after the other, not side by side
   bool shares_ranges = false;  // a pair of blocks has a share of all items' ranges, not whole items
 
   template <Operands kOperands>
-  __device__ void set(bool has_wide, uint32_t depth, uint32_t num_weight_tiles) {
+  __device__ void set(bool has_wide, bool batch_invariant, uint32_t depth, uint32_t num_weight_tiles) {
     num_tiles = num_weight_tiles;
     num_steps = Step<kOperands>::num_steps(depth);
     narrow_tokens = Step<kOperands>::kTokens;
@@ -127,6 +128,8 @@ struct Schedule {
     pair_shift = 32 - static_cast<uint32_t>(__clz(static_cast<int>(tile_tokens)));
     long_tokens = max(tile_tokens, has_wide ? Step<kOperands>::kMaxTokens : 0);
     splits = has_wide && kOperands != Operands::bf16;
+    // Up to kRangeWidth sums are made in ranges of k or several chains: the only tiles in which the order is another one.
+    least_width = batch_invariant ? kRangeWidth + 8 : 8;
   }
 
   __device__ uint32_t range_begin(uint32_t range) const { return range * num_steps / kRanges; }
@@ -156,8 +159,9 @@ struct Schedule {
     const Items all = items(count);
     const uint32_t remaining = all.more < 2 ? all.remaining : (all.remaining + 1) / 2;
     const uint32_t tokens = splits_remaining(all) || all.full > 0 ? max(tile_tokens, remaining) : remaining;
-    return is_wide(tokens) ? kWideTokens : product_width(tokens);
+    return is_wide(tokens) ? kWideTokens : narrow_width(tokens);
   }
+  __device__ uint32_t narrow_width(uint32_t tokens) const { return max(product_width(tokens), least_width); }
   __device__ bool is_wide(uint32_t tokens) const { return tokens > narrow_tokens && tokens <= tile_tokens; }
   // Side by side both tiles would cost what full ones cost.
   __device__ bool splits_remaining(const Items& all) const {
@@ -197,7 +201,7 @@ struct Schedule {
       tile.first_row = all.full * 2 * tile_tokens;
     }
     tile.wide = is_wide(tokens);
-    tile.width = tile.wide ? round_up(tokens, 16) : product_width(tokens);
+    tile.width = tile.wide ? round_up(tokens, 16) : narrow_width(tokens);
     tile.first_row += part * tokens;
     if (tile.index < num_tiles && tile.first_row < count) tile.num_rows = min(tokens, count - tile.first_row);
   }
