@@ -119,7 +119,8 @@ void check_layer_options(const BenchOptions& options) {
   if (!options.stages.empty() || options.stage_options_text.any() || options.exchange_text.any() || options.kernel_times)
     fail(
         ErrorCode::invalid_argument,
-        "--stages, --kernel-times, --align-block, --id-type, --logits-type, --quant-group, --dispatch, --combine-rows, "
+        "--stages, --kernel-times, --align-block, --id-type, --logits-type, --quant-group, --experts-output, "
+        "--batch-invariant, --dispatch, --combine-rows, "
         "--input, --multiprocessors and --overlap are of stages alone, which run on a GPU: add --device cuda or hip; on the "
         "cpu the layer's table has every stage");
   if (options.modes.size() != 1 || options.modes[0] != LaunchMode::eager || options.caches.size() != 1)
@@ -182,6 +183,8 @@ BenchOptions resolve(const BenchArguments& arguments, const std::vector<std::str
   require_distinct("--id-type", options.stage_options_text.id_type);
   require_distinct("--logits-type", options.stage_options_text.logits_type);
   require_distinct("--quant-group", options.stage_options_text.quant_group);
+  require_distinct("--experts-output", options.stage_options_text.experts_output);
+  require_distinct("--batch-invariant", options.stage_options_text.batch_invariant);
   require_distinct("--dispatch", options.exchange_text.dispatch);
   require_distinct("--combine-rows", options.exchange_text.combine_rows);
   require_distinct("--input", options.exchange_text.input);

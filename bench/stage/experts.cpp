@@ -1,4 +1,5 @@
 // Rank 0's experts on the pairs that the workload gives them: slots as align lays them out, rows as the format wants them.
+#include <algorithm>
 #include <array>
 #include <cmath>
 
@@ -16,21 +17,24 @@ namespace {
 
 constexpr int kSlotBlock = 16;       // slots of an expert are padded to it
 constexpr int kDistinctExperts = 2;  // whose weights all others repeat, in turn: random values take their time
-constexpr int kCheckedSlots = 6;
+constexpr int kCheckedRows = 6;
 
 // Sums in another order: activated values that are quantised may fall on the other side of a tie.
 double tolerance(QuantFormat format) { return quantises_activations(format) ? 1.5e-2 : 4e-3; }
 
 // One set's slots, on the host.
 struct SlotTable {
-  std::vector<int32_t> pairs, counts, offsets;
+  std::vector<int32_t> pairs, counts, offsets, pair_slots;
 };
 
 class ExpertsStage final : public OpStage<ExpertsArgs> {
  public:
-  explicit ExpertsStage(const StageSetup& setup);
+  ExpertsStage(const StageSetup& setup, ExpertsOutput output, bool batch_invariant);
 
-  std::string options() const override { return fmt::format("experts={} block={}", num_local_, kSlotBlock); }
+  std::string options() const override {
+    return fmt::format("experts={} block={}{}{}", num_local_, kSlotBlock, sums_tokens() ? " output=tokens" : "",
+                       batch_invariant_ ? " batch_invariant" : "");
+  }
   int num_sets() const override { return num_sets_; }
   ExpertsArgs args(int set) const override;
   void poison(Stream stream, int set) override { output_.poison(stream, set); }
@@ -39,6 +43,7 @@ class ExpertsStage final : public OpStage<ExpertsArgs> {
 
  private:
   const StageCell& cell() const { return inputs_.cell(); }
+  bool sums_tokens() const { return kind_ == ExpertsOutput::tokens; }
   int64_t num_pairs() const { return int64_t{cell().tokens} * cell().shape.routing.num_topk; }
   int64_t touched_weight_bytes() const;
   SlotTable make_slots(int set) const;
@@ -46,9 +51,17 @@ class ExpertsStage final : public OpStage<ExpertsArgs> {
   // `count` experts from the two that are made.
   DeviceTensor spread(const ConstTensorView& made, int count) const;
   void place_weights();
+  struct OutputRow {
+    int expert;     // of a slot
+    int64_t index;  // slot or token
+  };
+  std::vector<OutputRow> output_rows(const SlotTable& table) const;
   std::vector<double> expected_row(int expert, int64_t row) const;
+  std::vector<double> expected_output(const SlotTable& table, const OutputRow& row) const;
 
   StageInputs& inputs_;
+  ExpertsOutput kind_;
+  bool batch_invariant_;
   int num_local_;
   int num_sets_ = 1;
   LayerWeights made_;
@@ -58,12 +71,15 @@ class ExpertsStage final : public OpStage<ExpertsArgs> {
   ConstTensorView host_rows_, host_scales_;
   DeviceTensor rows_, row_scales_;
   std::vector<SlotTable> slots_;
-  DeviceTensor pairs_, counts_, offsets_, output_;
+  std::vector<float> topk_weights_;  // [tokens, K], of sums
+  DeviceTensor pairs_, counts_, offsets_, pair_slots_, pair_weights_, output_;
 };
 
-ExpertsStage::ExpertsStage(const StageSetup& setup)
+ExpertsStage::ExpertsStage(const StageSetup& setup, ExpertsOutput output, bool batch_invariant)
     : OpStage(setup.context, select_experts, run_experts),
       inputs_(setup.inputs),
+      kind_(output),
+      batch_invariant_(batch_invariant),
       num_local_(cell().shape.routing.num_experts / cell().num_ranks) {
   std::vector<int> ids;
   for (int e = 0; e < std::min(kDistinctExperts, num_local_); ++e) ids.push_back(e);
@@ -81,13 +97,20 @@ ExpertsStage::ExpertsStage(const StageSetup& setup)
   pairs_ = DeviceTensor(device, DType::i32, {capacity}, num_sets_);
   counts_ = DeviceTensor(device, DType::i32, {num_local_}, num_sets_);
   offsets_ = DeviceTensor(device, DType::i32, {num_local_ + 1}, num_sets_);
-  output_ = DeviceTensor(device, DType::bf16, {capacity, cell().shape.hidden}, num_sets_);
+  output_ = DeviceTensor(device, DType::bf16, {sums_tokens() ? cell().tokens : capacity, cell().shape.hidden}, num_sets_);
+  if (sums_tokens()) {
+    const int topk = cell().shape.routing.num_topk;
+    pair_slots_ = DeviceTensor(device, DType::i32, {cell().tokens, topk}, num_sets_);
+    for (int64_t p = 0; p < num_pairs(); ++p) topk_weights_.push_back(1.0f / static_cast<float>(2 + p % 7));
+    pair_weights_ = DeviceTensor(device, DType::f32, {cell().tokens, topk}, 1, topk_weights_.data());
+  }
   const gpu::OwnedStream stream(device);
   for (int set = 0; set < num_sets_; ++set) {
     const SlotTable& table = slots_[static_cast<size_t>(set)];
     gpu::copy(pairs_.view(set).data, table.pairs.data(), pairs_.bytes(), stream.get());
     gpu::copy(counts_.view(set).data, table.counts.data(), counts_.bytes(), stream.get());
     gpu::copy(offsets_.view(set).data, table.offsets.data(), offsets_.bytes(), stream.get());
+    if (sums_tokens()) gpu::copy(pair_slots_.view(set).data, table.pair_slots.data(), pair_slots_.bytes(), stream.get());
   }
   gpu::synchronize(stream.get());
 }
@@ -103,14 +126,17 @@ SlotTable ExpertsStage::make_slots(int set) const {
   table.pairs.resize(static_cast<size_t>(capacity));
   table.counts.resize(static_cast<size_t>(num_local_));
   table.offsets.resize(static_cast<size_t>(num_local_) + 1);
+  table.pair_slots.resize(static_cast<size_t>(num_pairs()));
   std::vector<int32_t> num_padded(2);
-  align(inputs_.cpu(), {.topk_ids = {local.data(), DType::i32, {cell().tokens, cell().shape.routing.num_topk}},
-                        .num_experts = num_local_,
-                        .block = kSlotBlock,
-                        .sorted_pairs = {table.pairs.data(), DType::i32, {capacity}},
-                        .num_padded = {num_padded.data(), DType::i32, {2}},
-                        .expert_counts = {table.counts.data(), DType::i32, {num_local_}},
-                        .expert_offsets = {table.offsets.data(), DType::i32, {num_local_ + 1}}});
+  align(inputs_.cpu(),
+        {.topk_ids = {local.data(), DType::i32, {cell().tokens, cell().shape.routing.num_topk}},
+         .num_experts = num_local_,
+         .block = kSlotBlock,
+         .sorted_pairs = {table.pairs.data(), DType::i32, {capacity}},
+         .num_padded = {num_padded.data(), DType::i32, {2}},
+         .expert_counts = {table.counts.data(), DType::i32, {num_local_}},
+         .expert_offsets = {table.offsets.data(), DType::i32, {num_local_ + 1}},
+         .pair_slots = {table.pair_slots.data(), DType::i32, {cell().tokens, cell().shape.routing.num_topk}}});
   return table;
 }
 
@@ -173,6 +199,10 @@ ExpertsArgs ExpertsStage::args(int set) const {
   args.expert_counts = counts_.view(set);
   args.expert_offsets = offsets_.view(set);
   args.output = output_.view(set);
+  args.batch_invariant = batch_invariant_;
+  if (!sums_tokens()) return args;
+  args.pair_slots = pair_slots_.view(set);
+  args.topk_weights = pair_weights_.view(0);
   return args;
 }
 
@@ -203,31 +233,55 @@ std::vector<double> ExpertsStage::expected_row(int expert, int64_t row) const {
   return values;
 }
 
-// A few slots, evenly spread over those that hold pairs.
+// What a row of output must be: a slot's, or the sum over a token's pairs.
+std::vector<double> ExpertsStage::expected_output(const SlotTable& table, const OutputRow& row) const {
+  const int topk = cell().shape.routing.num_topk;
+  if (!sums_tokens()) return expected_row(row.expert, table.pairs[static_cast<size_t>(row.index)] / topk);
+  std::vector<double> sums(static_cast<size_t>(cell().shape.hidden));
+  for (int64_t p = row.index * topk; p < (row.index + 1) * topk; ++p) {
+    const int32_t slot = table.pair_slots[static_cast<size_t>(p)];
+    if (slot < 0) continue;
+    const auto behind = std::upper_bound(table.offsets.begin(), table.offsets.end() - 1, slot);
+    const std::vector<double> values = expected_row(static_cast<int>(behind - table.offsets.begin()) - 1, row.index);
+    for (size_t h = 0; h < values.size(); ++h) sums[h] += topk_weights_[static_cast<size_t>(p)] * values[h];
+  }
+  return sums;
+}
+
+// Slots that hold pairs, or tokens.
+std::vector<ExpertsStage::OutputRow> ExpertsStage::output_rows(const SlotTable& table) const {
+  std::vector<OutputRow> rows;
+  if (sums_tokens()) {
+    for (int64_t token = 0; token < cell().tokens; ++token) rows.push_back({0, token});
+    return rows;
+  }
+  for (int e = 0; e < num_local_; ++e)
+    for (int64_t i = 0; i < table.counts[static_cast<size_t>(e)]; ++i)
+      rows.push_back({e, table.offsets[static_cast<size_t>(e)] + i});
+  return rows;
+}
+
+// A few rows, evenly spread.
 Correctness ExpertsStage::verify(Stream stream, int set) {
   const SlotTable& table = slots_[static_cast<size_t>(set)];
   const int64_t hidden = cell().shape.hidden;
   const std::vector<std::byte> bytes = output_.fetch(stream, set);
   const auto* got = reinterpret_cast<const uint16_t*>(bytes.data());
-  std::vector<std::pair<int, int64_t>> used;  // expert, slot
-  for (int e = 0; e < num_local_; ++e)
-    for (int64_t i = 0; i < table.counts[static_cast<size_t>(e)]; ++i)
-      used.emplace_back(e, table.offsets[static_cast<size_t>(e)] + i);
+  const std::vector<OutputRow> used = output_rows(table);
   double difference = 0, norm = 0;
-  const size_t num_checked = std::min<size_t>(used.size(), kCheckedSlots);
+  const size_t num_checked = std::min<size_t>(used.size(), kCheckedRows);
   for (size_t i = 0; i < num_checked; ++i) {
-    const auto [expert, slot] = used[(2 * i + 1) * used.size() / (2 * num_checked)];
-    const int64_t row = table.pairs[static_cast<size_t>(slot)] / cell().shape.routing.num_topk;
-    const std::vector<double> want = expected_row(expert, row);
+    const OutputRow& row = used[(2 * i + 1) * used.size() / (2 * num_checked)];
+    const std::vector<double> want = expected_output(table, row);
     for (int64_t h = 0; h < hidden; ++h) {
-      const double off = bf16_to_f32(got[slot * hidden + h]) - want[static_cast<size_t>(h)];
+      const double off = bf16_to_f32(got[row.index * hidden + h]) - want[static_cast<size_t>(h)];
       difference += off * off;
       norm += want[static_cast<size_t>(h)] * want[static_cast<size_t>(h)];
     }
   }
   Correctness check;
   check.checked_tokens = cell().tokens;
-  check.rel_error = norm > 0 ? std::sqrt(difference / norm) : 0;
+  check.rel_error = norm > 0 ? std::sqrt(difference / norm) : std::sqrt(difference);
   check.tolerance = tolerance(cell().format);
   check.passed = check.rel_error <= check.tolerance;  // not of a NaN
   check.reference = "experts.reference";
@@ -255,7 +309,9 @@ StageWork ExpertsStage::work() const {
 
 std::vector<std::unique_ptr<DeviceStage>> make_experts_stages(const StageSetup& setup) {
   std::vector<std::unique_ptr<DeviceStage>> stages;
-  stages.push_back(std::make_unique<ExpertsStage>(setup));
+  for (const ExpertsOutput output : setup.options.experts_outputs)
+    for (const bool batch_invariant : setup.options.batch_invariant)
+      stages.push_back(std::make_unique<ExpertsStage>(setup, output, batch_invariant));
   return stages;
 }
 

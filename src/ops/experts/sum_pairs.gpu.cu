@@ -1,5 +1,5 @@
-// Sums per row of what the experts made of its pairs. A wave takes an octet per lane of one row; all of a row's pairs are on
-// their way at once, so that memory alone sets the pace.
+// Sums per row of what the experts made of its pairs. A wave takes an octet per lane of one row; the loads of up to eight
+// pairs are on their way at once, so that memory alone sets the pace.
 #include "gpu/launch.hpp"
 #include "gpu/numeric.cuh"
 #include "ops/experts/launchers.hpp"
@@ -8,16 +8,56 @@ namespace mixlane::experts_gpu {
 namespace {
 
 using HardwareWave = gpu::Wave<gpu::kHardwareWave>;
-using PairOctet = gpu::Octet<DType::bf16>;
 constexpr uint32_t kThreads = 256;
 constexpr uint32_t kWavesPerBlock = kThreads / gpu::kHardwareWave;
-constexpr uint32_t kBlocksPerMultiprocessor = 4;
-constexpr uint32_t kTogether = 8;                                    // pairs whose octets a lane holds
+constexpr uint32_t kBlocksPerMultiprocessor = 3;
 constexpr uint32_t kPieceValues = gpu::kHardwareWave * gpu::kOctet;  // of a row, that a wave takes
 
-__device__ inline PairOctet load_pair_octet(const std::byte* from) {
-  const gpu::Packet packet = gpu::load_streaming_packet(from);
-  return {{packet.words[0], packet.words[1], packet.words[2], packet.words[3]}};
+// A wave's pairs of one row that are the experts', in ascending k.
+struct PairList {
+  uint32_t slot[gpu::kHardwareWave];
+  float weight[gpu::kHardwareWave];
+};
+
+// Of pairs [first, first + kHardwareWave) of a row; returns how many.
+__device__ inline uint32_t list_pairs(const SumPairsArgs& args, uint32_t row, uint32_t first, uint32_t first_slot,
+                                      uint32_t num_slots, PairList& list) {
+  const uint32_t k = first + HardwareWave::lane();
+  uint32_t slot = ~0u;
+  float weight = 1.0f;
+  if (k < args.num_topk) {
+    slot = static_cast<uint32_t>(args.pair_slots[int64_t{row} * args.num_topk + k]) - first_slot;
+    if (args.weights.data) weight = args.weights.data[row * args.weights.stride + k];
+  }
+  const bool here = slot < num_slots;
+  const auto all = HardwareWave::ballot(here);
+  HardwareWave::sync();
+  if (here) {
+    const int at = HardwareWave::count(all & HardwareWave::lanes_below());
+    list.slot[at] = first_slot + slot;
+    list.weight[at] = weight;
+  }
+  HardwareWave::sync();
+  return static_cast<uint32_t>(HardwareWave::count(all));
+}
+
+// Adds kCount pairs of the list to a lane's octet. Without conditions: all loads are issued before the first is used.
+template <uint32_t kCount>
+__device__ void add_pairs(const PairList& list, uint32_t first, const Rows<const std::byte>& pair_rows, uint32_t column,
+                          float (&sums)[gpu::kOctet]) {
+  gpu::Packet packets[kCount];
+#pragma unroll
+  for (uint32_t i = 0; i < kCount; ++i)
+    packets[i] = gpu::load_streaming_packet(pair_rows.data + list.slot[first + i] * pair_rows.stride + int64_t{column} * 2);
+#pragma unroll
+  for (uint32_t i = 0; i < kCount; ++i) {
+    const float weight = list.weight[first + i];
+#pragma unroll
+    for (int w = 0; w < gpu::kOctet / 2; ++w) {
+      sums[2 * w] += weight * gpu::bf16_to_f32(packets[i].words[w]);
+      sums[2 * w + 1] += weight * __uint_as_float(packets[i].words[w] & 0xffff0000u);
+    }
+  }
 }
 
 template <DType kOutput>
@@ -29,33 +69,19 @@ __device__ void store_sums(const SumPairsArgs& args, uint32_t row, uint32_t colu
   gpu::store_octet(args.output.data + row * args.output.stride + column * kBytes, octet, gpu::kOctet, args.packets);
 }
 
-// Values [column, column + 8) of a row, by each lane; `slots` are the experts'.
+// Values [column, column + 8) of a row, by each lane.
 __device__ inline void sum_octet(const SumPairsArgs& args, uint32_t row, uint32_t column, uint32_t first_slot,
-                                 uint32_t num_slots) {
+                                 uint32_t num_slots, PairList& list) {
   const bool inside = column < args.hidden;
-  const std::byte* const from = args.pair_rows.data + int64_t{column} * 2;
-  const uint32_t lane = HardwareWave::lane();
+  const uint32_t from = inside ? column : 0;
   float sums[gpu::kOctet] = {};
-  for (uint32_t first = 0; first < args.num_topk; first += kTogether) {
-    uint32_t own_slot = ~0u;
-    float own_weight = 1.0f;
-    if (lane < kTogether && first + lane < args.num_topk) {
-      own_slot = static_cast<uint32_t>(args.pair_slots[int64_t{row} * args.num_topk + first + lane]) - first_slot;
-      if (args.weights.data) own_weight = args.weights.data[row * args.weights.stride + first + lane];
-    }
-    PairOctet octets[kTogether];
-#pragma unroll
-    for (uint32_t i = 0; i < kTogether; ++i) {
-      const uint32_t slot = HardwareWave::shuffle(own_slot, static_cast<int>(i));
-      if (slot < num_slots && inside) octets[i] = load_pair_octet(from + int64_t{first_slot + slot} * args.pair_rows.stride);
-    }
-#pragma unroll
-    for (uint32_t i = 0; i < kTogether; ++i) {
-      const float weight = HardwareWave::shuffle(own_weight, static_cast<int>(i));
-      if (HardwareWave::shuffle(own_slot, static_cast<int>(i)) >= num_slots) continue;
-#pragma unroll
-      for (int v = 0; v < gpu::kOctet; ++v) sums[v] += weight * octets[i].value(v);
-    }
+  for (uint32_t first = 0; first < args.num_topk; first += gpu::kHardwareWave) {
+    const uint32_t count = list_pairs(args, row, first, first_slot, num_slots, list);
+    uint32_t at = 0;
+    for (; at + 8 <= count; at += 8) add_pairs<8>(list, at, args.pair_rows, from, sums);
+    if (count & 4) add_pairs<4>(list, at, args.pair_rows, from, sums);
+    if (count & 2) add_pairs<2>(list, at + (count & 4), args.pair_rows, from, sums);
+    if (count & 1) add_pairs<1>(list, at + (count & 6), args.pair_rows, from, sums);
   }
   if (!inside) return;
   if (args.output_f32)
@@ -66,6 +92,7 @@ __device__ inline void sum_octet(const SumPairsArgs& args, uint32_t row, uint32_
 
 __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
     experts_sum_pairs(const MIXLANE_GRID_CONSTANT SumPairsArgs args, const gpu::Divider by_pieces) {
+  __shared__ PairList lists[kWavesPerBlock];
   gpu::wait_for_previous_kernel();
   gpu::allow_next_kernel();
   const auto first_slot = static_cast<uint32_t>(args.offsets[0]);
@@ -79,7 +106,8 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
     for (; piece < num_pieces; piece += gridDim.x * kWavesPerBlock) {
       const uint32_t row = gpu::divide(piece, by_pieces);
       const uint32_t column = (piece - row * by_pieces.divisor) * kPieceValues + HardwareWave::lane() * gpu::kOctet;
-      sum_octet(args, segment * args.rows_per_segment + row, column, first_slot, num_slots);
+      sum_octet(args, segment * args.rows_per_segment + row, column, first_slot, num_slots,
+                lists[HardwareWave::index_in_block()]);
     }
     piece -= num_pieces;
   }

@@ -70,7 +70,7 @@ TEST_P(ExpertsGpu, SizesOfModels) {
   uint64_t seed = 100;
   for (const QuantFormat format : kFormats)
     for (const auto& [hidden, intermediate] :
-         {std::pair{2880, 64}, {64, 2880}, {704, 1408}, {2304, 16}, {16, 16}, {48, 48}, {32, 720}, {2048, 768}}) {
+         {std::pair{2880, 64}, {64, 2880}, {704, 1408}, {2304, 16}, {64, 2304}, {1408, 704}, {16, 16}, {48, 48}, {32, 720}, {2048, 768}}) {
       ExpertsShape shape;
       shape.hidden = hidden;
       shape.intermediate = intermediate;
@@ -95,6 +95,7 @@ TEST_P(ExpertsGpu, RowsPerExpert) {
                                              {81, 96, 97, 112},
                                              {113, 128, 1},
                                              {129, 3},
+                                             {0, 0, 190, 0},
                                              {255, 256},
                                              {257, 0, 300},
                                              {700, 2, 0, 7}}) {
@@ -115,7 +116,7 @@ TEST_P(ExpertsGpu, RowsPerExpert) {
 TEST_P(ExpertsGpu, ManyRowsPerExpert) {
   uint64_t seed = 800;
   for (const QuantFormat format : kFormats)
-    for (const ActivationKind kind : {ActivationKind::swiglu, ActivationKind::swiglu_oai, ActivationKind::relu2})
+    for (const ActivationKind kind : kKinds)
       for (const std::vector<int>& counts : {std::vector<int>{65, 128, 1}, {129, 256}, {257, 320}, {530}}) {
         ExpertsShape shape;
         shape.hidden = 160;
