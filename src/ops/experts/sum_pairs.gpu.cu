@@ -10,7 +10,7 @@ namespace {
 using HardwareWave = gpu::Wave<gpu::kHardwareWave>;
 constexpr uint32_t kThreads = 256;
 constexpr uint32_t kWavesPerBlock = kThreads / gpu::kHardwareWave;
-constexpr uint32_t kBlocksPerMultiprocessor = 3;
+constexpr uint32_t kBlocksPerMultiprocessor = 5;
 constexpr uint32_t kPieceValues = gpu::kHardwareWave * gpu::kOctet;  // of a row, that a wave takes
 
 // A wave's pairs of one row that are the experts', in ascending k.
@@ -78,10 +78,9 @@ __device__ inline void sum_octet(const SumPairsArgs& args, uint32_t row, uint32_
   for (uint32_t first = 0; first < args.num_topk; first += gpu::kHardwareWave) {
     const uint32_t count = list_pairs(args, row, first, first_slot, num_slots, list);
     uint32_t at = 0;
-    for (; at + 8 <= count; at += 8) add_pairs<8>(list, at, args.pair_rows, from, sums);
-    if (count & 4) add_pairs<4>(list, at, args.pair_rows, from, sums);
-    if (count & 2) add_pairs<2>(list, at + (count & 4), args.pair_rows, from, sums);
-    if (count & 1) add_pairs<1>(list, at + (count & 6), args.pair_rows, from, sums);
+    for (; at + 4 <= count; at += 4) add_pairs<4>(list, at, args.pair_rows, from, sums);
+    if (count & 2) add_pairs<2>(list, at, args.pair_rows, from, sums);
+    if (count & 1) add_pairs<1>(list, count - 1, args.pair_rows, from, sums);
   }
   if (!inside) return;
   if (args.output_f32)
