@@ -186,6 +186,7 @@ static __device__ __noinline__ void send_rows_aside(const CombineKernelArgs& arg
 template <CombineWire kWire, PartialSource kSource, bool kInbox>
 __device__ void send_partials(const CombineKernelArgs& args, CombineShared& shared) {
   const Exchange& exchange = args.exchange;
+  stall_if_asked<ExchangeStage::combine>(exchange);
   constexpr bool kGuesses = kInbox && kSource != PartialSource::pairs;
   FirstRow<kWire, kSource, kInbox> guess;
   if constexpr (kGuesses) guess = FirstRow<kWire, kSource, kInbox>(args, num_sending<kSource, kInbox>());

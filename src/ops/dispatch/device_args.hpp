@@ -90,7 +90,7 @@ struct Exchange {
   uint64_t deadline_ns = 0;
   bool fail_on_timeout = true;
   uint32_t jitter_ns = 0;    // tests: blocks are late by up to so long
-  uint32_t stall_epoch = 0;  // tests: dispatch.throughput waits in this call, before the second half of its blocks of rows
+  uint32_t stall_epoch = 0;  // tests: in this call of the stage blocks wait before they send
   uint64_t stall_ns = 0;
   DeviceRouting routing;
 };

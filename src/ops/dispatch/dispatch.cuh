@@ -23,12 +23,14 @@ template <class Send>
 __device__ void dispatch_rows(const DispatchKernelArgs& args, DispatchShared& shared, bool whole_rows, Send&& send) {
   begin_launch(args);
   const uint32_t num_tokens = num_tokens_of(args), num_senders = gridDim.x - 1 - args.num_receivers;
-  if (blockIdx.x < num_senders)
+  if (blockIdx.x < num_senders) {
+    stall_if_asked<ExchangeStage::dispatch>(args.exchange);
     send(Share::of(num_tokens, num_senders, blockIdx.x, whole_rows));
-  else if (blockIdx.x + 1 < gridDim.x)
+  } else if (blockIdx.x + 1 < gridDim.x) {
     receive_lines(args, blockIdx.x - num_senders);
-  else
+  } else {
     receive_rows(args, num_tokens, shared.receive);
+  }
 }
 
 // kOneRow: no block has more than one row.

@@ -115,7 +115,7 @@ class GpuBackend final : public ExchangeBackend {
   }
   int ranks_on_this_gpu();
   ExpertOwners make_owners() const;
-  Exchange make_exchange(Status* status) const;
+  Exchange make_exchange(ExchangeStage stage, Status* status) const;
   DispatchKernelArgs make_args(const DispatchArgs& args) const;
   CombineKernelArgs make_args(const CombineArgs& args) const;
   ReceivedRows received_rows() const;
@@ -170,7 +170,7 @@ ExpertOwners GpuBackend::make_owners() const {
   return owners;
 }
 
-Exchange GpuBackend::make_exchange(Status* status) const {
+Exchange GpuBackend::make_exchange(ExchangeStage stage, Status* status) const {
   Exchange exchange;
   Window& window = exchange.window;
   for (int r = 0; r < comm_->num_ranks(); ++r) window.parts[r] = windows_->part(r);
@@ -197,7 +197,7 @@ Exchange GpuBackend::make_exchange(Status* status) const {
   exchange.deadline_ns = static_cast<uint64_t>(std::chrono::nanoseconds(comm_->deadline()).count());
   exchange.fail_on_timeout = config_.on_peer_timeout == OnPeerTimeout::fail;
   exchange.jitter_ns = static_cast<uint32_t>(1000 * fault_.jitter_us);
-  if (fault_.hits(ExchangeStage::dispatch, comm_->rank(), fault_.epoch) && fault_.stall_ms >= 0) {
+  if (fault_.hits(stage, comm_->rank(), fault_.epoch) && fault_.stall_ms >= 0) {
     exchange.stall_epoch = static_cast<uint32_t>(fault_.epoch);
     exchange.stall_ns = static_cast<uint64_t>(fault_.stall_ms) * 1'000'000;
   }
@@ -210,7 +210,7 @@ Exchange GpuBackend::make_exchange(Status* status) const {
 
 DispatchKernelArgs GpuBackend::make_args(const DispatchArgs& args) const {
   DispatchKernelArgs to;
-  to.exchange = make_exchange(args.status);
+  to.exchange = make_exchange(ExchangeStage::dispatch, args.status);
   to.hidden = rows_of("hidden", args.hidden);
   if (args.scales.given()) {
     to.scales = args.scales.data;
@@ -322,7 +322,7 @@ ReadyRows GpuBackend::ready_rows() const {
 
 CombineKernelArgs GpuBackend::make_args(const CombineArgs& args) const {
   CombineKernelArgs to;
-  to.exchange = make_exchange(args.status);
+  to.exchange = make_exchange(ExchangeStage::combine, args.status);
   const bool reduced = args.reduced_rows.given();
   const ConstTensorView& rows = reduced ? args.reduced_rows : args.expert_rows;
   to.rows = rows_of(reduced ? "reduced_rows" : "expert_rows", rows);

@@ -24,6 +24,7 @@ class GpuRank {
 
   void set_deadline(std::chrono::milliseconds deadline) { comm_->set_deadline(deadline); }
   Dispatcher& dispatcher() { return *dispatcher_; }
+  const Context& context() const { return context_; }
   Stream stream() const { return stream_.get(); }
 
   // Enqueues, waits, and returns host views of what arrived, valid until the next call.
