@@ -27,6 +27,8 @@ std::vector<Inputs> GpuWay::inputs(uint64_t seed, bool holes) const {
   return all;
 }
 
+void PrintTo(const GpuWay& way, std::ostream* out) { *out << way.name; }
+
 std::vector<GpuWay> gpu_ways() {
   std::vector<GpuWay> ways{
       {.name = "lines_and_inbox", .num_ranks = 3},

@@ -1,6 +1,7 @@
 // The ways through dispatch and combine on GPUs that have code of their own, to try each of them alike.
 #pragma once
 
+#include <ostream>
 #include <string>
 #include <vector>
 
@@ -25,7 +26,9 @@ struct GpuWay {
   std::vector<Inputs> inputs(uint64_t seed, bool holes) const;
 };
 
-// Those that the machine has.
+// Those that the build has.
 std::vector<GpuWay> gpu_ways();
+// For messages of tests.
+void PrintTo(const GpuWay& way, std::ostream* out);
 
 }  // namespace mixlane::test
