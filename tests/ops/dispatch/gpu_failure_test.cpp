@@ -221,6 +221,38 @@ TEST_F(GpuFailures, ARankThatIsLateByMoreIsLeftOutAndLearnsIt) {
       400ms);
 }
 
+TEST_F(GpuFailures, GraphsGoOnWithoutARank) {
+  run_ranks(
+      3,
+      [](auto comm) {
+        DispatcherConfig config = small_config();
+        config.on_peer_timeout = OnPeerTimeout::mask;
+        GpuRank gpu_rank(comm, config);
+        const int rank = comm->rank();
+        const test::GpuCall on_device{.count_on_device = true};
+        ReceivedRows rows;
+        const gpu::Graph graph = gpu::Graph::capture(test::device_of_rank(rank), [&](Stream stream) {
+          rows = gpu_rank.dispatcher().dispatch(gpu_rank.dispatch_args(0, on_device), stream);
+        });
+        comm->barrier();
+        for (uint64_t seed = 0; seed < 5; ++seed) {
+          if (rank == 1 && seed == 2) {
+            std::this_thread::sleep_for(1s);
+            return;
+          }
+          const std::vector<Inputs> inputs = make_all_inputs(seed, config, 3);
+          const Oracle oracle{gpu_rank.dispatcher().config(), inputs, seed < 2 ? 0u : 1u << 1};
+          gpu_rank.send(inputs[rank], on_device);
+          graph.launch(gpu_rank.stream());
+          test::expect_received(gpu_rank.fetch(rows), oracle, rank);
+          const Status status = gpu_rank.take_status();
+          EXPECT_EQ(status.code, seed == 2 ? ErrorCode::peer_timeout : ErrorCode::ok) << describe(status);
+          EXPECT_EQ(status.peer, seed == 2 ? 1 : -1);
+        }
+      },
+      300ms);
+}
+
 TEST_F(GpuFailures, DifferentConfigurationsAreRefusedByName) {
   const auto expect_refused = [](const char* field, const std::vector<std::string>& values, auto&& change) {
     run_ranks(2, [&](auto comm) {

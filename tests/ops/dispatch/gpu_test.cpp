@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "ops/dispatch/gpu_rank.hpp"
+#include "ops/dispatch/layout.hpp"
 #include "ops/dispatch/op.hpp"
 #include "support/errors.hpp"
 #include "support/rank_threads.hpp"
@@ -92,6 +93,33 @@ TEST_P(ExchangeGpuRanks, PlacementsOfTheirOwn) {
   config.combine_wire = CombineWire::f32;
   for (int e = 0; e < config.num_experts; ++e) config.expert_rank.push_back((e * 5 + 1) % ((GetParam() + 1) / 2));
   run_ranks(GetParam(), [&](auto comm) { play(comm, config, 10, 3); });
+}
+
+// Two physical experts of each kind, on different ranks; which one a token goes to does not matter with exact sums.
+TEST_P(ExchangeGpuRanks, ReplicasGiveWhatOneOfEachGives) {
+  constexpr int kKinds = 7;  // of expert_value()
+  const int num_ranks = GetParam();
+  DispatcherConfig config = small_config();
+  config.combine_wire = CombineWire::f64;
+  config.num_experts = kKinds;
+  const DispatcherConfig alone = completed(config, num_ranks);
+  config.num_experts = 2 * kKinds;
+  for (int e = 0; e < config.num_experts; ++e) config.expert_rank.push_back((e + e / kKinds) % num_ranks);
+  run_ranks(num_ranks, [&](auto comm) {
+    GpuRank gpu_rank(comm, config);
+    for (uint64_t seed = 0; seed < 3; ++seed) {
+      const std::vector<Inputs> logical = make_all_inputs(seed, alone, num_ranks);
+      std::vector<Inputs> inputs = logical;
+      for (Inputs& in : inputs)
+        for (size_t pair = 0; pair < in.ids.size(); ++pair)
+          if (in.ids[pair] >= 0 && pair / 3 % 2 == 1) in.ids[pair] += kKinds;
+      const Oracle oracle{gpu_rank.dispatcher().config(), inputs};
+      const ReceivedRows received = gpu_rank.dispatch(inputs[comm->rank()]);
+      test::expect_received(received, oracle, comm->rank());
+      EXPECT_EQ(gpu_rank.combine(received, oracle, true), (Oracle{alone, logical}.output(comm->rank(), true)));
+    }
+    EXPECT_TRUE(gpu_rank.take_status().ok());
+  });
 }
 
 TEST_P(ExchangeGpuRanks, MoreTokensThanBlocks) {
