@@ -48,6 +48,21 @@ __global__ void __launch_bounds__(kMaxSharingThreads, 2)
   });
 }
 
+// The same where only the device knows how many of the rows count: few go the shorter way.
+template <Payload kPayload>
+__global__ void __launch_bounds__(kMaxSharingThreads, 2)
+    dispatch_latency_by_count(const MIXLANE_GRID_CONSTANT DispatchKernelArgs args) {
+  extern __shared__ float scales[];
+  __shared__ DispatchShared shared;
+  dispatch_rows(args, shared, false, [&](const Share& share) {
+    RowSender<kPayload> sender(args, share, scales, shared.send);
+    if (num_tokens_of(args) <= min(gridDim.x - 1, blockDim.x))
+      send_one_row(args, share, sender, shared.send);
+    else
+      send_share(args, share, sender, shared.send);
+  });
+}
+
 // Few tokens, in lines.
 template <Payload kPayload>
 __global__ void __launch_bounds__(kMaxSharingThreads, 2)

@@ -1,7 +1,7 @@
 // dispatch_gpu_stress [iterations] [ranks] [seed] [tokens]: random calls with random delays, every result compared with the
 // oracle; each rank by variants of its own choice, from the host and from graphs. With an even seed rows and sums go with
-// flags: under a limit of multiprocessors, with an f32 wire of combine. MIXLANE_FAULT=jitter_<us> makes single blocks late
-// as well.
+// flags: under a limit of multiprocessors, with an f32 wire of combine. Multiples of three go without copy engines.
+// MIXLANE_FAULT=jitter_<us> makes single blocks late as well.
 #include <fmt/format.h>
 
 #include <atomic>
@@ -22,14 +22,14 @@ using test::Inputs;
 using test::Oracle;
 using test::Rng;
 
-DispatcherConfig stress_config(int max_tokens, bool with_flags) {
+DispatcherConfig stress_config(int max_tokens, uint64_t seed) {
   DispatcherConfig config;
   config.hidden = 72;
   config.num_topk = 4;
   config.num_experts = 23;
   config.max_tokens = max_tokens;
-  config.copy_engine = true;
-  if (with_flags) {
+  config.copy_engine = seed % 3 != 0;
+  if (seed % 2 == 0) {
     config.num_multiprocessors = 12;
     config.combine_wire = CombineWire::f32;
   }
@@ -63,7 +63,7 @@ void check_received(const ReceivedRows& received, const Oracle& oracle, int rank
 class Player {
  public:
   Player(std::shared_ptr<Communicator> comm, uint64_t seed, int max_tokens)
-      : config_(stress_config(max_tokens, seed % 2 == 0)),
+      : config_(stress_config(max_tokens, seed)),
         gpu_rank_(comm, config_),
         rank_(comm->rank()),
         num_ranks_(comm->num_ranks()),
@@ -123,9 +123,12 @@ class Player {
   }
   std::string_view dispatch_variant() {
     const uint64_t choice = delays_() % 3;
-    return choice == 0 ? "dispatch.copy_engine" : choice == 1 && bulk_ ? "dispatch.throughput" : "dispatch.latency";
+    if (choice == 0 && config_.copy_engine) return "dispatch.copy_engine";
+    return choice == 1 && bulk_ ? "dispatch.throughput" : "dispatch.latency";
   }
-  std::string_view combine_variant() { return delays_() % 3 == 0 ? "combine.copy_engine" : "combine.latency"; }
+  std::string_view combine_variant() {
+    return delays_() % 3 == 0 && config_.copy_engine ? "combine.copy_engine" : "combine.latency";
+  }
   std::vector<uint16_t> combine_reduced(const ReceivedRows& received, const Oracle& oracle) {
     const DType sums = config_.combine_wire == CombineWire::f32 ? DType::f32 : DType::bf16;
     const bool by_bulk = bulk_ && delays_() % 2 == 0;

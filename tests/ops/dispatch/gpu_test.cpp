@@ -323,6 +323,52 @@ TEST_F(ExchangeGpu, Graphs) {
     });
 }
 
+// A round captured for the largest batch: with few tokens sums come by the inbox, with many by flags, on each rank by
+// itself.
+TEST_F(ExchangeGpu, RoundsOfFewAndManyTokensInOneGraph) {
+  DispatcherConfig config = small_config();
+  config.hidden = 264;
+  config.max_tokens = 700;
+  for (const bool reduced : {false, true})
+    run_ranks(2, [&](auto comm) {
+      GpuRank gpu_rank(comm, config);
+      Dispatcher& dispatcher = gpu_rank.dispatcher();
+      const int rank = comm->rank();
+      const GpuCall on_device{.count_on_device = true};
+      ReceivedRows rows;
+      const gpu::Graph dispatch = gpu::Graph::capture(test::device_of_rank(rank), [&](Stream stream) {
+        rows = dispatcher.dispatch(gpu_rank.dispatch_args(0, on_device), stream);
+      });
+      const gpu::Graph combine = gpu::Graph::capture(test::device_of_rank(rank), [&](Stream stream) {
+        dispatcher.combine(gpu_rank.combine_args(rows.handle, config.max_tokens, 700 * 2 * 3, true), stream);
+      });
+      comm->barrier();
+      uint64_t seed = 0;
+      for (const auto& [first, second] :
+           {std::pair{5, 700}, {512, 513}, {0, 40}, {700, 600}, {1, 1}, {513, 3}, {130, 132}, {700, 0}}) {
+        SCOPED_TRACE(testing::Message() << first << " and " << second);
+        Rng rng(++seed);
+        const std::vector<Inputs> inputs{make_inputs(rng, config, first, true), make_inputs(rng, config, second, true)};
+        const Oracle oracle{dispatcher.config(), inputs};
+        gpu_rank.send(inputs[rank], on_device);
+        dispatch.launch(gpu_rank.stream());
+        const ReceivedRows received = gpu_rank.fetch(rows);
+        test::expect_received(received, oracle, rank);
+        if (reduced) {  // the same from the host, some of it by what else would take it
+          const std::string_view variant = has_bulk_copies() && seed % 2 == 0 ? "combine.throughput" : "auto";
+          std::vector<uint16_t> output = gpu_rank.combine_reduced(received, oracle, DType::bf16, variant, config.max_tokens);
+          output.resize(static_cast<size_t>(inputs[rank].num_tokens * config.hidden));
+          EXPECT_EQ(output, oracle.output(rank, false));
+          continue;
+        }
+        gpu_rank.send_expert_rows(test::make_expert_rows(received, oracle, rank));
+        combine.launch(gpu_rank.stream());
+        EXPECT_EQ(gpu_rank.fetch_output(inputs[rank].num_tokens), oracle.output(rank, true));
+      }
+      EXPECT_TRUE(gpu_rank.take_status().ok());
+    });
+}
+
 TEST_F(ExchangeGpu, AMatrixThatIsNotAlignedIsRefused) {
   run_ranks(1, [](auto comm) {
     GpuRank gpu_rank(comm, small_config());
