@@ -157,6 +157,14 @@ void declare_exchange(CLI::App& command, BenchArguments& a) {
   command.add_option("--multiprocessors", texts.multiprocessors, "how many a call may keep busy; 0 = all [0]")
       ->delimiter(',')
       ->group(group);
+  command
+      .add_option(
+          "--padded-to", texts.padded_to,
+          "rows of dispatch's tensors, of which as many as there are tokens count, by a number on the device; 0 = no "
+          "other rows")
+      ->check(CLI::NonNegativeNumber)
+      ->group(group)
+      ->capture_default_str();
 }
 
 void declare_measuring(CLI::App& command, BenchArguments& a) {
