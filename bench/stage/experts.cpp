@@ -3,7 +3,7 @@
 #include <cmath>
 
 #include "core/numeric.hpp"
-#include "io/weights.hpp"
+#include "mixlane/weights.hpp"
 #include "mixlane/align.hpp"
 #include "ops/experts/op.hpp"
 #include "ops/quant/formats.hpp"

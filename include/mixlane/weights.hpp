@@ -14,7 +14,7 @@ struct LayerWeights {
   MoeLayerWeights weights;      // what MoeLayer takes
   ConstTensorView router;       // bf16|f32 [E + Z, H]; given by checkpoints: logits = hidden . router^T + router_bias
   ConstTensorView router_bias;  // optional f32 [E + Z]
-  int64_t owned_bytes = 0;      // allocated for the views; mapped files are not counted
+  int64_t owned_bytes = 0;      // allocated for the views
   std::vector<std::shared_ptr<const void>> memory;  // keeps the views alive
 };
 
@@ -22,18 +22,23 @@ struct WeightsRequest {
   Model model;
   QuantFormat format = QuantFormat::none;
   std::vector<int> experts;  // ids of the whole group's experts that this rank owns, in local order
+  // load_weights(): only weights.experts; the router, its biases, shared experts and their gate are left out.
+  bool experts_only = false;
 };
 
 // Bytes of `num_experts` routed experts and the shared one in a format, scales included, biases not.
 int64_t expert_weight_bytes(const Model& model, QuantFormat format, int64_t num_experts);
 
-// Random-normal weights with variance 1 / fan-in, the same for an expert whatever the number of ranks or threads. Made
-// in parallel on the context's threads, written once.
+// Random-normal weights with variance 1 / fan-in, the same for an expert whatever the number of ranks or threads, in host
+// memory. Made in parallel on the threads of the context, which must be a CPU's, and written once.
 LayerWeights random_weights(Context& context, const WeightsRequest& request, uint64_t seed);
 
-// Layer `layer` of a Hugging Face checkpoint folder (*.safetensors, with or without an index). Maps only the ranges of
-// this rank's experts; converts to request.format where the checkpoint holds another. Throws io_error, bad_format or
-// invalid_argument naming file, tensor, what it is and what was expected.
+// Layer `layer` of a Hugging Face checkpoint folder (*.safetensors, with or without an index), in the memory of the
+// context's device: host memory, or a GPU's, aligned to 256 bytes. The layout is that of ExpertWeights on every device, and
+// the bytes are the same. Reads only this rank's experts, on the context's threads; converts to request.format where the
+// checkpoint holds another, on the device (docs/checkpoints.md). Returns when all of it is there; on a GPU it uses a stream
+// of its own and must not be captured. Throws io_error, bad_format, invalid_argument or unsupported naming file, tensor,
+// what it is and what was expected, out_of_memory with the sizes before anything is read; nothing stays allocated then.
 LayerWeights load_weights(Context& context, const WeightsRequest& request, const std::filesystem::path& checkpoint,
                           int layer);
 
