@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "gpu/memory_budget.hpp"
+#include "gpu/registered.hpp"
 #include "gpu/runtime.hpp"
 #include "io/weight_memory.hpp"
 #include "io/workers.hpp"
@@ -17,7 +18,17 @@ constexpr double kGiga = 1e9;
 struct BlockPart {
   std::byte* to = nullptr;
   int64_t bytes = 0;
+  const void* allocation = nullptr;
 };
+
+// One copy must not go on from one allocation into the next.
+void append(std::vector<BlockPart>& parts, const BlockPart& next) {
+  if (!parts.empty() && next.allocation && parts.back().allocation == next.allocation &&
+      parts.back().to + parts.back().bytes == next.to)
+    parts.back().bytes += next.bytes;
+  else
+    parts.push_back(next);
+}
 
 // Chunks that share a block: [first, first + count) of a list.
 struct BlockLoad {
@@ -61,7 +72,7 @@ class GpuWeightMemory final : public WeightMemory {
  private:
   void make_blocks();
   std::byte* block(int worker, int turn) const {
-    return ring_->as<std::byte>() + (int64_t{worker} * staging_.blocks_per_thread + turn) * staging_.block_bytes;
+    return ring_->data() + (int64_t{worker} * staging_.blocks_per_thread + turn) * staging_.block_bytes;
   }
   void fill_blocks(int worker, const std::vector<Chunk>& chunks, const std::vector<BlockLoad>& loads, WorkQueue& queue);
   void quiesce() noexcept;
@@ -70,7 +81,7 @@ class GpuWeightMemory final : public WeightMemory {
   Context context_;
   gpu::OwnedStream stream_;
   int num_workers_;
-  std::optional<gpu::PinnedBuffer> ring_;
+  std::optional<gpu::RegisteredBuffer> ring_;
   std::vector<gpu::Event> copied_;  // a block's last copy
 };
 
@@ -105,8 +116,8 @@ void GpuWeightMemory::make_blocks() {
   if (ring_) return;
   const gpu::DeviceGuard guard(context_.device());
   const int64_t num_blocks = int64_t{num_workers_} * staging_.blocks_per_thread;
-  ring_.emplace(num_blocks * staging_.block_bytes);
   copied_.resize(static_cast<size_t>(num_blocks));
+  ring_.emplace(num_blocks * staging_.block_bytes, num_workers_);
 }
 
 void GpuWeightMemory::fetch(const std::vector<Transfer>& transfers) {
@@ -141,13 +152,8 @@ void GpuWeightMemory::fill_blocks(int worker, const std::vector<Chunk>& chunks, 
       const Chunk& chunk = chunks[c];
       read_chunk(chunk, {at, at + chunk.way_bytes}, scratch);
       at += chunk.bytes();
-      for (int way = 0; way < chunk.from.ways; ++way) {
-        std::byte* to = chunk.into[static_cast<size_t>(way)];
-        if (!parts.empty() && parts.back().to + parts.back().bytes == to)
-          parts.back().bytes += chunk.way_bytes;
-        else
-          parts.push_back({to, chunk.way_bytes});
-      }
+      for (int way = 0; way < chunk.from.ways; ++way)
+        append(parts, {chunk.into[static_cast<size_t>(way)], chunk.way_bytes, chunk.allocation});
     }
     const std::byte* from = begin;
     for (const BlockPart& part : parts) {

@@ -116,10 +116,10 @@ int64_t conversion_bytes(const MlpSources& from, QuantFormat format) {
 // --- vectors -------------------------------------------------------------------------------------------------------------
 
 // Values [first, first + count) of a tensor, as f32.
-Transfer plan_f32(const CheckpointTensor& tensor, int64_t first, int64_t count, int ways, std::byte* into) {
+Transfer plan_f32(const CheckpointTensor& tensor, int64_t first, int64_t count, int ways, const TensorView& into) {
   require_plain(tensor);
   const int64_t value_bytes = size_bytes(*tensor.entry->dtype, 1);
-  return {{tensor, first * value_bytes, value_bytes, count, ways}, DType::f32, into};
+  return {{tensor, first * value_bytes, value_bytes, count, ways}, DType::f32, into.as<std::byte>()};
 }
 
 void plan_biases(const Source& source, const std::vector<int>& experts, const ExpertStorage& into, LoadPlan& plan) {
@@ -132,10 +132,9 @@ void plan_biases(const Source& source, const std::vector<int>& experts, const Ex
   require_shape(down, {num_experts, hidden});
   for (size_t i = 0; i < experts.size(); ++i) {
     const auto local = static_cast<int64_t>(i);
-    plan.transfers.push_back(plan_f32(gate_up, experts[i] * gate_up_rows, gate_up_rows, 2,
-                                      expert_slice(into.gate_up_bias.view, local).as<std::byte>()));
     plan.transfers.push_back(
-        plan_f32(down, experts[i] * hidden, hidden, 1, expert_slice(into.down_bias.view, local).as<std::byte>()));
+        plan_f32(gate_up, experts[i] * gate_up_rows, gate_up_rows, 2, expert_slice(into.gate_up_bias.view, local)));
+    plan.transfers.push_back(plan_f32(down, experts[i] * hidden, hidden, 1, expert_slice(into.down_bias.view, local)));
   }
 }
 
@@ -143,7 +142,7 @@ OwnedTensor plan_vector(WeightMemory& memory, const Source& source, std::string_
   const CheckpointTensor from = source.tensor(name);
   require_shape(from, {size});
   OwnedTensor vector = memory.make(*from.name, DType::f32, {size});
-  plan.transfers.push_back(plan_f32(from, 0, size, 1, vector.view.as<std::byte>()));
+  plan.transfers.push_back(plan_f32(from, 0, size, 1, vector.view));
   return vector;
 }
 
@@ -155,7 +154,7 @@ OwnedTensor plan_router(WeightMemory& memory, const Source& source, LoadPlan& pl
   require_plain(from);
   const DType dtype = from.entry->dtype == DType::bf16 ? DType::bf16 : DType::f32;
   OwnedTensor router = memory.make(*from.name, dtype, {rows, cols});
-  Transfer transfer = plan_f32(from, 0, rows * cols, 1, router.view.as<std::byte>());
+  Transfer transfer = plan_f32(from, 0, rows * cols, 1, router.view);
   transfer.dtype = dtype;
   plan.transfers.push_back(transfer);
   return router;
@@ -228,14 +227,26 @@ LayerWeights load_layer(WeightMemory& memory, const WeightsRequest& request, Che
   memory.fetch(plan.transfers);
   run_conversions(memory, plan.conversions);
   memory.finish();
+  loaded.read_bytes = bytes_read(plan);
   return loaded;
+}
+
+struct WeightLoader::Impl {
+  std::unique_ptr<WeightMemory> memory;
+  Checkpoint checkpoint;
+};
+
+WeightLoader::WeightLoader(Context& context, const std::filesystem::path& checkpoint)
+    : impl_(new Impl{open_weight_memory(context), Checkpoint(checkpoint)}) {}
+WeightLoader::~WeightLoader() = default;
+
+LayerWeights WeightLoader::load(const WeightsRequest& request, int layer) {
+  return load_layer(*impl_->memory, request, impl_->checkpoint, layer);
 }
 
 LayerWeights load_weights(Context& context, const WeightsRequest& request, const std::filesystem::path& checkpoint,
                           int layer) {
-  const std::unique_ptr<WeightMemory> memory = open_weight_memory(context);
-  Checkpoint opened(checkpoint);
-  return load_layer(*memory, request, opened, layer);
+  return WeightLoader(context, checkpoint).load(request, layer);
 }
 
 }  // namespace mixlane

@@ -115,16 +115,24 @@ void plan_matrices(const std::vector<MatrixSource>& sources, const ExpertMatrice
     auto* values_at = values.as<std::byte>();
     auto* scales_at = scales.as<std::byte>();
     for (const Slab& slab : source.slabs) {
-      Transfer transfer = as_stored(slab.values, values_at);
+      Transfer transfer = as_stored(slab.values, values_at, into.values.view.data);
       if (slab.format == SourceFormat::plain) transfer.dtype = DType::bf16;
       plan.transfers.push_back(transfer);
       values_at += transfer.row_bytes() * slab.num_rows();
       if (slab.scales.count == 0) continue;
-      all_scales.push_back(as_stored(slab.scales, scales_at));
+      all_scales.push_back(as_stored(slab.scales, scales_at, into.scales.view.data));
       scales_at += slab.scales.bytes();
     }
   }
   plan.transfers.insert(plan.transfers.end(), all_scales.begin(), all_scales.end());
+}
+
+int64_t bytes_read(const LoadPlan& plan) {
+  int64_t bytes = 0;
+  for (const Transfer& transfer : plan.transfers) bytes += transfer.from.bytes();
+  for (const Conversion& conversion : plan.conversions)
+    for (const Slab& slab : conversion.from.slabs) bytes += slab.values.bytes() + slab.scales.bytes();
+  return bytes;
 }
 
 // --- other formats: through f32 ------------------------------------------------------------------------------------------
@@ -142,11 +150,11 @@ DType plain_dtype(const MatrixSource& source) {
 
 // Appends the transfers that bring a matrix to `into`, and returns the bytes that it takes there: a plain one dense, of
 // others values, then scales of each slab, each aligned.
-int64_t plan_fetch(const MatrixSource& source, std::byte* into, std::vector<Transfer>* transfers) {
+int64_t plan_fetch(const MatrixSource& source, std::byte* into, const void* allocation, std::vector<Transfer>* transfers) {
   const bool plain = source.slabs[0].format == SourceFormat::plain;
   int64_t used = 0;
   const auto add = [&](const RowRun& run, DType dtype) {
-    const Transfer transfer{run, dtype, into + used};
+    const Transfer transfer{run, dtype, into + used, allocation};
     if (transfers) transfers->push_back(transfer);
     used += transfer.row_bytes() * run.count;
     if (!plain) used = ceil_div(used, kAlign) * kAlign;
@@ -158,7 +166,7 @@ int64_t plan_fetch(const MatrixSource& source, std::byte* into, std::vector<Tran
   return ceil_div(used, kAlign) * kAlign;
 }
 
-int64_t fetched_bytes(const MatrixSource& source) { return plan_fetch(source, nullptr, nullptr); }
+int64_t fetched_bytes(const MatrixSource& source) { return plan_fetch(source, nullptr, nullptr, nullptr); }
 
 // f32 values of a matrix between its two formats; none where it goes in one step.
 int64_t dense_bytes(const MatrixSource& source, QuantFormat format) {
@@ -254,7 +262,7 @@ void run_conversions(WeightMemory& memory, const std::vector<Conversion>& conver
     size_t last = first;
     for (; last < conversions.size() && fetched_bytes(conversions[last].from) <= end - at; ++last) {
       places.push_back(at);
-      at += plan_fetch(conversions[last].from, at, &transfers);
+      at += plan_fetch(conversions[last].from, at, fetched.view.data, &transfers);
     }
     // The stream's order keeps what is fetched next from overwriting what is still being converted.
     memory.fetch(transfers);

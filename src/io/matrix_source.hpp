@@ -57,6 +57,9 @@ struct LoadPlan {
   std::vector<Conversion> conversions;
 };
 
+// Of the files.
+int64_t bytes_read(const LoadPlan& plan);
+
 bool is_direct(const MatrixSource& source, QuantFormat format);
 // Expert i of `into` comes from sources[i]: by transfers where it is_direct(), else by a conversion.
 void plan_matrices(const std::vector<MatrixSource>& sources, const ExpertMatrices& into, LoadPlan& plan);

@@ -67,7 +67,7 @@ std::vector<Chunk> cut(const std::vector<Transfer>& transfers, int64_t max_bytes
            to_string(run.tensor), run.ways, row_bytes, max_bytes);
     const int64_t num_deals = run.count / run.ways, step = deal_bytes > 0 ? max_bytes / deal_bytes : num_deals;
     for (int64_t first = 0; first < num_deals; first += step) {
-      Chunk chunk{run, transfer.dtype, {}, 0};
+      Chunk chunk{run, transfer.dtype, {}, transfer.allocation, 0};
       chunk.from.offset += first * run.ways * run.row_bytes;
       chunk.from.count = std::min(step, num_deals - first) * run.ways;
       chunk.way_bytes = chunk.from.count / run.ways * row_bytes;

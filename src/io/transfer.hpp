@@ -26,13 +26,17 @@ struct Transfer {
   RowRun from;
   DType dtype = DType::u8;
   std::byte* into = nullptr;
+  // What `into` lies in, if its neighbours may be copied together with it.
+  const void* allocation = nullptr;
 
   bool converts() const { return dtype != from.dtype(); }
   int64_t row_bytes() const;  // in memory
 };
 
 // The tensor's bytes as they are.
-inline Transfer as_stored(const RowRun& run, std::byte* into) { return {run, run.dtype(), into}; }
+inline Transfer as_stored(const RowRun& run, std::byte* into, const void* allocation = nullptr) {
+  return {run, run.dtype(), into, allocation};
+}
 
 bool is_plain(DType dtype);  // bf16, f16 or f32
 
@@ -41,6 +45,7 @@ struct Chunk {
   RowRun from;
   DType dtype = DType::u8;
   std::array<std::byte*, 2> into{};
+  const void* allocation = nullptr;
   int64_t way_bytes = 0;  // in memory, of each way
 
   int64_t bytes() const { return from.ways * way_bytes; }

@@ -31,7 +31,7 @@ class WeightMemory {
 // How a GPU's share of a checkpoint gets there: threads read chunks into pinned blocks of their own, from which the copy
 // engine takes them. docs/checkpoints.md says what is reached so.
 struct Staging {
-  int64_t block_bytes = 2 << 20;
+  int64_t block_bytes = 4 << 20;
   int blocks_per_thread = 2;
   int max_threads = 16;
 };
