@@ -66,6 +66,7 @@ class GpuWeightMemory final : public WeightMemory {
   OwnedTensor make(std::string_view what, DType dtype, std::initializer_list<int64_t> shape) override;
   void fetch(const std::vector<Transfer>& transfers) override;
   void finish() override { gpu::synchronize(stream_.get()); }
+  int64_t batch_bytes() const override { return int64_t{512} << 20; }
   Context& context() override { return context_; }
   Stream stream() const override { return stream_.get(); }
 

@@ -109,8 +109,8 @@ void plan_matrices(const MlpSources& from, const ExpertStorage& into, LoadPlan& 
   mixlane::plan_matrices(from.down, into.down, plan);
 }
 
-int64_t conversion_bytes(const MlpSources& from, QuantFormat format) {
-  return std::max(conversion_bytes(from.gate_up, format), conversion_bytes(from.down, format));
+int64_t conversion_bytes(const WeightMemory& memory, const MlpSources& from, QuantFormat format) {
+  return std::max(conversion_bytes(memory, from.gate_up, format), conversion_bytes(memory, from.down, format));
 }
 
 // --- vectors -------------------------------------------------------------------------------------------------------------
@@ -188,7 +188,8 @@ void require_memory(const WeightMemory& memory, const WeightsRequest& request, c
   Model model = request.model;
   if (request.experts_only) model.shared_intermediate = 0;
   const auto num_experts = static_cast<int64_t>(request.experts.size());
-  const int64_t scratch = std::max(conversion_bytes(experts, request.format), conversion_bytes(shared, request.format));
+  const int64_t scratch =
+      std::max(conversion_bytes(memory, experts, request.format), conversion_bytes(memory, shared, request.format));
   memory.require(expert_weight_bytes(model, request.format, num_experts) + scratch,
                  fmt::format("{} experts of {} in {}{}", num_experts, model.name, name(request.format),
                              scratch > 0 ? " and their conversion" : ""));

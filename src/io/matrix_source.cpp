@@ -139,8 +139,6 @@ int64_t bytes_read(const LoadPlan& plan) {
 
 namespace {
 
-constexpr int64_t kBatchBytes = 64 << 20;  // fetched at a time, or one matrix if it is larger
-
 // Plain matrices are fetched in one dtype: their own, or f32 if the slabs' differ.
 DType plain_dtype(const MatrixSource& source) {
   for (const Slab& slab : source.slabs)
@@ -235,16 +233,17 @@ struct ScratchSizes {
     largest = std::max(largest, fetched);
     dense = std::max(dense, dense_bytes(source, format));
   }
-  int64_t batch() const { return std::min(all, std::max(largest, kBatchBytes)); }
+  // Fetched at a time: at least a matrix.
+  int64_t batch(const WeightMemory& memory) const { return std::min(all, std::max(largest, memory.batch_bytes())); }
 };
 
 }  // namespace
 
-int64_t conversion_bytes(const std::vector<MatrixSource>& sources, QuantFormat format) {
+int64_t conversion_bytes(const WeightMemory& memory, const std::vector<MatrixSource>& sources, QuantFormat format) {
   ScratchSizes sizes;
   for (const MatrixSource& source : sources)
     if (!is_direct(source, format)) sizes.add(source, format);
-  return sizes.batch() + sizes.dense;
+  return sizes.batch(memory) + sizes.dense;
 }
 
 void run_conversions(WeightMemory& memory, const std::vector<Conversion>& conversions) {
@@ -252,13 +251,13 @@ void run_conversions(WeightMemory& memory, const std::vector<Conversion>& conver
   constexpr std::string_view kWhat = "the conversion of weights";
   ScratchSizes sizes;
   for (const Conversion& each : conversions) sizes.add(each.from, each.format);
-  const OwnedTensor fetched = memory.make(kWhat, DType::u8, {sizes.batch()});
+  const OwnedTensor fetched = memory.make(kWhat, DType::u8, {sizes.batch(memory)});
   const OwnedTensor dense = memory.make(kWhat, DType::u8, {sizes.dense});
   for (size_t first = 0; first < conversions.size();) {
     std::vector<Transfer> transfers;
     std::vector<std::byte*> places;
     auto* at = fetched.view.as<std::byte>();
-    const std::byte* const end = at + sizes.batch();
+    const std::byte* const end = at + sizes.batch(memory);
     size_t last = first;
     for (; last < conversions.size() && fetched_bytes(conversions[last].from) <= end - at; ++last) {
       places.push_back(at);

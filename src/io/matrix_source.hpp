@@ -67,6 +67,6 @@ void plan_matrices(const std::vector<MatrixSource>& sources, const ExpertMatrice
 // Decodes to f32 and encodes once, where the weights are going to be. Some matrices are fetched at a time.
 void run_conversions(WeightMemory& memory, const std::vector<Conversion>& conversions);
 // At most the memory that run_conversions() takes for these.
-int64_t conversion_bytes(const std::vector<MatrixSource>& sources, QuantFormat format);
+int64_t conversion_bytes(const WeightMemory& memory, const std::vector<MatrixSource>& sources, QuantFormat format);
 
 }  // namespace mixlane

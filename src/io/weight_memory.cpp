@@ -38,6 +38,7 @@ class HostWeightMemory final : public WeightMemory {
     });
   }
   void finish() override {}
+  int64_t batch_bytes() const override { return int64_t{64} << 20; }
 
   Context& context() override { return context_; }
   Stream stream() const override { return {}; }

@@ -23,7 +23,9 @@ class WeightMemory {
   // Waits until everything has arrived and every conversion is done.
   virtual void finish() = 0;
 
-  // For conversions of what was fetched.
+  // For conversions of what was fetched, and how much of it to fetch at a time: each time ends with a wait for the last
+  // thread.
+  virtual int64_t batch_bytes() const = 0;
   virtual Context& context() = 0;
   virtual Stream stream() const = 0;
 };

@@ -278,6 +278,7 @@ class WatchedMemory final : public WeightMemory {
     memory_->fetch(transfers);
   }
   void finish() override { memory_->finish(); }
+  int64_t batch_bytes() const override { return 1; }  // a matrix at a time
   Context& context() override { return memory_->context(); }
   Stream stream() const override { return memory_->stream(); }
 
