@@ -3,11 +3,12 @@
 #include <cmath>
 
 #include "core/numeric.hpp"
-#include "io/weights.hpp"
 #include "mixlane/align.hpp"
+#include "mixlane/weights.hpp"
 #include "ops/experts/op.hpp"
 #include "ops/quant/formats.hpp"
 #include "ops/quant/op.hpp"
+#include "stage/checkpoint_experts.hpp"
 #include "stage/device_tensor.hpp"
 #include "stage/op_stage.hpp"
 
@@ -46,9 +47,11 @@ class ExpertsStage final : public OpStage<ExpertsArgs> {
   // `count` experts from the two that are made.
   DeviceTensor spread(const ConstTensorView& made, int count) const;
   void place_weights();
+  ExpertWeights host_expert(int expert) const;
   std::vector<double> expected_row(int expert, int64_t row) const;
 
   StageInputs& inputs_;
+  CheckpointExperts* checkpoint_;  // nullptr: random weights
   int num_local_;
   int num_sets_ = 1;
   LayerWeights made_;
@@ -64,12 +67,8 @@ class ExpertsStage final : public OpStage<ExpertsArgs> {
 ExpertsStage::ExpertsStage(const StageSetup& setup)
     : OpStage(setup.context, select_experts, run_experts),
       inputs_(setup.inputs),
+      checkpoint_(setup.checkpoint),
       num_local_(cell().shape.routing.num_experts / cell().num_ranks) {
-  std::vector<int> ids;
-  for (int e = 0; e < std::min(kDistinctExperts, num_local_); ++e) ids.push_back(e);
-  Model routed = cell().shape;
-  routed.shared_intermediate = 0;
-  made_ = random_weights(inputs_.cpu(), {routed, cell().format, ids}, cell().seed);
   place_weights();
   quantise_rows();
 
@@ -151,6 +150,15 @@ DeviceTensor ExpertsStage::spread(const ConstTensorView& made, int count) const 
 }
 
 void ExpertsStage::place_weights() {
+  if (checkpoint_) {
+    on_device_ = checkpoint_->on_device();
+    return;
+  }
+  std::vector<int> ids;
+  for (int e = 0; e < std::min(kDistinctExperts, num_local_); ++e) ids.push_back(e);
+  Model routed = cell().shape;
+  routed.shared_intermediate = 0;
+  made_ = random_weights(inputs_.cpu(), {routed, cell().format, ids}, cell().seed);
   on_device_ = made_.weights.experts;
   on_device_.num_experts = num_local_;
   const std::array<ConstTensorView*, 6> views{&on_device_.gate_up, &on_device_.gate_up_scales, &on_device_.gate_up_bias,
@@ -176,21 +184,29 @@ ExpertsArgs ExpertsStage::args(int set) const {
   return args;
 }
 
+// Part `index` along the first dimension; nothing of nothing.
+ConstTensorView one_of(ConstTensorView view, int64_t index) {
+  if (!view.given()) return view;
+  view.data = static_cast<const std::byte*>(view.data) + size_bytes(view.dtype, index * view.strides[0]);
+  view.shape[0] = 1;
+  return view;
+}
+
+ExpertWeights ExpertsStage::host_expert(int expert) const {
+  if (checkpoint_) return checkpoint_->on_host(expert);
+  ExpertWeights one = made_.weights.experts;
+  one.num_experts = 1;
+  for (ConstTensorView* view :
+       {&one.gate_up, &one.gate_up_scales, &one.gate_up_bias, &one.down, &one.down_scales, &one.down_bias})
+    *view = one_of(*view, expert % made_.weights.experts.num_experts);
+  return one;
+}
+
 // What experts.reference makes of a row.
 std::vector<double> ExpertsStage::expected_row(int expert, int64_t row) const {
   const int64_t hidden = cell().shape.hidden;
-  const auto one_of = [](ConstTensorView view, int64_t index) {
-    if (!view.given()) return view;
-    view.data = static_cast<const std::byte*>(view.data) + size_bytes(view.dtype, index * view.strides[0]);
-    view.shape[0] = 1;
-    return view;
-  };
   ExpertsArgs args;
-  args.weights = made_.weights.experts;
-  args.weights.num_experts = 1;
-  for (ConstTensorView* view : {&args.weights.gate_up, &args.weights.gate_up_scales, &args.weights.gate_up_bias,
-                                &args.weights.down, &args.weights.down_scales, &args.weights.down_bias})
-    *view = one_of(*view, expert % made_.weights.experts.num_experts);
+  args.weights = host_expert(expert);
   args.activation = cell().shape.activation;
   args.rows = one_of(host_rows_, row);
   args.row_scales = one_of(host_scales_, row);
