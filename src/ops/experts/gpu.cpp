@@ -1,30 +1,51 @@
 // The experts variants that run on GPUs: the registry's lines.
+#include <array>
+#include <utility>
+
 #include "gpu/runtime.hpp"
 #include "ops/experts/choose.hpp"
 #include "ops/experts/gpu_variants.hpp"
 #include "ops/experts/op.hpp"
 
 namespace mixlane {
+namespace {
 
-std::span<const Variant<ExpertsArgs>> experts_gpu_variants() {
-  using namespace experts_gpu;
-  static constexpr Variant<ExpertsArgs> kVariants[] = {
+using namespace experts_gpu;
+using ExpertsVariant = Variant<ExpertsArgs>;
+
+constexpr ExpertsVariant kMma{
+    {"experts.mma", "decodes every format to bf16 on the way to the tensor or matrix cores; any GPU", gpu::kDeviceType},
+    refuse_mma,
+    run_mma,
+    estimate_experts_mma};
+
 #if !defined(MIXLANE_HIP)
-    {{"experts.wgmma", "Hopper's warpgroup products, both in one persistent launch; every format", gpu::kDeviceType},
-     refuse_wgmma,
-     run_wgmma,
-     estimate_experts_wgmma},
-    {{"experts.wgmma_narrow", "the same with tiles of at most 96 rows (fp8: 64), the weights on the left", gpu::kDeviceType},
-     refuse_wgmma_narrow,
-     run_wgmma_narrow,
-     estimate_experts_wgmma_narrow},
-#endif
-    {{"experts.mma", "decodes every format to bf16 on the way to the tensor or matrix cores; any GPU", gpu::kDeviceType},
-     refuse_mma,
-     run_mma,
-     estimate_experts_mma},
-  };
-  return kVariants;
+
+template <size_t kIndex>
+constexpr ExpertsVariant wgmma_variant() {
+  constexpr const NamedWgmmaConfig& kNamed = kWgmmaConfigs[kIndex];
+  return {{kNamed.id, kNamed.summary, gpu::kDeviceType},
+          [](const Context& context, const ExpertsArgs& args) { return refuse_wgmma(context, args, kNamed.config); },
+          [](Context& context, const ExpertsArgs& args, Stream stream) { run_wgmma(context, args, kNamed.config, stream); },
+          [](const ExpertsArgs& args, int num_multiprocessors) {
+            return estimate_wgmma_us(wgmma_shape(args, num_multiprocessors), kNamed.config);
+          }};
 }
+
+template <size_t... kIndices>
+constexpr auto all_variants(std::index_sequence<kIndices...>) {
+  return std::array{wgmma_variant<kIndices>()..., kMma};
+}
+constexpr auto kVariants = all_variants(std::make_index_sequence<kWgmmaConfigs.size()>());
+
+#else
+
+constexpr std::array kVariants{kMma};
+
+#endif
+
+}  // namespace
+
+std::span<const Variant<ExpertsArgs>> experts_gpu_variants() { return kVariants; }
 
 }  // namespace mixlane

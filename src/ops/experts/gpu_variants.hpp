@@ -4,6 +4,7 @@
 #include <string>
 
 #include "mixlane/experts.hpp"
+#include "ops/experts/wgmma_config.hpp"
 
 namespace mixlane::experts_gpu {
 
@@ -11,10 +12,8 @@ std::string refuse_mma(const Context& context, const ExpertsArgs& args);
 void run_mma(Context& context, const ExpertsArgs& args, Stream stream);
 
 #if !defined(MIXLANE_HIP)
-std::string refuse_wgmma(const Context& context, const ExpertsArgs& args);
-std::string refuse_wgmma_narrow(const Context& context, const ExpertsArgs& args);
-void run_wgmma(Context& context, const ExpertsArgs& args, Stream stream);
-void run_wgmma_narrow(Context& context, const ExpertsArgs& args, Stream stream);
+std::string refuse_wgmma(const Context& context, const ExpertsArgs& args, WgmmaConfig config);
+void run_wgmma(Context& context, const ExpertsArgs& args, WgmmaConfig config, Stream stream);
 #endif
 
 }  // namespace mixlane::experts_gpu

@@ -1,4 +1,4 @@
-// experts.wgmma and experts.wgmma_narrow on the host.
+// experts.wgmma and its other configurations on the host.
 #include "ops/experts/gpu_variants.hpp"
 
 #if !defined(MIXLANE_HIP)
@@ -103,37 +103,10 @@ WgmmaState* wgmma_state(Arena& arena) {
   return reinterpret_cast<WgmmaState*>(static_cast<std::byte*>(arena.zeros()) + kBegin);
 }
 
-// One launch, or one for each product where the rows between them must be quantised whole.
-void run_wgmma_tiles(Context& context, const ExpertsArgs& args, bool narrow, Stream stream) {
-  if (is_empty(args)) return;
-  const QuantFormat format = args.weights.format;
-  const Device device = context.device();
-  const bool raw = format == QuantFormat::fp8_channel;
-  const int64_t num_floats = num_partial_floats(gpu::num_multiprocessors(device.index));
-  const Matrices matrices(context, args, raw, 2 * Arena::rounded(num_floats * 4), stream);
-  WgmmaLaunch both;
-  both.gated = args.activation.gated();
-  both.narrow = narrow;
-  both.state = wgmma_state(context.arena());
-  both.status = args.status;
-  both.first = gate_up_args(args, matrices.input(), matrices.gate_up_output(), matrices.scales());
-  both.first.partial_sums = context.arena().take_as<float>(num_floats);
-  both.down = down_args(args, matrices.activated(), matrices.scales());
-  both.down.partial_sums = context.arena().take_as<float>(num_floats);
-  both.runs_first = both.runs_down = true;
-  if (!raw) return launch_wgmma(both, format, device, stream);
-
-  WgmmaLaunch first = both;
-  first.runs_down = false;
-  first.down = WgmmaArgs{};
-  first.down.slots = both.down.slots;
-  launch_wgmma(first, format, device, stream);
-  matrices.quantise_sums(stream);
-  WgmmaLaunch down = both;
-  down.runs_first = false;
-  down.first = WgmmaArgs{};
-  down.first.slots = both.down.slots;
-  launch_wgmma(down, format, device, stream);
+WgmmaArgs nothing_of(const WgmmaArgs& args) {
+  WgmmaArgs nothing;
+  nothing.slots = args.slots;
+  return nothing;
 }
 
 std::string refuse_misaligned(std::string_view name, const ConstTensorView& view) {
@@ -144,14 +117,40 @@ std::string refuse_misaligned(std::string_view name, const ConstTensorView& view
 
 }  // namespace
 
-void run_wgmma(Context& context, const ExpertsArgs& args, Stream stream) { run_wgmma_tiles(context, args, false, stream); }
-void run_wgmma_narrow(Context& context, const ExpertsArgs& args, Stream stream) {
-  run_wgmma_tiles(context, args, true, stream);
+void run_wgmma(Context& context, const ExpertsArgs& args, WgmmaConfig config, Stream stream) {
+  if (is_empty(args)) return;
+  const QuantFormat format = args.weights.format;
+  const Device device = context.device();
+  const bool raw = format == QuantFormat::fp8_channel;
+  const int64_t num_floats = num_partial_floats(gpu::num_multiprocessors(device.index));
+  const Matrices matrices(context, args, raw, 2 * Arena::rounded(num_floats * 4), stream);
+  WgmmaLaunch both;
+  both.gated = args.activation.gated();
+  both.narrow = config.tiles == WgmmaConfig::Tiles::narrow;
+  both.state = wgmma_state(context.arena());
+  both.status = args.status;
+  both.first = gate_up_args(args, matrices.input(), matrices.gate_up_output(), matrices.scales());
+  both.first.partial_sums = context.arena().take_as<float>(num_floats);
+  both.down = down_args(args, matrices.activated(), matrices.scales());
+  both.down.partial_sums = context.arena().take_as<float>(num_floats);
+  both.runs_first = both.runs_down = true;
+  if (num_wgmma_launches(format, config) == 1) return launch_wgmma(both, format, device, stream);
+
+  WgmmaLaunch first = both;
+  first.runs_down = false;
+  first.down = nothing_of(both.down);
+  launch_wgmma(first, format, device, stream);
+  if (raw) matrices.quantise_sums(stream);
+  WgmmaLaunch down = both;
+  down.runs_first = false;
+  down.first = nothing_of(both.first);
+  launch_wgmma(down, format, device, stream);
 }
 
-std::string refuse_wgmma(const Context& context, const ExpertsArgs& args) {
+std::string refuse_wgmma(const Context& context, const ExpertsArgs& args, WgmmaConfig config) {
   const ExpertWeights& w = args.weights;
   if (gpu::compute_capability(context.device().index) != 90) return "wgmma needs sm_90";
+  if (std::string reason = refuse_wgmma_config(w.format, config); !reason.empty()) return reason;
   if (has_mx_weights(w.format) && (w.hidden % 32 != 0 || w.intermediate % 32 != 0))
     return fmt::format("hidden is {}, intermediate {}; rows of mxfp4 weights must be multiples of 16 bytes", w.hidden,
                        w.intermediate);
@@ -166,11 +165,6 @@ std::string refuse_wgmma(const Context& context, const ExpertsArgs& args) {
                                    {"output", args.output}})
     if (std::string reason = refuse_misaligned(name, view); !reason.empty()) return reason;
   return "";
-}
-
-std::string refuse_wgmma_narrow(const Context& context, const ExpertsArgs& args) {
-  if (has_mx_weights(args.weights.format)) return "experts.wgmma has no wide tiles of e2m1 weights: it is the same";
-  return refuse_wgmma(context, args);
 }
 
 }  // namespace mixlane::experts_gpu
