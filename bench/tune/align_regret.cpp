@@ -31,7 +31,7 @@ RegretPoint measure_regret(Context& context, DeviceTimer& timer, const AlignCase
   const auto place = std::find(timed.candidates.begin(), timed.candidates.end(), &chosen) - timed.candidates.begin();
   const size_t by_model = modelled(timed, align_case, align_tuning(context).machine().num_multiprocessors);
   RegretPoint point;
-  point.median_us = timed.times();
+  point.median_us = times_of(timed.ids(), timed.result);
   point.chosen = chosen.info.id;
   point.modelled = timed.candidates[by_model]->info.id;
   point.regret = us[static_cast<size_t>(place)] / best - 1;

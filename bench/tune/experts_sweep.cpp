@@ -10,13 +10,10 @@
 #include "ops/experts/choose.hpp"
 #include "ops/experts/op.hpp"
 #include "stage/stage.hpp"
-#include "tune/align_sweep.hpp"
 #include "tune/outcome.hpp"
 
 namespace mixlane::bench {
 namespace {
-
-constexpr int64_t kMaxTunedTokens = 8192;
 
 // One call's candidates, simpler ones first.
 class ExpertsCase {
@@ -46,12 +43,7 @@ class ExpertsCase {
       works.push_back(
           timer.prepare({[this, &id](Stream stream, int set) { stage_->enqueue(id, stream, set); }, stage_->num_sets()},
                         {.cache = CacheState::cold}));
-    const auto sample = [&](int candidate) {
-      PreparedWork& work = works[static_cast<size_t>(candidate)];
-      work.take(1);
-      return work.samples_us().back();
-    };
-    return race(static_cast<int>(works.size()), sample, options);
+    return race_works(works, options);
   }
 
  private:
@@ -61,23 +53,17 @@ class ExpertsCase {
   std::vector<std::string> candidates_;
 };
 
-TunedEntry make_entry(const StageCell& cell, const std::vector<std::string>& candidates, const RaceResult& result) {
+// The key of a call, as experts_key() has it.
+PackedKey key_of(const StageCell& cell) {
   const RoutingConfig& routing = cell.shape.routing;
-  TunedEntry entry;
-  entry.key = {std::string(name(cell.format)), int64_t{routing.num_experts / cell.num_ranks},
-               int64_t{cell.shape.hidden},     int64_t{cell.shape.intermediate},
-               int64_t{routing.num_topk},      token_bucket(cell.tokens, routing.num_topk)};
-  entry.choice = candidates[static_cast<size_t>(result.winner)];
-  for (size_t i = 0; i < candidates.size(); ++i) entry.measured_us.emplace_back(candidates[i], result.median_us[i]);
-  std::sort(entry.measured_us.begin(), entry.measured_us.end());
-  return entry;
-}
-
-std::vector<int64_t> sizes_of(const ExpertsSweep& sweep, const Model& model) {
-  if (!sweep.tokens.empty()) return sweep.tokens;
-  std::vector<int64_t> sizes = all_token_buckets(model.routing.num_topk);
-  std::erase_if(sizes, [](int64_t tokens) { return tokens > kMaxTunedTokens; });
-  return sizes;
+  ExpertsArgs args;
+  args.weights.format = cell.format;
+  args.weights.num_experts = routing.num_experts / cell.num_ranks;
+  args.weights.hidden = cell.shape.hidden;
+  args.weights.intermediate = cell.shape.intermediate;
+  args.num_topk = routing.num_topk;
+  args.rows.shape[0] = cell.tokens;
+  return experts_key(args);
 }
 
 int size_in(const std::string& text, const std::string& whole) {
@@ -123,28 +109,22 @@ std::vector<Model> chosen_models(const TuneOptions& options) {
 
 }  // namespace
 
-TunedTable tune_experts(Context& context, const ExpertsSweep& sweep, const TuningRun& run,
-                        const std::function<void(const std::string& line)>& progress) {
+TunedTable tune_experts(Context& context, const ExpertsSweep& sweep, const TuningRun& run, const TuneProgress& progress) {
   const TuneSpace& space = experts_tune_space();
-  TunedTable table{.file = "the new choices",
-                   .stage = std::string(space.stage),
-                   .machine = experts_tuning(context).machine(),
-                   .fields = {},
-                   .runs = {run},
-                   .entries = {}};
-  for (const TuneField& field : space.fields) table.fields.emplace_back(field.name);
+  TunedTable table = empty_table(space, experts_tuning(context).machine(), run);
   Context cpu;
   DeviceTimer timer(context.device());
   for (const Model& model : sweep.models)
     for (const QuantFormat format : sweep.formats) {
       std::vector<std::pair<int64_t, std::string>> by_tokens;
-      for (const int64_t tokens : sizes_of(sweep, model)) {
+      const int64_t topk = model.routing.num_topk;
+      for (const int64_t tokens : sweep.tokens.empty() ? token_buckets(topk, kMaxTunedTokens) : sweep.tokens) {
         StageInputs inputs({model, format, static_cast<int>(tokens), parse_workload("uniform"), sweep.num_ranks, 1}, cpu);
         const ExpertsCase experts_case(context, inputs);
         if (experts_case.candidates().size() < 2) continue;
         experts_case.check(timer.stream());
         table.entries.push_back(
-            make_entry(inputs.cell(), experts_case.candidates(), experts_case.measure(timer, sweep.race)));
+            make_entry(space, key_of(inputs.cell()), experts_case.candidates(), experts_case.measure(timer, sweep.race)));
         by_tokens.emplace_back(tokens, table.entries.back().choice);
       }
       if (progress && !by_tokens.empty())
