@@ -9,13 +9,13 @@
 #include "ops/quant/formats.hpp"
 #include "ops/quant/op.hpp"
 #include "stage/device_tensor.hpp"
-#include "stage/placed_experts.hpp"
 #include "stage/op_stage.hpp"
+#include "stage/placed_experts.hpp"
 
 namespace mixlane::bench {
 namespace {
 
-constexpr int kSlotBlock = 16;       // slots of an expert are padded to it
+constexpr int kSlotBlock = 16;  // slots of an expert are padded to it
 constexpr int kCheckedSlots = 6;
 
 // Sums in another order: activated values that are quantised may fall on the other side of a tie.
@@ -208,7 +208,8 @@ std::vector<std::unique_ptr<DeviceStage>> make_experts_stages(const StageSetup& 
   return stages;
 }
 
-std::unique_ptr<OpStage<ExpertsArgs>> make_experts_stage(const StageSetup& setup, std::shared_ptr<const PlacedExperts> experts) {
+std::unique_ptr<OpStage<ExpertsArgs>> make_experts_stage(const StageSetup& setup,
+                                                         std::shared_ptr<const PlacedExperts> experts) {
   return std::make_unique<ExpertsStage>(setup, std::move(experts));
 }
 

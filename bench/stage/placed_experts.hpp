@@ -24,7 +24,8 @@ class PlacedExperts {
   // Which of those made an expert repeats.
   int made_index(int expert) const { return expert % made_.weights.experts.num_experts; }
   // What experts.reference makes of one row, with its scales if the format wants them.
-  std::vector<double> expected_row(Context& cpu, int expert, const ConstTensorView& row, const ConstTensorView& scales) const;
+  std::vector<double> expected_row(Context& cpu, int expert, const ConstTensorView& row,
+                                   const ConstTensorView& scales) const;
 
  private:
   Activation activation_;
@@ -34,6 +35,7 @@ class PlacedExperts {
 };
 
 // The stage of `setup` with weights that were placed for its model, format and number of local experts.
-std::unique_ptr<OpStage<ExpertsArgs>> make_experts_stage(const StageSetup& setup, std::shared_ptr<const PlacedExperts> experts);
+std::unique_ptr<OpStage<ExpertsArgs>> make_experts_stage(const StageSetup& setup,
+                                                         std::shared_ptr<const PlacedExperts> experts);
 
 }  // namespace mixlane::bench
