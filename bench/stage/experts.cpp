@@ -1,22 +1,21 @@
 // Rank 0's experts on the pairs that the workload gives them: slots as align lays them out, rows as the format wants them.
 #include <algorithm>
-#include <array>
 #include <cmath>
+#include <map>
 
 #include "core/numeric.hpp"
-#include "io/weights.hpp"
 #include "mixlane/align.hpp"
 #include "ops/experts/op.hpp"
 #include "ops/quant/formats.hpp"
 #include "ops/quant/op.hpp"
 #include "stage/device_tensor.hpp"
 #include "stage/op_stage.hpp"
+#include "stage/placed_experts.hpp"
 
 namespace mixlane::bench {
 namespace {
 
-constexpr int kSlotBlock = 16;       // slots of an expert are padded to it
-constexpr int kDistinctExperts = 2;  // whose weights all others repeat, in turn: random values take their time
+constexpr int kSlotBlock = 16;  // slots of an expert are padded to it
 constexpr int kCheckedRows = 6;
 
 // Sums in another order: activated values that are quantised may fall on the other side of a tie.
@@ -27,13 +26,19 @@ struct SlotTable {
   std::vector<int32_t> pairs, counts, offsets, pair_slots;
 };
 
+// What a call is to do besides.
+struct CallKind {
+  ExpertsOutput output = ExpertsOutput::pairs;
+  bool batch_invariant = false;
+};
+
 class ExpertsStage final : public OpStage<ExpertsArgs> {
  public:
-  ExpertsStage(const StageSetup& setup, ExpertsOutput output, bool batch_invariant);
+  ExpertsStage(const StageSetup& setup, std::shared_ptr<PlacedExperts> experts, CallKind kind);
 
   std::string options() const override {
     return fmt::format("experts={} block={}{}{}", num_local_, kSlotBlock, sums_tokens() ? " output=tokens" : "",
-                       batch_invariant_ ? " batch_invariant" : "");
+                       kind_.batch_invariant ? " batch_invariant" : "");
   }
   int num_sets() const override { return num_sets_; }
   ExpertsArgs args(int set) const override;
@@ -43,50 +48,41 @@ class ExpertsStage final : public OpStage<ExpertsArgs> {
 
  private:
   const StageCell& cell() const { return inputs_.cell(); }
-  bool sums_tokens() const { return kind_ == ExpertsOutput::tokens; }
+  bool sums_tokens() const { return kind_.output == ExpertsOutput::tokens; }
   int64_t num_pairs() const { return int64_t{cell().tokens} * cell().shape.routing.num_topk; }
   int64_t touched_weight_bytes() const;
   SlotTable make_slots(int set) const;
   void quantise_rows();
-  // `count` experts from the two that are made.
-  DeviceTensor spread(const ConstTensorView& made, int count) const;
-  void place_weights();
   struct OutputRow {
     int expert;     // of a slot
     int64_t index;  // slot or token
   };
+  // Slots that hold pairs, or tokens.
   std::vector<OutputRow> output_rows(const SlotTable& table) const;
-  std::vector<double> expected_row(int expert, int64_t row) const;
-  std::vector<double> expected_output(const SlotTable& table, const OutputRow& row) const;
+  // What experts.reference makes of a row.
+  const std::vector<double>& expected_row(int expert, int64_t row);
+  std::vector<double> expected_output(const SlotTable& table, const OutputRow& row);
 
   StageInputs& inputs_;
-  ExpertsOutput kind_;
-  bool batch_invariant_;
+  CallKind kind_;
   int num_local_;
   int num_sets_ = 1;
-  LayerWeights made_;
-  std::array<DeviceTensor, 6> weights_;  // gate_up and down: values, scales, bias
-  ExpertWeights on_device_;
+  std::shared_ptr<PlacedExperts> experts_;
   std::vector<std::byte> codes_, scales_;  // of the rows, if they are quantised
   ConstTensorView host_rows_, host_scales_;
   DeviceTensor rows_, row_scales_;
   std::vector<SlotTable> slots_;
   std::vector<float> topk_weights_;  // [tokens, K], of sums
   DeviceTensor pairs_, counts_, offsets_, pair_slots_, pair_weights_, output_;
+  std::map<std::pair<int, int64_t>, std::vector<double>> expected_;  // of what has been checked
 };
 
-ExpertsStage::ExpertsStage(const StageSetup& setup, ExpertsOutput output, bool batch_invariant)
+ExpertsStage::ExpertsStage(const StageSetup& setup, std::shared_ptr<PlacedExperts> experts, CallKind kind)
     : OpStage(setup.context, select_experts, run_experts),
       inputs_(setup.inputs),
-      kind_(output),
-      batch_invariant_(batch_invariant),
-      num_local_(cell().shape.routing.num_experts / cell().num_ranks) {
-  std::vector<int> ids;
-  for (int e = 0; e < std::min(kDistinctExperts, num_local_); ++e) ids.push_back(e);
-  Model routed = cell().shape;
-  routed.shared_intermediate = 0;
-  made_ = random_weights(inputs_.cpu(), {routed, cell().format, ids}, cell().seed);
-  place_weights();
+      kind_(kind),
+      num_local_(cell().shape.routing.num_experts / cell().num_ranks),
+      experts_(std::move(experts)) {
   quantise_rows();
 
   slots_.push_back(make_slots(0));
@@ -161,36 +157,9 @@ void ExpertsStage::quantise_rows() {
   rows_ = DeviceTensor(context_.device(), host_rows_.dtype, {rows, cols}, 1, host_rows_.data);
 }
 
-DeviceTensor ExpertsStage::spread(const ConstTensorView& made, int count) const {
-  const Device device = context_.device();
-  DeviceTensor all = made.ndim == 3 ? DeviceTensor(device, made.dtype, {count, made.shape[1], made.shape[2]}, 1)
-                                    : DeviceTensor(device, made.dtype, {count, made.shape[1]}, 1);
-  const int64_t bytes = all.bytes() / count;
-  auto* to = static_cast<std::byte*>(all.view(0).data);
-  const gpu::OwnedStream stream(device);
-  for (int64_t e = 0; e < count; ++e)
-    gpu::copy(to + e * bytes,
-              e < made.shape[0] ? static_cast<const std::byte*>(made.data) + e * bytes : to + e % made.shape[0] * bytes,
-              bytes, stream.get());
-  gpu::synchronize(stream.get());
-  return all;
-}
-
-void ExpertsStage::place_weights() {
-  on_device_ = made_.weights.experts;
-  on_device_.num_experts = num_local_;
-  const std::array<ConstTensorView*, 6> views{&on_device_.gate_up, &on_device_.gate_up_scales, &on_device_.gate_up_bias,
-                                              &on_device_.down,    &on_device_.down_scales,    &on_device_.down_bias};
-  for (size_t i = 0; i < views.size(); ++i) {
-    if (!views[i]->given()) continue;
-    weights_[i] = spread(*views[i], num_local_);
-    *views[i] = weights_[i].view(0);
-  }
-}
-
 ExpertsArgs ExpertsStage::args(int set) const {
   ExpertsArgs args;
-  args.weights = on_device_;
+  args.weights = experts_->on_device();
   args.activation = cell().shape.activation;
   args.rows = rows_.view(0);
   if (host_scales_.given()) args.row_scales = row_scales_.view(0);
@@ -199,42 +168,31 @@ ExpertsArgs ExpertsStage::args(int set) const {
   args.expert_counts = counts_.view(set);
   args.expert_offsets = offsets_.view(set);
   args.output = output_.view(set);
-  args.batch_invariant = batch_invariant_;
+  args.batch_invariant = kind_.batch_invariant;
   if (!sums_tokens()) return args;
   args.pair_slots = pair_slots_.view(set);
   args.topk_weights = pair_weights_.view(0);
   return args;
 }
 
-// What experts.reference makes of a row.
-std::vector<double> ExpertsStage::expected_row(int expert, int64_t row) const {
+const std::vector<double>& ExpertsStage::expected_row(int expert, int64_t row) {
+  std::vector<double>& values = expected_[{experts_->distinct_index(expert), row}];
+  if (!values.empty()) return values;
   const int64_t hidden = cell().shape.hidden;
-  const auto one_of = [](ConstTensorView view, int64_t index) {
-    if (!view.given()) return view;
-    view.data = static_cast<const std::byte*>(view.data) + size_bytes(view.dtype, index * view.strides[0]);
-    view.shape[0] = 1;
-    return view;
-  };
   ExpertsArgs args;
-  args.weights = made_.weights.experts;
-  args.weights.num_experts = 1;
-  for (ConstTensorView* view : {&args.weights.gate_up, &args.weights.gate_up_scales, &args.weights.gate_up_bias,
-                                &args.weights.down, &args.weights.down_scales, &args.weights.down_bias})
-    *view = one_of(*view, expert % made_.weights.experts.num_experts);
+  args.weights = experts_->on_host(expert);
   args.activation = cell().shape.activation;
-  args.rows = one_of(host_rows_, row);
-  args.row_scales = one_of(host_scales_, row);
+  args.rows = part_of(host_rows_, row);
+  args.row_scales = part_of(host_scales_, row);
   std::vector<uint16_t> output(static_cast<size_t>(hidden));
   args.output = {output.data(), DType::bf16, {1, hidden}};
   args.variant = "experts.reference";
   run_experts(inputs_.cpu(), args);
-  std::vector<double> values;
   for (const uint16_t value : output) values.push_back(bf16_to_f32(value));
   return values;
 }
 
-// What a row of output must be: a slot's, or the sum over a token's pairs.
-std::vector<double> ExpertsStage::expected_output(const SlotTable& table, const OutputRow& row) const {
+std::vector<double> ExpertsStage::expected_output(const SlotTable& table, const OutputRow& row) {
   const int topk = cell().shape.routing.num_topk;
   if (!sums_tokens()) return expected_row(row.expert, table.pairs[static_cast<size_t>(row.index)] / topk);
   std::vector<double> sums(static_cast<size_t>(cell().shape.hidden));
@@ -242,20 +200,16 @@ std::vector<double> ExpertsStage::expected_output(const SlotTable& table, const 
     const int32_t slot = table.pair_slots[static_cast<size_t>(p)];
     if (slot < 0) continue;
     const auto behind = std::upper_bound(table.offsets.begin(), table.offsets.end() - 1, slot);
-    const std::vector<double> values = expected_row(static_cast<int>(behind - table.offsets.begin()) - 1, row.index);
+    const std::vector<double>& values = expected_row(static_cast<int>(behind - table.offsets.begin()) - 1, row.index);
     for (size_t h = 0; h < values.size(); ++h) sums[h] += topk_weights_[static_cast<size_t>(p)] * values[h];
   }
   return sums;
 }
 
-// Slots that hold pairs, or tokens.
 std::vector<ExpertsStage::OutputRow> ExpertsStage::output_rows(const SlotTable& table) const {
   std::vector<OutputRow> rows;
-  if (sums_tokens()) {
-    for (int64_t token = 0; token < cell().tokens; ++token) rows.push_back({0, token});
-    return rows;
-  }
-  for (int e = 0; e < num_local_; ++e)
+  for (int64_t token = 0; sums_tokens() && token < cell().tokens; ++token) rows.push_back({0, token});
+  for (int e = 0; !sums_tokens() && e < num_local_; ++e)
     for (int64_t i = 0; i < table.counts[static_cast<size_t>(e)]; ++i)
       rows.push_back({e, table.offsets[static_cast<size_t>(e)] + i});
   return rows;
@@ -265,16 +219,17 @@ std::vector<ExpertsStage::OutputRow> ExpertsStage::output_rows(const SlotTable& 
 Correctness ExpertsStage::verify(Stream stream, int set) {
   const SlotTable& table = slots_[static_cast<size_t>(set)];
   const int64_t hidden = cell().shape.hidden;
-  const std::vector<std::byte> bytes = output_.fetch(stream, set);
-  const auto* got = reinterpret_cast<const uint16_t*>(bytes.data());
+  std::vector<uint16_t> got(static_cast<size_t>(hidden));
   const std::vector<OutputRow> used = output_rows(table);
   double difference = 0, norm = 0;
   const size_t num_checked = std::min<size_t>(used.size(), kCheckedRows);
   for (size_t i = 0; i < num_checked; ++i) {
     const OutputRow& row = used[(2 * i + 1) * used.size() / (2 * num_checked)];
     const std::vector<double> want = expected_output(table, row);
+    gpu::copy(got.data(), output_.view(set).as<uint16_t>() + row.index * hidden, hidden * 2, stream);
+    gpu::synchronize(stream);
     for (int64_t h = 0; h < hidden; ++h) {
-      const double off = bf16_to_f32(got[row.index * hidden + h]) - want[static_cast<size_t>(h)];
+      const double off = bf16_to_f32(got[static_cast<size_t>(h)]) - want[static_cast<size_t>(h)];
       difference += off * off;
       norm += want[static_cast<size_t>(h)] * want[static_cast<size_t>(h)];
     }
@@ -308,11 +263,20 @@ StageWork ExpertsStage::work() const {
 }  // namespace
 
 std::vector<std::unique_ptr<DeviceStage>> make_experts_stages(const StageSetup& setup) {
+  const StageCell& cell = setup.inputs.cell();
   std::vector<std::unique_ptr<DeviceStage>> stages;
+  std::shared_ptr<PlacedExperts> experts = setup.experts;
+  if (!experts)
+    experts = std::make_shared<RandomExperts>(setup.inputs.cpu(), setup.context.device(), cell.shape, cell.format,
+                                              cell.shape.routing.num_experts / cell.num_ranks, cell.seed);
   for (const ExpertsOutput output : setup.options.experts_outputs)
     for (const bool batch_invariant : setup.options.batch_invariant)
-      stages.push_back(std::make_unique<ExpertsStage>(setup, output, batch_invariant));
+      stages.push_back(std::make_unique<ExpertsStage>(setup, experts, CallKind{output, batch_invariant}));
   return stages;
+}
+
+std::unique_ptr<OpStage<ExpertsArgs>> make_experts_stage(const StageSetup& setup, std::shared_ptr<PlacedExperts> experts) {
+  return std::make_unique<ExpertsStage>(setup, std::move(experts), CallKind{});
 }
 
 }  // namespace mixlane::bench

@@ -227,7 +227,8 @@ struct Plan {
   Schedule products[2];
   uint32_t max_width;  // of the widest tile
   uint32_t num_stages;
-  uint32_t warp_sums[2][kNumWarps];
+  // Aligned, so that loads of several at once take in nothing else, which somebody may be writing.
+  alignas(16) uint32_t warp_sums[2][kNumWarps];
   uint32_t warp_widths[kNumWarps];
 
   // By all threads of the block, once the schedules are set; they must meet before it is used.
