@@ -2,6 +2,8 @@
 //
 // A bias of minus the expected sum leaves the error of a product as the result. The other product only passes values on:
 // its weights pick one value each, and a gate of 64 is 64 for silu as well.
+#include <fmt/format.h>
+
 #include "gpu_case.hpp"
 
 namespace mixlane::test {
@@ -87,9 +89,10 @@ class ExpertsProductsGpu : public ExpertsOnGpu {
     run(call);
     return true;
   }
-  void expect_small(double error, const ProductCase& test, size_t expert) {
-    std::printf("%-20s %-10s %4d rows %.2e\n", GetParam().c_str(), std::string(name(test.shape.format)).c_str(),
-                test.shape.counts[expert], error);
+  // Figures go into the report of --gtest_output.
+  void expect_small(const char* product, double error, const ProductCase& test, size_t expert) {
+    RecordProperty(fmt::format("{}_{}_{}_rows", product, name(test.shape.format), test.shape.counts[expert]),
+                   fmt::format("{:.1e}", error));
     EXPECT_LE(error, kTolerance) << "format " << static_cast<int>(test.shape.format) << ", expert " << expert;
   }
 };
@@ -118,7 +121,7 @@ TEST_P(ExpertsProductsGpu, GateUp) {
     }
     if (!runs(test)) continue;
     for (size_t e = 0; e < want.size(); ++e)
-      expect_small(test.error_of(e, want[e], static_cast<size_t>(intermediate), kGate), test, e);
+      expect_small("gate_up", test.error_of(e, want[e], static_cast<size_t>(intermediate), kGate), test, e);
   }
 }
 
@@ -147,9 +150,10 @@ TEST_P(ExpertsProductsGpu, Down) {
     }
     if (!runs(test)) continue;
     for (size_t e = 0; e < want.size(); ++e)
-      expect_small(test.error_of(e, want[e], static_cast<size_t>(hidden), 1.0), test, e);
+      expect_small("down", test.error_of(e, want[e], static_cast<size_t>(hidden), 1.0), test, e);
 
-    // The result itself, against the sum rounded to the output's bf16: values on the other side of a tie are off by a step.
+    // The result itself, against the sum rounded to the output's bf16 too. Values on the other side of a tie are off by a
+    // step: few of them, and which depends on the data, so that the norm scatters.
     std::fill(test.down.bias.begin(), test.down.bias.end(), 0.0f);
     runs(test);
     for (size_t e = 0; e < want.size(); ++e) {
@@ -158,7 +162,7 @@ TEST_P(ExpertsProductsGpu, Down) {
           uint16_t& bits = test.output[s * (hidden + 8) + h];
           bits = f32_to_bf16(bf16_to_f32(bits) - bf16_to_f32(f64_to_bf16(want[e][h])));
         }
-      expect_small(test.error_of(e, want[e], static_cast<size_t>(hidden), 1.0), test, e);
+      EXPECT_LE(test.error_of(e, want[e], static_cast<size_t>(hidden), 1.0), 2 * kTolerance);
     }
   }
 }
