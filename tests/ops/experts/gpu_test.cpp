@@ -134,7 +134,7 @@ TEST_P(ExpertsGpu, ManyRowsPerExpert) {
 
 // Powers of two from the smallest to beyond what one bf16 factor holds.
 TEST_P(ExpertsGpu, ScalesOfPackedWeights) {
-  if (GetParam() == "experts.wgmma_narrow") GTEST_SKIP() << "takes no packed weights";
+  if (GetParam().starts_with("experts.wgmma_narrow")) GTEST_SKIP() << "takes no packed weights";
   for (const QuantFormat format : {QuantFormat::mxfp4, QuantFormat::mxfp4_fp8})
     for (const int hidden : {160, 256, 512}) {
       ExpertsShape shape;
@@ -153,7 +153,7 @@ TEST_P(ExpertsGpu, ScalesOfPackedWeights) {
 
 // Of each four groups the one with the largest scale holds zeros: what lies far below it is all there is.
 TEST_P(ExpertsGpu, GroupsBelowTheRowsLargestScale) {
-  if (GetParam() == "experts.wgmma_narrow") GTEST_SKIP() << "takes no packed weights";
+  if (GetParam().starts_with("experts.wgmma_narrow")) GTEST_SKIP() << "takes no packed weights";
   for (const int below : {1, 6, 13, 14})
     for (const int hidden : {160, 512}) {
       SCOPED_TRACE(testing::Message() << below << " binades below");
