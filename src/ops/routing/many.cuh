@@ -264,14 +264,8 @@ __device__ inline void choose_sets(const float (&maxima)[kManySets], float bound
     if (chosen[i]) sets[at++] = W::lane() * kManySets + i;
 }
 
-__device__ inline uint64_t ranked(const uint2& candidate) {
-  return ranked(gpu::ordered_key(__uint_as_float(candidate.x) + 0.0f), candidate.y);
-}
-
-// The places of `total` candidates: the number of larger ones. Equal ones get one place, and the next one stays empty,
-// unless ties are settled.
-template <bool kSettlesTies>
-__device__ void rank_candidates(uint32_t total, uint32_t num_topk, ManyScratch& scratch) {
+// The places of `total` candidates: the number of larger ones. Equal ones get one place, and the next one stays empty.
+__device__ inline void rank_candidates(uint32_t total, uint32_t num_topk, ManyScratch& scratch) {
   using W = gpu::Wave<kManyLanes>;
   constexpr uint32_t kStep = 2 * kManyLanes;
   const auto* const all = reinterpret_cast<const uint2*>(scratch.candidates);
@@ -286,13 +280,8 @@ __device__ void rank_candidates(uint32_t total, uint32_t num_topk, ManyScratch& 
         const uint4 two = scratch.candidates[other / 2 + pair];
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-          if constexpr (kSettlesTies) {
-            above[i] += ranked(make_uint2(two.x, two.y)) > ranked(own[i]) ? 1.0f : 0.0f;
-            above[i] += ranked(make_uint2(two.z, two.w)) > ranked(own[i]) ? 1.0f : 0.0f;
-          } else {
-            above[i] += __uint_as_float(two.x) > __uint_as_float(own[i].x) ? 1.0f : 0.0f;
-            above[i] += __uint_as_float(two.z) > __uint_as_float(own[i].x) ? 1.0f : 0.0f;
-          }
+          above[i] += __uint_as_float(two.x) > __uint_as_float(own[i].x) ? 1.0f : 0.0f;
+          above[i] += __uint_as_float(two.z) > __uint_as_float(own[i].x) ? 1.0f : 0.0f;
         }
       }
     }
@@ -301,6 +290,23 @@ __device__ void rank_candidates(uint32_t total, uint32_t num_topk, ManyScratch& 
       const auto place = static_cast<uint32_t>(above[i]);
       if (place <= num_topk && first + i * kManyLanes + W::lane() < total) scratch.best[place] = own[i];
     }
+  }
+}
+
+// The same where some are equal: the lower column first. Little code: it comes from far away, and rarely.
+__device__ inline void rank_equal_candidates(uint32_t total, uint32_t num_topk, ManyScratch& scratch) {
+  using W = gpu::Wave<kManyLanes>;
+  const auto* const all = reinterpret_cast<const uint2*>(scratch.candidates);
+#pragma unroll 1
+  for (uint32_t at = W::lane(); at < total; at += kManyLanes) {
+    const uint2 own = all[at];
+    uint32_t place = 0;
+#pragma unroll 1
+    for (uint32_t other = 0; other < total; ++other) {
+      const float choice = __uint_as_float(all[other].x);
+      place += choice > __uint_as_float(own.x) || (choice == __uint_as_float(own.x) && all[other].y < own.y) ? 1 : 0;
+    }
+    if (place < num_topk) scratch.best[place] = own;
   }
 }
 
@@ -405,13 +411,13 @@ __global__ void __launch_bounds__(kManyThreads) routing_warp_many(const MIXLANE_
     *next++ = make_uint2(__float_as_uint(is_short ? tag(own[i], column) : own[i]), column);
   }
   W::sync();
-  rank_candidates<false>(total, args.num_topk, scratch);
+  rank_candidates(total, args.num_topk, scratch);
   W::sync();
   const bool is_tied = (lane < args.num_topk && scratch.best[lane].y == kNobody) ||
                        (total > args.num_topk && scratch.best[args.num_topk].y == kNobody);
   if (any_beside(is_usual && is_tied)) {
     W::sync();
-    rank_candidates<true>(total, args.num_topk, scratch);
+    rank_equal_candidates(total, args.num_topk, scratch);
     W::sync();
   }
 
