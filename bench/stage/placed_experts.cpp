@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "io/weights.hpp"
+#include "mixlane/weights.hpp"
 
 namespace mixlane::bench {
 namespace {
