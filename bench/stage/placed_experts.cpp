@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "mixlane/weights.hpp"
 
 namespace mixlane::bench {
 namespace {
