@@ -26,7 +26,7 @@ ExpertsCase::ExpertsCase(Context& context, StageInputs& inputs, std::shared_ptr<
   }
   const std::string automatic = chosen();
   std::erase_if(candidates_, [&, i = size_t{0}](const std::string& id) mutable {
-    return estimates[i++] > kHopeless * best && id != automatic;
+    return estimates[i++] > kHopelessEstimate * best && id != automatic;
   });
 }
 

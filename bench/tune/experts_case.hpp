@@ -17,8 +17,7 @@ class ExpertsCase {
   // `experts`: placed for the model, the format and the local experts of `inputs`. All must outlive this.
   ExpertsCase(Context& context, StageInputs& inputs, std::shared_ptr<const PlacedExperts> experts);
 
-  // Simpler ones first, without those that the model expects to take kHopeless times what the best one takes.
-  static constexpr double kHopeless = 3;
+  // Simpler ones first, without those that are hopeless by the model.
   const std::vector<std::string>& candidates() const { return candidates_; }
   // The key of the call.
   PackedKey key() const;
