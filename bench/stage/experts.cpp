@@ -3,11 +3,12 @@
 #include <map>
 
 #include "core/numeric.hpp"
-#include "io/weights.hpp"
 #include "mixlane/align.hpp"
+#include "mixlane/weights.hpp"
 #include "ops/experts/op.hpp"
 #include "ops/quant/formats.hpp"
 #include "ops/quant/op.hpp"
+#include "stage/checkpoint_experts.hpp"
 #include "stage/device_tensor.hpp"
 #include "stage/op_stage.hpp"
 #include "stage/placed_experts.hpp"
@@ -28,7 +29,7 @@ struct SlotTable {
 
 class ExpertsStage final : public OpStage<ExpertsArgs> {
  public:
-  ExpertsStage(const StageSetup& setup, std::shared_ptr<const PlacedExperts> experts);
+  ExpertsStage(const StageSetup& setup, std::shared_ptr<StageExperts> experts);
 
   std::string options() const override { return fmt::format("experts={} block={}", num_local_, kSlotBlock); }
   int num_sets() const override { return num_sets_; }
@@ -49,7 +50,7 @@ class ExpertsStage final : public OpStage<ExpertsArgs> {
   StageInputs& inputs_;
   int num_local_;
   int num_sets_ = 1;
-  std::shared_ptr<const PlacedExperts> experts_;
+  std::shared_ptr<StageExperts> experts_;
   std::vector<std::byte> codes_, scales_;  // of the rows, if they are quantised
   ConstTensorView host_rows_, host_scales_;
   DeviceTensor rows_, row_scales_;
@@ -58,7 +59,7 @@ class ExpertsStage final : public OpStage<ExpertsArgs> {
   std::map<std::pair<int, int64_t>, std::vector<double>> expected_;  // of what has been checked
 };
 
-ExpertsStage::ExpertsStage(const StageSetup& setup, std::shared_ptr<const PlacedExperts> experts)
+ExpertsStage::ExpertsStage(const StageSetup& setup, std::shared_ptr<StageExperts> experts)
     : OpStage(setup.context, select_experts, run_experts),
       inputs_(setup.inputs),
       num_local_(cell().shape.routing.num_experts / cell().num_ranks),
@@ -142,9 +143,19 @@ ExpertsArgs ExpertsStage::args(int set) const {
 }
 
 const std::vector<double>& ExpertsStage::expected_row(int expert, int64_t row) {
-  std::vector<double>& values = expected_[{experts_->made_index(expert), row}];
-  if (values.empty())
-    values = experts_->expected_row(inputs_.cpu(), expert, part_of(host_rows_, row), part_of(host_scales_, row));
+  std::vector<double>& values = expected_[{expert, row}];
+  if (!values.empty()) return values;
+  ExpertsArgs args;
+  args.weights = experts_->on_host(expert);
+  args.activation = cell().shape.activation;
+  args.rows = part_of(host_rows_, row);
+  args.row_scales = part_of(host_scales_, row);
+  const int64_t hidden = cell().shape.hidden;
+  std::vector<uint16_t> output(static_cast<size_t>(hidden));
+  args.output = {output.data(), DType::bf16, {1, hidden}};
+  args.variant = "experts.reference";
+  run_experts(inputs_.cpu(), args);
+  for (const uint16_t value : output) values.push_back(bf16_to_f32(value));
   return values;
 }
 
@@ -201,15 +212,18 @@ StageWork ExpertsStage::work() const {
 
 std::vector<std::unique_ptr<DeviceStage>> make_experts_stages(const StageSetup& setup) {
   const StageCell& cell = setup.inputs.cell();
+  std::shared_ptr<StageExperts> experts;
+  if (setup.checkpoint)
+    experts = {std::shared_ptr<void>(), setup.checkpoint};  // the caller's
+  else
+    experts = std::make_shared<PlacedExperts>(setup.inputs.cpu(), setup.context.device(), cell.shape, cell.format,
+                                              cell.shape.routing.num_experts / cell.num_ranks, cell.seed);
   std::vector<std::unique_ptr<DeviceStage>> stages;
-  stages.push_back(make_experts_stage(
-      setup, std::make_shared<PlacedExperts>(setup.inputs.cpu(), setup.context.device(), cell.shape, cell.format,
-                                             cell.shape.routing.num_experts / cell.num_ranks, cell.seed)));
+  stages.push_back(make_experts_stage(setup, std::move(experts)));
   return stages;
 }
 
-std::unique_ptr<OpStage<ExpertsArgs>> make_experts_stage(const StageSetup& setup,
-                                                         std::shared_ptr<const PlacedExperts> experts) {
+std::unique_ptr<OpStage<ExpertsArgs>> make_experts_stage(const StageSetup& setup, std::shared_ptr<StageExperts> experts) {
   return std::make_unique<ExpertsStage>(setup, std::move(experts));
 }
 

@@ -2,8 +2,6 @@
 
 #include <algorithm>
 
-#include "core/numeric.hpp"
-
 namespace mixlane::bench {
 namespace {
 
@@ -31,6 +29,11 @@ DeviceTensor spread(Device device, const ConstTensorView& made, int count) {
   return all;
 }
 
+std::array<ConstTensorView*, 6> views_of(ExpertWeights& weights) {
+  return {&weights.gate_up, &weights.gate_up_scales, &weights.gate_up_bias,
+          &weights.down,    &weights.down_scales,    &weights.down_bias};
+}
+
 }  // namespace
 
 ConstTensorView part_of(ConstTensorView view, int64_t index) {
@@ -42,37 +45,20 @@ ConstTensorView part_of(ConstTensorView view, int64_t index) {
 
 PlacedExperts::PlacedExperts(Context& cpu, Device device, const Model& model, QuantFormat format, int num_experts,
                              uint64_t seed)
-    : activation_(model.activation), made_(make_weights(cpu, model, format, num_experts, seed)) {
-  on_device_ = made_.weights.experts;
+    : made_(make_weights(cpu, model, format, num_experts, seed)), on_device_(made_.weights.experts) {
+  for (int e = 0; e < on_device_.num_experts; ++e) {
+    ExpertWeights one = on_device_;
+    one.num_experts = 1;
+    for (ConstTensorView* view : views_of(one)) *view = part_of(*view, e);
+    on_host_.push_back(one);
+  }
   on_device_.num_experts = num_experts;
-  const std::array<ConstTensorView*, 6> views{&on_device_.gate_up, &on_device_.gate_up_scales, &on_device_.gate_up_bias,
-                                              &on_device_.down,    &on_device_.down_scales,    &on_device_.down_bias};
+  const std::array views = views_of(on_device_);
   for (size_t i = 0; i < views.size(); ++i) {
     if (!views[i]->given()) continue;
     weights_[i] = spread(device, *views[i], num_experts);
     *views[i] = weights_[i].view(0);
   }
-}
-
-std::vector<double> PlacedExperts::expected_row(Context& cpu, int expert, const ConstTensorView& row,
-                                                const ConstTensorView& scales) const {
-  ExpertsArgs args;
-  args.weights = made_.weights.experts;
-  args.weights.num_experts = 1;
-  for (ConstTensorView* view : {&args.weights.gate_up, &args.weights.gate_up_scales, &args.weights.gate_up_bias,
-                                &args.weights.down, &args.weights.down_scales, &args.weights.down_bias})
-    *view = part_of(*view, made_index(expert));
-  args.activation = activation_;
-  args.rows = row;
-  args.row_scales = scales;
-  const auto hidden = int64_t{args.weights.hidden};
-  std::vector<uint16_t> output(static_cast<size_t>(hidden));
-  args.output = {output.data(), DType::bf16, {1, hidden}};
-  args.variant = "experts.reference";
-  run_experts(cpu, args);
-  std::vector<double> values;
-  for (const uint16_t value : output) values.push_back(bf16_to_f32(value));
-  return values;
 }
 
 }  // namespace mixlane::bench

@@ -185,9 +185,10 @@ std::vector<std::string> Timed::ids() const {
   return all;
 }
 
-Timed time_candidates(DeviceTimer& timer, const AlignCase& align_case, const RaceOptions& options) {
+Timed time_candidates(DeviceTimer& timer, const AlignCase& align_case, const RaceOptions& options,
+                      std::vector<const Variant<AlignArgs>*> candidates) {
   Timed timed;
-  timed.candidates = align_case.candidates();
+  timed.candidates = candidates.empty() ? align_case.candidates() : std::move(candidates);
   std::vector<PreparedWork> works;
   for (const auto* candidate : timed.candidates) works.push_back(timer.prepare(align_case.work(*candidate)));
   timed.result = race_works(works, options);

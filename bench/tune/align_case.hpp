@@ -77,7 +77,9 @@ struct Timed {
   std::vector<std::string> ids() const;
 };
 
-Timed time_candidates(DeviceTimer& timer, const AlignCase& align_case, const RaceOptions& options);
+// `candidates`: some of the case's own, or none for all of them.
+Timed time_candidates(DeviceTimer& timer, const AlignCase& align_case, const RaceOptions& options,
+                      std::vector<const Variant<AlignArgs>*> candidates = {});
 
 // Throws unsupported while the stream is captured.
 void refuse_capture(Stream caller);

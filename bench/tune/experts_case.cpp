@@ -9,7 +9,7 @@
 
 namespace mixlane::bench {
 
-ExpertsCase::ExpertsCase(Context& context, StageInputs& inputs, std::shared_ptr<const PlacedExperts> experts)
+ExpertsCase::ExpertsCase(Context& context, StageInputs& inputs, std::shared_ptr<StageExperts> experts)
     : tokens_(inputs.cell().tokens), stage_(make_experts_stage({context, inputs, options_, true}, std::move(experts))) {
   const int num_multiprocessors = experts_tuning(context).machine().num_multiprocessors;
   std::vector<double> estimates;

@@ -15,7 +15,7 @@ namespace mixlane::bench {
 class ExpertsCase {
  public:
   // `experts`: placed for the model, the format and the local experts of `inputs`. All must outlive this.
-  ExpertsCase(Context& context, StageInputs& inputs, std::shared_ptr<const PlacedExperts> experts);
+  ExpertsCase(Context& context, StageInputs& inputs, std::shared_ptr<StageExperts> experts);
 
   // Simpler ones first, without those that are hopeless by the model.
   const std::vector<std::string>& candidates() const { return candidates_; }

@@ -23,6 +23,15 @@ std::vector<int64_t> token_buckets(int64_t pairs_per_token, int64_t most_tokens)
   }
 }
 
+int64_t first_in_bucket(int64_t tokens, int64_t pairs_per_token) {
+  int64_t first = 1;
+  for (const int64_t bucket : token_buckets(pairs_per_token)) {
+    if (tokens <= bucket) break;
+    first = bucket + 1;
+  }
+  return first;
+}
+
 RaceResult race_works(std::span<PreparedWork> works, const RaceOptions& options) {
   const auto sample = [&](int candidate) {
     PreparedWork& work = works[static_cast<size_t>(candidate)];

@@ -21,6 +21,8 @@ inline constexpr int64_t kMaxTunedTokens = 8192;
 
 // Every bucket up to `most_tokens`, or all.
 std::vector<int64_t> token_buckets(int64_t pairs_per_token, int64_t most_tokens = INT64_MAX);
+// The fewest tokens of the bucket that has `tokens`.
+int64_t first_in_bucket(int64_t tokens, int64_t pairs_per_token);
 
 // A sample of each in turn.
 RaceResult race_works(std::span<PreparedWork> works, const RaceOptions& options);
