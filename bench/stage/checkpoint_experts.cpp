@@ -66,7 +66,7 @@ CheckpointExperts::CheckpointExperts(Context& cpu, Context& device, CheckpointSo
   figures_.copy_gbs = bare_copy_gbs(device.device());
 }
 
-const ExpertWeights& CheckpointExperts::on_host(int expert) {
+ExpertWeights CheckpointExperts::on_host(int expert) {
   const auto found = on_host_.find(expert);
   if (found != on_host_.end()) return found->second.weights.experts;
   if (!host_loader_) host_loader_.emplace(cpu_, source_.folder);

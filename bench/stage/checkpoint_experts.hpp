@@ -6,7 +6,7 @@
 #include <string>
 
 #include "mixlane/weights.hpp"
-#include "stage/stage_experts.hpp"
+#include "stage/placed_experts.hpp"
 
 namespace mixlane::bench {
 
@@ -29,14 +29,14 @@ struct LoadFigures {
   double copy_gbs = 0;  // a bare copy from pinned host memory to the device
 };
 
-class CheckpointExperts final : public StageExperts {
+class CheckpointExperts final : public PlacedExperts {
  public:
   // Loads until the weights have been there three times, or once if that takes long. `cpu` must outlive this.
   CheckpointExperts(Context& cpu, Context& device, CheckpointSource source);
 
   const ExpertWeights& on_device() const override { return loaded_.weights.experts; }
   // As the CPU's loader reads it; kept.
-  const ExpertWeights& on_host(int expert) override;
+  ExpertWeights on_host(int expert) override;
   const LoadFigures& figures() const { return figures_; }
 
  private:

@@ -4,11 +4,9 @@
 
 #include "core/numeric.hpp"
 #include "mixlane/align.hpp"
-#include "mixlane/weights.hpp"
 #include "ops/experts/op.hpp"
 #include "ops/quant/formats.hpp"
 #include "ops/quant/op.hpp"
-#include "stage/checkpoint_experts.hpp"
 #include "stage/device_tensor.hpp"
 #include "stage/op_stage.hpp"
 #include "stage/placed_experts.hpp"
@@ -29,7 +27,7 @@ struct SlotTable {
 
 class ExpertsStage final : public OpStage<ExpertsArgs> {
  public:
-  ExpertsStage(const StageSetup& setup, std::shared_ptr<StageExperts> experts);
+  ExpertsStage(const StageSetup& setup, std::shared_ptr<PlacedExperts> experts);
 
   std::string options() const override { return fmt::format("experts={} block={}", num_local_, kSlotBlock); }
   int num_sets() const override { return num_sets_; }
@@ -50,7 +48,7 @@ class ExpertsStage final : public OpStage<ExpertsArgs> {
   StageInputs& inputs_;
   int num_local_;
   int num_sets_ = 1;
-  std::shared_ptr<StageExperts> experts_;
+  std::shared_ptr<PlacedExperts> experts_;
   std::vector<std::byte> codes_, scales_;  // of the rows, if they are quantised
   ConstTensorView host_rows_, host_scales_;
   DeviceTensor rows_, row_scales_;
@@ -59,7 +57,7 @@ class ExpertsStage final : public OpStage<ExpertsArgs> {
   std::map<std::pair<int, int64_t>, std::vector<double>> expected_;  // of what has been checked
 };
 
-ExpertsStage::ExpertsStage(const StageSetup& setup, std::shared_ptr<StageExperts> experts)
+ExpertsStage::ExpertsStage(const StageSetup& setup, std::shared_ptr<PlacedExperts> experts)
     : OpStage(setup.context, select_experts, run_experts),
       inputs_(setup.inputs),
       num_local_(cell().shape.routing.num_experts / cell().num_ranks),
@@ -143,14 +141,14 @@ ExpertsArgs ExpertsStage::args(int set) const {
 }
 
 const std::vector<double>& ExpertsStage::expected_row(int expert, int64_t row) {
-  std::vector<double>& values = expected_[{expert, row}];
+  std::vector<double>& values = expected_[{experts_->distinct_index(expert), row}];
   if (!values.empty()) return values;
+  const int64_t hidden = cell().shape.hidden;
   ExpertsArgs args;
   args.weights = experts_->on_host(expert);
   args.activation = cell().shape.activation;
   args.rows = part_of(host_rows_, row);
   args.row_scales = part_of(host_scales_, row);
-  const int64_t hidden = cell().shape.hidden;
   std::vector<uint16_t> output(static_cast<size_t>(hidden));
   args.output = {output.data(), DType::bf16, {1, hidden}};
   args.variant = "experts.reference";
@@ -212,18 +210,16 @@ StageWork ExpertsStage::work() const {
 
 std::vector<std::unique_ptr<DeviceStage>> make_experts_stages(const StageSetup& setup) {
   const StageCell& cell = setup.inputs.cell();
-  std::shared_ptr<StageExperts> experts;
-  if (setup.checkpoint)
-    experts = {std::shared_ptr<void>(), setup.checkpoint};  // the caller's
-  else
-    experts = std::make_shared<PlacedExperts>(setup.inputs.cpu(), setup.context.device(), cell.shape, cell.format,
-                                              cell.shape.routing.num_experts / cell.num_ranks, cell.seed);
   std::vector<std::unique_ptr<DeviceStage>> stages;
-  stages.push_back(make_experts_stage(setup, std::move(experts)));
+  stages.push_back(make_experts_stage(
+      setup, setup.experts
+                 ? setup.experts
+                 : std::make_shared<RandomExperts>(setup.inputs.cpu(), setup.context.device(), cell.shape, cell.format,
+                                                   cell.shape.routing.num_experts / cell.num_ranks, cell.seed)));
   return stages;
 }
 
-std::unique_ptr<OpStage<ExpertsArgs>> make_experts_stage(const StageSetup& setup, std::shared_ptr<StageExperts> experts) {
+std::unique_ptr<OpStage<ExpertsArgs>> make_experts_stage(const StageSetup& setup, std::shared_ptr<PlacedExperts> experts) {
   return std::make_unique<ExpertsStage>(setup, std::move(experts));
 }
 

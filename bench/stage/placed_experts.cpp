@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "io/weights.hpp"
+
 namespace mixlane::bench {
 namespace {
 
@@ -29,11 +31,6 @@ DeviceTensor spread(Device device, const ConstTensorView& made, int count) {
   return all;
 }
 
-std::array<ConstTensorView*, 6> views_of(ExpertWeights& weights) {
-  return {&weights.gate_up, &weights.gate_up_scales, &weights.gate_up_bias,
-          &weights.down,    &weights.down_scales,    &weights.down_bias};
-}
-
 }  // namespace
 
 ConstTensorView part_of(ConstTensorView view, int64_t index) {
@@ -43,22 +40,27 @@ ConstTensorView part_of(ConstTensorView view, int64_t index) {
   return view;
 }
 
-PlacedExperts::PlacedExperts(Context& cpu, Device device, const Model& model, QuantFormat format, int num_experts,
+RandomExperts::RandomExperts(Context& cpu, Device device, const Model& model, QuantFormat format, int num_experts,
                              uint64_t seed)
-    : made_(make_weights(cpu, model, format, num_experts, seed)), on_device_(made_.weights.experts) {
-  for (int e = 0; e < on_device_.num_experts; ++e) {
-    ExpertWeights one = on_device_;
-    one.num_experts = 1;
-    for (ConstTensorView* view : views_of(one)) *view = part_of(*view, e);
-    on_host_.push_back(one);
-  }
+    : made_(make_weights(cpu, model, format, num_experts, seed)) {
+  on_device_ = made_.weights.experts;
   on_device_.num_experts = num_experts;
-  const std::array views = views_of(on_device_);
+  const std::array<ConstTensorView*, 6> views{&on_device_.gate_up, &on_device_.gate_up_scales, &on_device_.gate_up_bias,
+                                              &on_device_.down,    &on_device_.down_scales,    &on_device_.down_bias};
   for (size_t i = 0; i < views.size(); ++i) {
     if (!views[i]->given()) continue;
     weights_[i] = spread(device, *views[i], num_experts);
     *views[i] = weights_[i].view(0);
   }
+}
+
+ExpertWeights RandomExperts::on_host(int expert) {
+  ExpertWeights one = made_.weights.experts;
+  one.num_experts = 1;
+  for (ConstTensorView* view :
+       {&one.gate_up, &one.gate_up_scales, &one.gate_up_bias, &one.down, &one.down_scales, &one.down_bias})
+    *view = part_of(*view, distinct_index(expert));
+  return one;
 }
 
 }  // namespace mixlane::bench

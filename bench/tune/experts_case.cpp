@@ -9,7 +9,7 @@
 
 namespace mixlane::bench {
 
-ExpertsCase::ExpertsCase(Context& context, StageInputs& inputs, std::shared_ptr<StageExperts> experts)
+ExpertsCase::ExpertsCase(Context& context, StageInputs& inputs, std::shared_ptr<PlacedExperts> experts)
     : tokens_(inputs.cell().tokens), stage_(make_experts_stage({context, inputs, options_, true}, std::move(experts))) {
   const int num_multiprocessors = experts_tuning(context).machine().num_multiprocessors;
   std::vector<double> estimates;
@@ -26,7 +26,7 @@ ExpertsCase::ExpertsCase(Context& context, StageInputs& inputs, std::shared_ptr<
   }
   const std::string automatic = chosen();
   std::erase_if(candidates_, [&, i = size_t{0}](const std::string& id) mutable {
-    return estimates[i++] > kHopelessEstimate * best && id != automatic;
+    return estimates[i++] > kHopeless * best && id != automatic;
   });
 }
 

@@ -15,9 +15,10 @@ namespace mixlane::bench {
 class ExpertsCase {
  public:
   // `experts`: placed for the model, the format and the local experts of `inputs`. All must outlive this.
-  ExpertsCase(Context& context, StageInputs& inputs, std::shared_ptr<StageExperts> experts);
+  ExpertsCase(Context& context, StageInputs& inputs, std::shared_ptr<PlacedExperts> experts);
 
-  // Simpler ones first, without those that are hopeless by the model.
+  // Simpler ones first, without those that the model expects to take kHopeless times what the best one takes.
+  static constexpr double kHopeless = 3;
   const std::vector<std::string>& candidates() const { return candidates_; }
   // The key of the call.
   PackedKey key() const;

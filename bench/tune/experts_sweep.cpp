@@ -20,7 +20,7 @@ void for_each_placed(Context& context, Context& cpu, const ExpertsSweep& sweep, 
   for (const Model& model : sweep.models)
     for (const QuantFormat format : sweep.formats)
       body(model, format,
-           std::make_shared<PlacedExperts>(cpu, context.device(), model, format, model.routing.num_experts / sweep.num_ranks,
+           std::make_shared<RandomExperts>(cpu, context.device(), model, format, model.routing.num_experts / sweep.num_ranks,
                                            kTuneSeed));
 }
 
