@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "io/weights.hpp"
 
 namespace mixlane::bench {
 namespace {

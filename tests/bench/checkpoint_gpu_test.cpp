@@ -77,14 +77,16 @@ TEST_F(CheckpointStageGpu, ASweepChecksAndTimesTheLayersExperts) {
 TEST_F(CheckpointStageGpu, OtherWeightsDoNotPass) {
   write(DType::bf16);
   Context cpu({.num_threads = 2}), gpu({.device = gpu_device()});
-  CheckpointExperts experts(cpu, gpu, {folder.path(), 4, model_of_the_file(), QuantFormat::none, 6});
+  const auto placed = std::make_shared<CheckpointExperts>(
+      cpu, gpu, CheckpointSource{folder.path(), 4, model_of_the_file(), QuantFormat::none, 6});
+  CheckpointExperts& experts = *placed;
   EXPECT_EQ(experts.figures().read_bytes, 6 * 3 * 128 * 64 * 2);
   EXPECT_GT(experts.figures().best_s, 0);
   EXPECT_GT(experts.figures().copy_gbs, 0);
   const Model model = model_of_the_file();
   StageInputs inputs({model, QuantFormat::none, 40, parse_workload("balanced"), 1, 3}, cpu);
   const StageOptions options;
-  const auto stages = make_experts_stages({gpu, inputs, options, false, &experts});
+  const auto stages = make_experts_stages({gpu, inputs, options, false, placed});
   ASSERT_EQ(stages.size(), 1u);
   DeviceStage& stage = *stages[0];
   const gpu::OwnedStream stream(gpu_device());
