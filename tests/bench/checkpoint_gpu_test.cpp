@@ -77,22 +77,21 @@ TEST_F(CheckpointStageGpu, ASweepChecksAndTimesTheLayersExperts) {
 TEST_F(CheckpointStageGpu, OtherWeightsDoNotPass) {
   write(DType::bf16);
   Context cpu({.num_threads = 2}), gpu({.device = gpu_device()});
-  const auto placed = std::make_shared<CheckpointExperts>(
+  const auto experts = std::make_shared<CheckpointExperts>(
       cpu, gpu, CheckpointSource{folder.path(), 4, model_of_the_file(), QuantFormat::none, 6});
-  CheckpointExperts& experts = *placed;
-  EXPECT_EQ(experts.figures().read_bytes, 6 * 3 * 128 * 64 * 2);
-  EXPECT_GT(experts.figures().best_s, 0);
-  EXPECT_GT(experts.figures().copy_gbs, 0);
+  EXPECT_EQ(experts->figures().read_bytes, 6 * 3 * 128 * 64 * 2);
+  EXPECT_GT(experts->figures().best_s, 0);
+  EXPECT_GT(experts->figures().copy_gbs, 0);
   const Model model = model_of_the_file();
   StageInputs inputs({model, QuantFormat::none, 40, parse_workload("balanced"), 1, 3}, cpu);
   const StageOptions options;
-  const auto stages = make_experts_stages({gpu, inputs, options, false, placed});
+  const auto stages = make_experts_stages({gpu, inputs, options, false, experts});
   ASSERT_EQ(stages.size(), 1u);
   DeviceStage& stage = *stages[0];
   const gpu::OwnedStream stream(gpu_device());
   stage.enqueue(stage.automatic(), stream.get(), 0);
   EXPECT_TRUE(stage.verify(stream.get(), 0).passed);
-  const ConstTensorView& down = experts.on_device().down;
+  const ConstTensorView& down = experts->on_device().down;
   gpu::fill(const_cast<void*>(down.data), 0x3f, size_bytes(down.dtype, down.num_values()), stream.get());
   stage.enqueue(stage.automatic(), stream.get(), 0);
   EXPECT_FALSE(stage.verify(stream.get(), 0).passed);

@@ -97,6 +97,11 @@ WgmmaShape wgmma_shape(const ExpertsArgs& args, int num_multiprocessors) {
           .num_multiprocessors = num_multiprocessors};
 }
 
+double touched_experts(const WgmmaShape& shape) {
+  const auto experts = static_cast<double>(std::max<int64_t>(shape.num_experts, 1));
+  return experts * (1 - std::pow(1 - 1 / experts, std::max(shape.num_pairs, 1.0)));
+}
+
 int num_wgmma_launches(QuantFormat format, WgmmaConfig config) {
   // fp8_channel: the scale of a whole activated row needs a pass between the products. e2m1 weights: kernels of one product
   // have registers for the decoding that one for both has not.
@@ -123,9 +128,7 @@ std::vector<WgmmaConfig> wgmma_candidates(QuantFormat format) {
 // same; then what the last tiles leave idle.
 double estimate_wgmma_us(const WgmmaShape& shape, WgmmaConfig config) {
   const Costs& costs = costs_of(shape.format);
-  const auto experts = static_cast<double>(std::max<int64_t>(shape.num_experts, 1));
-  const double pairs = std::max(shape.num_pairs, 1.0);
-  const double touched = experts * -std::expm1(pairs * std::log1p(-1 / (experts + 1e-9)));
+  const double pairs = std::max(shape.num_pairs, 1.0), touched = touched_experts(shape);
   const Cut cut(costs, config.tiles == WgmmaConfig::Tiles::wide && costs.wide_stage_ns > 0, pairs / touched);
   const int64_t parts = shape.gated ? 2 : 1;
   const Product first(costs, cut, shape.hidden, shape.intermediate, parts);

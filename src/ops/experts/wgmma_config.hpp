@@ -30,6 +30,9 @@ struct WgmmaShape {
 // the others are taken to be on other ranks.
 WgmmaShape wgmma_shape(const ExpertsArgs& args, int num_multiprocessors);
 
+// Experts that have rows, on average, if pairs choose theirs at random.
+double touched_experts(const WgmmaShape& shape);
+
 struct WgmmaConfig {
   enum class Launches : uint8_t {
     fewest,  // one, but two of formats that want two
