@@ -129,10 +129,12 @@ std::vector<WgmmaConfig> wgmma_candidates(QuantFormat format) {
 double estimate_wgmma_us(const WgmmaShape& shape, WgmmaConfig config) {
   const Costs& costs = costs_of(shape.format);
   const double pairs = std::max(shape.num_pairs, 1.0), touched = touched_experts(shape);
-  const Cut cut(costs, config.tiles == WgmmaConfig::Tiles::wide && costs.wide_stage_ns > 0, pairs / touched);
+  const bool wide = config.tiles == WgmmaConfig::Tiles::wide && costs.wide_stage_ns > 0;
+  // A gate's scales of 128x128 are those of wide tiles only where outputs come in groups of 128 (has_wide_tiles).
+  const bool first_wide = wide && !(shape.format == QuantFormat::fp8_block && shape.gated && shape.intermediate % 128 != 0);
   const int64_t parts = shape.gated ? 2 : 1;
-  const Product first(costs, cut, shape.hidden, shape.intermediate, parts);
-  const Product down(costs, cut, shape.intermediate, shape.hidden, 1);
+  const Product first(costs, Cut(costs, first_wide, pairs / touched), shape.hidden, shape.intermediate, parts);
+  const Product down(costs, Cut(costs, wide, pairs / touched), shape.intermediate, shape.hidden, 1);
 
   const double values =
       static_cast<double>(shape.hidden) * static_cast<double>(shape.intermediate) * static_cast<double>(parts + 1);
