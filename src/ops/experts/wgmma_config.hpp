@@ -54,7 +54,9 @@ struct NamedWgmmaConfig {
   WgmmaConfig config;
 };
 inline constexpr std::array<NamedWgmmaConfig, 3> kWgmmaConfigs{{
-    {"experts.wgmma", "Hopper's warpgroup products, both in one persistent launch; every format", {}},
+    {"experts.wgmma",
+     "Hopper's warpgroup products, persistent, both in one launch but for fp8_channel and e2m1 weights",
+     {}},
     {"experts.wgmma_narrow",
      "the same with tiles of at most 96 rows (fp8: 64), the weights on the left",
      {WgmmaConfig::Launches::fewest, WgmmaConfig::Tiles::narrow}},
