@@ -125,7 +125,8 @@ std::vector<TunedTable> tune_exchange(const std::vector<ExchangeStage>& stages, 
 }
 
 int tune_exchange_stage(Context& context, const TuneOptions& options) {
-  if (options.regret) fail(ErrorCode::invalid_argument, "--regret is measured of align; leave it out for {}", options.stage);
+  if (options.regret)
+    fail(ErrorCode::invalid_argument, "--regret is measured of align and experts; leave it out for {}", options.stage);
   if (!options.shapes.empty() || !options.ids.empty())
     fail(ErrorCode::invalid_argument, "--shapes and --ids are of align; {} takes --hidden, --ranks and --multiprocessors",
          options.stage);
