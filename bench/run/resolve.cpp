@@ -130,10 +130,15 @@ void check_layer_options(const BenchOptions& options) {
 }
 
 void check_gpu_options(const BenchOptions& options) {
-  if (!options.checkpoint.empty() || !options.hidden.empty() || !options.logits.empty() || options.mask)
+  if (!options.hidden.empty() || !options.logits.empty() || options.mask)
     fail(ErrorCode::invalid_argument,
-         "--checkpoint, --hidden, --logits and --mask are of a layer, which runs on the cpu; on "
-         "a GPU stages are measured alone");
+         "--hidden, --logits and --mask are of a layer, which runs on the cpu; on a GPU stages are measured alone");
+  const auto& chosen = options.stages;
+  if (!options.checkpoint.empty() && !chosen.empty() && std::find(chosen.begin(), chosen.end(), "experts") == chosen.end())
+    fail(ErrorCode::invalid_argument,
+         "--checkpoint on a GPU has the weights of the experts stage, --stages {} does not; add experts, or leave "
+         "--checkpoint out",
+         fmt::join(chosen, ","));
   for (const Workload& workload : options.workloads)
     if (workload.skew == Skew::ragged)
       fail(ErrorCode::invalid_argument, "--workload ragged spreads tokens over ranks; stages alone have one rank's");
