@@ -195,6 +195,7 @@ TEST_F(ExchangeBench, ASweepStoresEveryWay) {
   arguments.tokens = {1, 33};
   arguments.has_tokens = true;
   arguments.ranks = 2;
+  arguments.workload = {"balanced", "ragged"};
   arguments.stages = {"dispatch", "combine"};
   arguments.exchange_text.dispatch = {"latency", "copy_engine+latency"};
   arguments.exchange_text.combine_rows = {"reduced", "pairs"};
@@ -206,9 +207,11 @@ TEST_F(ExchangeBench, ASweepStoresEveryWay) {
   ASSERT_EQ(run_stage_sweep(resolve(arguments, {"mixlane", "bench"})), 0);
   const Collection found = collect_results(arguments.out);
   ASSERT_EQ(found.files.size(), 1u);
-  ASSERT_EQ(found.files[0].records.size(), 4u);
+  ASSERT_EQ(found.files[0].records.size(), 8u);
   for (const Record& record : found.files[0].records) {
-    EXPECT_EQ(record.rank_tokens, std::vector<int>(2, record.tokens));
+    ASSERT_EQ(record.rank_tokens.size(), 2u);
+    const bool ragged = record.workload == "ragged";  // one rank has none
+    EXPECT_EQ(record.rank_tokens[0] + record.rank_tokens[1], ragged ? record.tokens : 2 * record.tokens);
     std::set<std::string> seen;
     for (const StageRecord& stage : record.stages) {
       seen.insert(stage.stage + " " + stage.variant);
