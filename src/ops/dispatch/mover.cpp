@@ -60,6 +60,7 @@ Mover MoverChoice::of(const DispatchArgs& args, const DispatchKernelArgs& made) 
 // A rank with few tokens gets its partial sums from its inbox, which only combine.latency does. This goes by their number
 // alone, so that calls from graphs and from the host may take turns.
 Mover MoverChoice::of(const CombineArgs& args, const CombineKernelArgs& made) const {
+  if (made.uses_inbox && args.variant == "auto") return Mover::stores;
   const int64_t num_tokens = args.output.shape[0];
   const bool can = budget.has_bulk_copies && takes_bulk(made, config.combine_wire);
   Mover wanted = Mover::stores;
