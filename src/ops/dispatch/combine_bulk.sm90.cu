@@ -35,6 +35,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   __shared__ BulkShared shared;
   std::byte* const pieces = rows + int64_t{rings.num_rows} * rings.row_bytes;
   begin_launch(args);
+  stall_if_asked<ExchangeStage::combine>(args.exchange);
   const Exchange& exchange = args.exchange;
   // Owners with few tokens, who do not read flags.
   const uint32_t with_inbox = kWire == CombineWire::bf16 ? *exchange.routing.with_inbox : 0;
