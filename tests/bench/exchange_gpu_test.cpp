@@ -246,7 +246,9 @@ TEST_P(ExchangeTuning, ChoosesTheFastestAndItsTableIsFound) {
   ExchangeSweep sweep;
   sweep.num_ranks = 2;
   sweep.hidden = {64};
-  sweep.tokens = {1, 48};
+  // There is nothing to choose for combines of fewer.
+  const bool dispatches = stage == ExchangeStage::dispatch;
+  sweep.tokens = dispatches ? std::vector<int64_t>{1, 48} : std::vector<int64_t>{768, 1024};
   const TunedTable table = tune_exchange({stage}, exchange_tuning(context, stage).machine(), sweep,
                                          {"2026-01-01T00:00:00Z", "GPU", "driver", "commit", "command"})
                                .front();
@@ -267,7 +269,7 @@ TEST_P(ExchangeTuning, ChoosesTheFastestAndItsTableIsFound) {
   mixlane::test::write_file(folder / tuned_file_name(table), tuned_json(table));
   Context fresh({.device = gpu_device()});
   load_tuned(fresh, folder.path().string());
-  for (const int64_t tokens : {1, 40, 48}) {
+  for (const int64_t tokens : dispatches ? std::vector<int64_t>{1, 40, 48} : std::vector<int64_t>{768, 1000, 1024}) {
     const ExchangeKey key{2, 128, 0, true, tokens};
     const auto entry = std::find_if(table.entries.begin(), table.entries.end(), [&](const TunedEntry& each) {
       return key_text(table, each) == key_text(exchange_tune_space(stage), key.packed());

@@ -271,7 +271,7 @@ ReceivedRows GpuBackend::dispatch_send(const DispatchArgs& args, RoutingState& s
   if (dispatch_mover_ == Mover::copy_engines)
     copies_->send(dispatch_args_, budget_, stream);
   else if (dispatch_mover_ == Mover::bulk_copies)
-    launch_dispatch_bulk(dispatch_args_, budget_, stream);
+    launch_dispatch_bulk(dispatch_args_, !config_.early_rows, budget_, stream);
   else
     launch_dispatch(dispatch_args_, payload_of(config_, args), budget_, stream);
   if (check_) {
@@ -287,7 +287,8 @@ void GpuBackend::dispatch_receive(Stream stream) {
   if (dispatch_mover_ == Mover::stores && !check_) return;
   const gpu::DeviceGuard guard(device_);
   if (dispatch_mover_ == Mover::copy_engines) copies_->receive(dispatch_args_, stream);
-  if (dispatch_mover_ == Mover::bulk_copies) launch_dispatch_bulk_receive(dispatch_args_, budget_, stream);
+  if (dispatch_mover_ == Mover::bulk_copies && config_.early_rows)
+    launch_dispatch_bulk_receive(dispatch_args_, budget_, stream);
   if (check_) check_->after_dispatch(sent_, dispatch_args_, payload_of(config_, sent_), budget_, stream);
 }
 
