@@ -134,6 +134,7 @@ class Fetcher {
       __threadfence_block();
       gpu::ptx::fence_async_proxy();
       for (; fetched != found; ++fetched) fetch_token(shared_.found[fetched % kFound]);
+      HardwareWave::sync();  // all lanes have read them
       *static_cast<volatile uint32_t*>(&shared_.num_fetched) = fetched;
     } while (!all);
     // Nothing comes any more.

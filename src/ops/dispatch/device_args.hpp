@@ -129,6 +129,7 @@ struct DispatchKernelArgs {
   uint32_t num_topk = 0;
   bool wants_inbox = false;     // for combine
   bool inbox_by_count = false;  // only if so few tokens count
+  bool whole_rows = false;      // no block sends a part of a row: what a block flags is read when its flag has come
   uint32_t num_receivers = 0;   // blocks that copy the peers' lines to their places; 0: the last block does
   bool plain_ids = false;       // eight per token at multiples of 16 bytes, as many experts on every rank in their order
   uint32_t num_packets = 0;     // 16 bytes of input each, of a row; a multiple of 16 if quantised

@@ -39,7 +39,7 @@ __global__ void __launch_bounds__(kMaxSharingThreads, 2)
     dispatch_latency(const MIXLANE_GRID_CONSTANT DispatchKernelArgs args) {
   extern __shared__ float scales[];
   __shared__ DispatchShared shared;
-  dispatch_rows(args, shared, false, [&](const Share& share) {
+  dispatch_rows(args, shared, args.whole_rows, [&](const Share& share) {
     RowSender<kPayload> sender(args, share, scales, shared.send);
     if constexpr (kOneRow)
       send_one_row(args, share, sender, shared.send);
@@ -54,7 +54,7 @@ __global__ void __launch_bounds__(kMaxSharingThreads, 2)
     dispatch_latency_by_count(const MIXLANE_GRID_CONSTANT DispatchKernelArgs args) {
   extern __shared__ float scales[];
   __shared__ DispatchShared shared;
-  dispatch_rows(args, shared, false, [&](const Share& share) {
+  dispatch_rows(args, shared, args.whole_rows, [&](const Share& share) {
     RowSender<kPayload> sender(args, share, scales, shared.send);
     const uint32_t num_senders = gridDim.x - 1, num_threads = blockDim.x, num_tokens = num_tokens_of(args);
     if (num_tokens <= num_senders && num_tokens <= num_threads)

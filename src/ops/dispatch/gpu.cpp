@@ -226,6 +226,7 @@ DispatchKernelArgs GpuBackend::make_args(const DispatchArgs& args) const {
   to.num_rows = static_cast<uint32_t>(args.hidden.shape[0]);
   to.num_topk = static_cast<uint32_t>(config_.num_topk);
   to.wants_inbox = args.hidden.shape[0] <= to.exchange.window.inbox_rows;
+  to.whole_rows = config_.early_rows;
   to.inbox_by_count = !to.wants_inbox && args.num_tokens.given() && counts_for_inbox();
   to.wants_inbox |= to.inbox_by_count;
   to.plain_ids = config_.num_topk == 8 && reinterpret_cast<uintptr_t>(to.ids) % kPacket == 0 && owners_.table == nullptr &&
