@@ -70,7 +70,9 @@ __global__ void __launch_bounds__(kMaxSharingThreads, 2)
   extern __shared__ uint4 row[];
   __shared__ DispatchShared shared;
   dispatch_rows(args, shared, kPayload != Payload::copy || args.num_scale_words != 0, [&](const Share& share) {
-    send_in_lines<kPayload>(args, share, reinterpret_cast<std::byte*>(row), shared.send);
+    auto* const scales = reinterpret_cast<float*>(row + args.exchange.window.line_pairs * kPacketsOfPair);
+    RowSender<kPayload> sender(args, share, scales, shared.send);
+    send_in_lines(args, share, sender, reinterpret_cast<std::byte*>(row), shared.send);
   });
 }
 
