@@ -56,8 +56,8 @@ __global__ void __launch_bounds__(kMaxSharingThreads, 2)
   __shared__ DispatchShared shared;
   dispatch_rows(args, shared, args.whole_rows, [&](const Share& share) {
     RowSender<kPayload> sender(args, share, scales, shared.send);
-    const uint32_t num_senders = gridDim.x - 1, num_threads = blockDim.x, num_tokens = num_tokens_of(args);
-    if (num_tokens <= num_senders && num_tokens <= num_threads)
+    const uint32_t num_senders = gridDim.x - 1, num_threads = blockDim.x;
+    if (num_tokens_of(args) <= min(num_senders, num_threads))
       send_one_row(args, share, sender, shared.send);
     else
       send_share(args, share, sender, shared.send);
@@ -71,7 +71,9 @@ __global__ void __launch_bounds__(kMaxSharingThreads, 2)
   extern __shared__ uint4 row[];
   __shared__ DispatchShared shared;
   dispatch_rows(args, shared, kPayload != Payload::copy || args.num_scale_words != 0, [&](const Share& share) {
-    send_in_lines<kPayload>(args, share, reinterpret_cast<std::byte*>(row), shared.send);
+    auto* const scales = reinterpret_cast<float*>(row + args.exchange.window.line_pairs * kPacketsOfPair);
+    RowSender<kPayload> sender(args, share, scales, shared.send);
+    send_in_lines(args, share, sender, reinterpret_cast<std::byte*>(row), shared.send);
   });
 }
 

@@ -27,20 +27,15 @@ __device__ inline gpu::Packet* lines_of(const Window& window, int owner, int sou
                                         (int64_t{source} * window.line_rows + slot) * window.line_stride);
 }
 
-// A lane's part of a pair of an owner's lines; `packet`: what it has of the record.
-__device__ inline void store_line(gpu::Packet* lines, uint32_t pair, const LinePart& part, gpu::Packet packet,
-                                  uint32_t epoch) {
-  if (part.half) packet = {{packet.words[part.at_half == 0 ? 0 : 2], packet.words[part.at_half == 0 ? 1 : 3], epoch, epoch}};
-  gpu::store_packet_system(lines + pair * kPairLanes + threadIdx.x % kPairLanes, packet);
-}
-
 // The pairs of lines [first, end) of a record, which lies at `record`, into an owner's lines. All threads of the block.
 __device__ inline void store_lines(gpu::Packet* to, const std::byte* record, uint32_t first, uint32_t end, uint32_t epoch) {
   const LinePart part;
   for (uint32_t pair = first + threadIdx.x / kPairLanes; pair < end; pair += blockDim.x / kPairLanes) {
     const auto* const from = reinterpret_cast<const uint4*>(record) + pair * kPacketsOfPair + part.packet;
     const uint4 words = *from;
-    store_line(to, pair, part, {{words.x, words.y, words.z, words.w}}, epoch);
+    gpu::Packet packet{{words.x, words.y, words.z, words.w}};
+    if (part.half) packet = {{part.at_half == 0 ? words.x : words.z, part.at_half == 0 ? words.y : words.w, epoch, epoch}};
+    gpu::store_packet_system(to + pair * kPairLanes + threadIdx.x % kPairLanes, packet);
   }
 }
 

@@ -72,6 +72,15 @@ class RowSender {
     }
   }
 
+  // A part of a record that goes as it is: these packets of it, the last ones of which are the tail's.
+  __device__ void cover(uint32_t first, uint32_t end) {
+    const uint32_t num_packets = args_.num_packets, num_words = args_.num_scale_words + 2 * args_.num_topk;
+    first_packet_ = min(first, num_packets);
+    end_packet_ = min(end, num_packets);
+    tail_begin_ = min((first - first_packet_) * 4, num_words);
+    tail_end_ = min((end - end_packet_) * 4, num_words);
+  }
+
   // Before the destinations are known.
   __device__ void fetch_first() {
     token_ = share_.begin;
