@@ -140,9 +140,13 @@ void check_gpu_options(const BenchOptions& options) {
          "--checkpoint on a GPU has the weights of the experts stage, --stages {} does not; add experts, or leave "
          "--checkpoint out",
          fmt::join(chosen, ","));
+  const auto of_one_rank = [](const std::string& stage) { return stage != "dispatch" && stage != "combine"; };
+  const bool lone = options.stages.empty() || std::any_of(options.stages.begin(), options.stages.end(), of_one_rank);
   for (const Workload& workload : options.workloads)
-    if (workload.skew == Skew::ragged)
-      fail(ErrorCode::invalid_argument, "--workload ragged spreads tokens over ranks; stages alone have one rank's");
+    if (workload.skew == Skew::ragged && lone)
+      fail(ErrorCode::invalid_argument,
+           "--workload ragged spreads tokens over ranks, which only --stages dispatch,combine have; other stages alone have "
+           "one rank's");
   std::vector<std::string> known = stage_names();
   known.insert(known.end(), {"dispatch", "combine"});
   for (const std::string& stage : options.stages)

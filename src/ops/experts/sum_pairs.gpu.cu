@@ -1,4 +1,4 @@
-// Sums per row of what the experts made of its pairs. A wave takes an octet per lane of one row; the loads of up to eight
+// Sums per row of what the experts made of its pairs. A wave takes an octet per lane of one row; the loads of up to four
 // pairs are on their way at once, so that memory alone sets the pace.
 #include "gpu/launch.hpp"
 #include "gpu/numeric.cuh"
