@@ -1,4 +1,4 @@
-// experts.wgmma (sm_90): one launch of both products, a persistent pair of blocks per two multiprocessors.
+// experts.wgmma (sm_90): one launch of both products or one of each, a persistent pair of blocks per two multiprocessors.
 #pragma once
 
 #include "ops/experts/wgmma_epilogue.cuh"
@@ -28,8 +28,17 @@ __device__ void multiply_steps(Pipeline<kOperands>& pipe, const Shared& shared, 
   }
 }
 
+template <Runs kRuns>
+__device__ bool runs_first(const WgmmaLaunch& launch) {
+  return kRuns == Runs::both ? launch.runs_first : kRuns == Runs::first;
+}
+template <Runs kRuns>
+__device__ bool runs_down(const WgmmaLaunch& launch) {
+  return kRuns == Runs::both ? launch.runs_down : kRuns == Runs::down;
+}
+
 // The multiplying warps' work on one product.
-template <Product kProduct, Operands kOperands>
+template <Product kProduct, Operands kOperands, Runs kRuns>
 class Consumers {
  public:
   __device__ Consumers(const WgmmaLaunch& launch, const Shared& shared, Pipeline<kOperands>& pipe)
@@ -51,7 +60,7 @@ class Consumers {
       }
       run_narrow(tile, place, stored);
     }
-    stored.tell();
+    if constexpr (kRuns == Runs::both) stored.tell();
   }
 
  private:
@@ -61,9 +70,9 @@ class Consumers {
   // Between a tile's products and its epilogue.
   template <class Sums>
   __device__ void before_epilogue(Sums& sums, StoredTiles& stored) const {
-    if constexpr (kProduct != Product::down) {
-      stored.tell_if_two();
-    } else if (*reinterpret_cast<const volatile uint32_t*>(&fixed().late)) {
+    if constexpr (kRuns == Runs::both && kProduct != Product::down) stored.tell_if_two();
+    if constexpr (kRuns == Runs::both && kProduct == Product::down) {
+      if (!*reinterpret_cast<const volatile uint32_t*>(&fixed().late)) return;
       float* values = reinterpret_cast<float*>(&sums);
       asm volatile("");  // a branch: no selection from what is there and what is never wanted
 #pragma unroll
@@ -71,7 +80,7 @@ class Consumers {
     }
   }
   __device__ void after_epilogue(const Tile& tile, StoredTiles& stored) const {
-    if (kProduct != Product::down && launch_.runs_down) stored.add(tile);
+    if (kRuns == Runs::both && kProduct != Product::down && launch_.runs_down) stored.add(tile);
   }
 
   template <int kN>
@@ -132,13 +141,13 @@ class Consumers {
   Pipeline<kOperands>& pipe_;
 };
 
-template <Product kFirst, Operands kOperands>
+template <Product kFirst, Operands kOperands, Runs kRuns>
 __device__ __forceinline__ void consume(const WgmmaLaunch& launch, const Shared& shared) {
   // What down alone waits for: not only tokens, but blocks that share tiles signal where the first product's blocks do.
   gpu::wait_for_previous_kernel();
   Pipeline<kOperands> pipe;
-  Consumers<kFirst, kOperands>(launch, shared, pipe).run();
-  Consumers<Product::down, kOperands>(launch, shared, pipe).run();
+  if constexpr (kRuns != Runs::down) Consumers<kFirst, kOperands, kRuns>(launch, shared, pipe).run();
+  if constexpr (kRuns != Runs::first) Consumers<Product::down, kOperands, kRuns>(launch, shared, pipe).run();
 }
 
 // A gate's blocks of scales are outputs' groups; up's are, too, if they begin where groups begin.
@@ -157,14 +166,14 @@ __device__ void set_schedule(const WgmmaArgs& args, bool narrow, Schedule& sched
                           (args.num_outputs + kOutputs - 1) / kOutputs);
 }
 
-template <Product kFirst, Operands kOperands>
+template <Product kFirst, Operands kOperands, Runs kRuns>
 __global__ void __launch_bounds__(kNumThreads, 1) experts_wgmma(const MIXLANE_GRID_CONSTANT WgmmaLaunch launch) {
   const Slots& slots = launch.first.slots;
   gpu::prefetch_args(launch);
   const Shared shared{slots.num_experts};
   if (threadIdx.x == 0) {
-    if (launch.runs_first) ptx::prefetch_tensor_map(&launch.first.weights);
-    if (launch.runs_down) {
+    if (runs_first<kRuns>(launch)) ptx::prefetch_tensor_map(&launch.first.weights);
+    if (runs_down<kRuns>(launch)) {
       ptx::prefetch_tensor_map(&launch.down.weights);
       ptx::prefetch_tensor_map(&launch.down.tokens);
     }
@@ -179,7 +188,7 @@ __global__ void __launch_bounds__(kNumThreads, 1) experts_wgmma(const MIXLANE_GR
     fixed().late = 0;
   }
   // What down alone waits for is the first product; the row counts are older than that, and so are its weights.
-  if (launch.runs_first) gpu::wait_for_previous_kernel();
+  if (runs_first<kRuns>(launch)) gpu::wait_for_previous_kernel();
   gpu::allow_next_kernel();
   // Wanted once the plan is made; on their way meanwhile.
   if (threadIdx.x == 32 && slots.sorted_pairs) ptx::prefetch_line(slots.sorted_pairs);
@@ -192,11 +201,11 @@ __global__ void __launch_bounds__(kNumThreads, 1) experts_wgmma(const MIXLANE_GR
 
   if (threadIdx.x < ptx::kWarpgroupThreads) {
     ptx::lower_registers<kProducerRegisters>();
-    produce<kFirst, kOperands>(launch, shared);
+    produce<kFirst, kOperands, kRuns>(launch, shared);
     __syncwarp();
   } else {
     ptx::raise_registers<kGroupRegisters>();
-    consume<kFirst, kOperands>(launch, shared);
+    consume<kFirst, kOperands, kRuns>(launch, shared);
   }
   // The other block may still signal here.
   ptx::cluster_arrive();

@@ -13,6 +13,9 @@ enum class Product { gate_up, up, down };
 // per 32 values and bf16 tokens; the same with e4m3 tokens, whose scales are of 1x128.
 enum class Operands { bf16, e4m3_block, e4m3_channel, e2m1, e2m1_e4m3 };
 
+// The products that a kernel is compiled for. One for a single product pays no registers for what the other launch does.
+enum class Runs { both, first, down };
+
 inline constexpr int64_t kMaxWgmmaExperts = 1024;
 
 // What the blocks of a launch tell each other; zero between launches.

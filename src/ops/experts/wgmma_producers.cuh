@@ -170,18 +170,21 @@ struct Producers {
   }
 };
 
-template <Product kFirst, Operands kOperands>
+template <Product kFirst, Operands kOperands, Runs kRuns>
 __device__ __forceinline__ void produce(const WgmmaLaunch& launch, const Shared& shared) {
   using Down = Producers<Product::down, kOperands>;
   Pipeline<kOperands> pipe;
-  Producers<kFirst, kOperands>{launch.first, shared, pipe, nullptr}.run();
-  ActivatedRows activated(launch, shared);
-  const bool both = launch.runs_first && launch.runs_down;
-  Down{launch.down, shared, pipe, both ? &activated : nullptr}.run();
-  if (!both) return;
-  constexpr bool kScalesWait = has_token_groups(kOperands);
-  const uint32_t warp = threadIdx.x / 32;
-  if (warp == Down::kTokensWarp || (kScalesWait && warp == Down::kScalesWarp)) activated.leave(kScalesWait ? 2 : 1);
+  if constexpr (kRuns != Runs::down) Producers<kFirst, kOperands>{launch.first, shared, pipe, nullptr}.run();
+  if constexpr (kRuns == Runs::down) Down{launch.down, shared, pipe, nullptr}.run();
+  if constexpr (kRuns == Runs::both) {
+    ActivatedRows activated(launch, shared);
+    const bool both = launch.runs_first && launch.runs_down;
+    Down{launch.down, shared, pipe, both ? &activated : nullptr}.run();
+    if (!both) return;
+    constexpr bool kScalesWait = has_token_groups(kOperands);
+    const uint32_t warp = threadIdx.x / 32;
+    if (warp == Down::kTokensWarp || (kScalesWait && warp == Down::kScalesWarp)) activated.leave(kScalesWait ? 2 : 1);
+  }
 }
 
 }  // namespace mixlane::experts_gpu
