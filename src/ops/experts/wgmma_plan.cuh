@@ -44,11 +44,12 @@ __device__ inline uint32_t product_width(uint32_t tokens) {
 }
 
 // Sums of tiles of at most kRangeWidth tokens are made range by range of k and then added up in order. Where all tiles are
-// such, blocks get equal shares of all ranges: a tile may be of several blocks, and the bits don't tell.
+// such, blocks may get equal shares of all ranges: a tile may be of several blocks, and the bits don't tell.
 inline constexpr uint32_t kRanges = 8;
 inline constexpr uint32_t kRangeWidth = 16;
 
 struct Tile {
+  static constexpr uint32_t kNoMore = ~0u;  // instead of an expert, behind a product's last tile
   uint32_t expert = 0;
   uint32_t index = 0;      // of the weights' tile
   uint32_t first_row = 0;  // of the expert's rows
@@ -208,6 +209,14 @@ struct Schedule {
   }
 
   __device__ static uint32_t num_pairs() { return gridDim.x / kClusterBlocks; }
+  // Whether equal shares of all ranges are worth what they cost: to hand sums over takes about as long as kHandOver stages.
+  // Whole tiles cost the part of a last round in which some pairs have none; as the others then get their weights faster,
+  // a fifth of that time.
+  __device__ bool sharing_pays() const {
+    constexpr uint32_t kHandOver = 5, kLoss = 5;
+    const uint32_t idle = (num_pairs() - num_items % num_pairs()) % num_pairs();
+    return idle * num_steps > kHandOver * kLoss * num_pairs();
+  }
   // Where a pair's share of all ranges begins; range r of item i is number i * kRanges + r.
   __device__ uint32_t share_begin(uint32_t pair) const { return pair * (num_items * kRanges) / num_pairs(); }
   __device__ uint32_t pair_of_range(uint32_t number) const {
@@ -236,7 +245,8 @@ struct Plan {
   __device__ void make(const Slots& slots, const OtherBytes& other);
 };
 
-// Of tiles that are on the way: a stage at least is of each, and one more is done with its stages but not with its epilogue.
+// Of tiles that are on the way: a stage at least is of each but the first and last of a share, whose ranges may be empty, and
+// the end of a product; one more is done with its stages but not with its epilogue.
 inline constexpr uint32_t kTileSlots = 2 * kMaxStages;
 
 // Where the stages are: bytes from the beginning of shared memory.
@@ -252,8 +262,9 @@ struct Fixed {
   Plan plan;
   uint64_t full[kMaxStages];
   uint64_t empty[kMaxStages];
-  Tile tiles[kTileSlots + kNumGroups];  // from who copies weights to who multiplies; of a warpgroup alone
-  uint32_t late;                        // activated rows did not come in time
+  Tile tiles[kTileSlots];  // from who copies weights to who multiplies
+  uint64_t handed_over[kTileSlots];
+  uint32_t late;  // activated rows did not come in time
 };
 
 // The beginning of shared memory. By name and not by a pointer that is handed around, which the compiler takes for one to
@@ -326,7 +337,7 @@ __device__ void Plan::make(const Slots& slots, const OtherBytes& other) {
   if (threadIdx.x == kNumThreads - 1) {
     for (uint32_t w = 0; w < kNumWarps; ++w) width = max(width, warp_widths[w]);
     max_width = width;
-    for (Schedule& product : products) product.shares_ranges = width <= kRangeWidth;
+    for (Schedule& product : products) product.shares_ranges = width <= kRangeWidth && product.sharing_pays();
     num_stages = min((kSharedBytes - other.fixed - other.per_token * width) /
                          (Step<kOperands>::stage_bytes(width) + width * other.per_stage_and_token + other.per_stage),
                      kMaxStages);
