@@ -155,8 +155,9 @@ class Pipeline {
 // go to both. Warps, not warpgroups: each has read scales or packed weights for itself.
 inline constexpr uint32_t kEmptyArrivals = kNumGroups * (ptx::kWarpgroupThreads / 32) * kClusterBlocks;
 
-// By a warp that has read a stage.
+// By a warp whose lanes have read a stage.
 __device__ inline void release_stage(const uint64_t* empty) {
+  __syncwarp();
   if (threadIdx.x % 32 < kClusterBlocks) ptx::mbarrier_arrive_cluster(ptx::map_shared(empty, threadIdx.x % 32));
 }
 
