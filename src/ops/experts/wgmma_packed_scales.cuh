@@ -52,8 +52,8 @@ class PackedScales {
         groups_(args.depth / 32) {}
 
   __device__ void run() const {
-    // For both products; the first arrival at a stage tells of it.
-    if constexpr (kFolds && kProduct != Product::down) {
+    // In each launch: these are of one product. The first arrival at a stage tells of it.
+    if constexpr (kFolds) {
       for (uint32_t d = lane_; d < ScalesWorkspace<kOperands>::kTableBytes / sizeof(uint2); d += 32)
         decoding_table<kOperands>(shared_)[d] = table_entry(d);
     }
