@@ -46,20 +46,16 @@ class Consumers {
 
   __device__ __forceinline__ void run() {
     StoredTiles stored(launch_.state->finished);
-    for (;;) {
+    shared_.tiles(kIndex).for_each_part([&](uint32_t, uint32_t, uint32_t) {
       const Place place;
       // The same for all lanes, which the compiler believes now: stages and addresses go to uniform registers. Tiles stay in
       // shared memory: the products want the registers.
       const Tile& tile = fixed().tiles[__shfl_sync(~0u, pipe_.take_over(), 0)];
-      if (tile.expert == Tile::kNoMore) break;
       if constexpr (Step<kOperands>::kHasWide) {
-        if (tile.wide) {
-          run_wide(tile, place, stored);
-          continue;
-        }
+        if (tile.wide) return run_wide(tile, place, stored);
       }
       run_narrow(tile, place, stored);
-    }
+    });
     if constexpr (kRuns == Runs::both) stored.tell();
   }
 

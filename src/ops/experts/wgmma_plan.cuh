@@ -49,7 +49,6 @@ inline constexpr uint32_t kRanges = 8;
 inline constexpr uint32_t kRangeWidth = 16;
 
 struct Tile {
-  static constexpr uint32_t kNoMore = ~0u;  // instead of an expert, behind a product's last tile
   uint32_t expert = 0;
   uint32_t index = 0;      // of the weights' tile
   uint32_t first_row = 0;  // of the expert's rows

@@ -73,9 +73,6 @@ struct Producers {
         }
       }
     });
-    Tile end;
-    end.expert = Tile::kNoMore;
-    pipe.hand_over(end);
   }
 
   // A box per lane; who has none arrives alone, as all do that gather.
