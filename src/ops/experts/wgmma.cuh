@@ -1,6 +1,7 @@
 // experts.wgmma (sm_90): one launch of both products or one of each, a persistent pair of blocks per two multiprocessors.
 #pragma once
 
+#include "ops/experts/wgmma_decoders.cuh"
 #include "ops/experts/wgmma_epilogue.cuh"
 #include "ops/experts/wgmma_producers.cuh"
 #include "ops/experts/wgmma_ranges.cuh"
@@ -8,19 +9,28 @@
 
 namespace mixlane::experts_gpu {
 
-// Of a thread; 128 producers and 256 others share what the launch gave to all: 168 each. More would be waited for forever.
+// Of a thread. Warpgroups share what the launch gave to all, 168 for each thread of three and 128 of four. More would be
+// waited for forever.
 inline constexpr int kProducerRegisters = 40;
-inline constexpr int kGroupRegisters = 232;
-static_assert(kProducerRegisters + 2 * kGroupRegisters <= 3 * 168);
+template <Operands kOperands>
+inline constexpr int kDecoderRegisters = kOperands == Operands::e2m1 ? 40 : 24;
+template <Operands kOperands>
+inline constexpr int kGroupRegisters = !is_packed(kOperands)         ? 232
+                                       : kOperands == Operands::e2m1 ? 216
+                                                                     : 224;
+static_assert(kProducerRegisters + 2 * kGroupRegisters<Operands::bf16> <= 3 * 168);
+static_assert(kProducerRegisters + kDecoderRegisters<Operands::e2m1> + 2 * kGroupRegisters<Operands::e2m1> <= 4 * 128);
+static_assert(kDecoderRegisters<Operands::e2m1> + 2 * kGroupRegisters<Operands::e2m1> ==
+              kDecoderRegisters<Operands::e2m1_e4m3> + 2 * kGroupRegisters<Operands::e2m1_e4m3>);
 
 // The tile's products over `num_steps` stages.
 template <Product kProduct, Operands kOperands, int kN>
-__device__ void multiply_steps(Pipeline<kOperands>& pipe, const WgmmaArgs& args, const Shared& shared, const Tile& tile,
-                               const Place& place, uint32_t num_steps, Accumulators<kN>& sums) {
+__device__ void multiply_steps(Pipeline<kOperands>& pipe, const WgmmaArgs& args, const Tile& tile, const Place& place,
+                               uint32_t num_steps, Accumulators<kN>& sums) {
   if constexpr (kOperands == Operands::bf16) {
     multiply_bf16<kProduct, kN>(pipe, place, num_steps, sums);
   } else if constexpr (is_packed(kOperands)) {
-    multiply_packed<kProduct, kN>(pipe, place, num_steps, shared, sums);  // of the file that instantiates it
+    multiply_packed<kProduct, kN>(pipe, place, num_steps, sums);  // of the file that instantiates it
   } else if constexpr (kOperands == Operands::e4m3_block) {
     const OwnScales<kProduct> own(args, tile, place);
     multiply_e4m3_block<kProduct, kN>(pipe, place, num_steps, own, sums);
@@ -50,7 +60,7 @@ class Consumers {
     const Tiles tiles = shared_.tiles(kIndex);
     tiles.for_each_part([&](uint32_t item, uint32_t first, uint32_t end) {
       const Place place;
-      const uint32_t slot = tiles.schedule().shares_ranges ? own_tile(tiles, item, first, end, place) : handed_over_tile();
+      const uint32_t slot = tiles.schedule().hands_over ? handed_over_tile() : own_tile(tiles, item, first, end, place);
       // The same for all lanes, which the compiler believes now: stages and addresses go to uniform registers.
       const Tile& tile = fixed().tiles[__shfl_sync(~0u, slot, 0)];
       if constexpr (Step<kOperands>::kHasWide) {
@@ -99,7 +109,7 @@ class Consumers {
   __device__ __forceinline__ void run_narrow(const Tile& tile, const Place& place, StoredTiles& stored) {
     Accumulators<kN> sums;
     const auto multiply = [&](uint32_t first, uint32_t end) {
-      multiply_steps<kProduct, kOperands, kN>(pipe_, args(), shared_, tile, place, end - first, sums);
+      multiply_steps<kProduct, kOperands, kN>(pipe_, args(), tile, place, end - first, sums);
     };
     if constexpr (kN <= static_cast<int>(kRangeWidth)) {
       RangeSums<kN> ranges(args(), fixed().plan.products[kIndex], launch_.state->shares[kIndex], launch_.status, tile,
@@ -140,10 +150,15 @@ class Consumers {
     float sums[kWideSums];
     if constexpr (kOperands == Operands::bf16)
       multiply_wide_bf16<kProduct>(pipe_, place, tile.end_step, sums);
+    else if constexpr (is_packed(kOperands))
+      multiply_wide_packed<kProduct>(pipe_, tile.end_step, sums);  // the same
     else
       multiply_wide_e4m3<kProduct>(pipe_, place, tile.end_step, sums);
     before_epilogue(sums, stored);
-    WideEpilogue<kProduct, kOperands>(args(), tile, place).run(sums);
+    if constexpr (is_packed(kOperands))
+      WideEpilogue<kProduct, kOperands>(args(), tile, Place()).run(sums);  // no register for it meanwhile
+    else
+      WideEpilogue<kProduct, kOperands>(args(), tile, place).run(sums);
     after_epilogue(tile, stored);
   }
 
@@ -159,6 +174,13 @@ __device__ __forceinline__ void consume(const WgmmaLaunch& launch, const Shared&
   Pipeline<kOperands> pipe;
   if constexpr (kRuns != Runs::down) Consumers<kFirst, kOperands, kRuns>(launch, shared, pipe).run();
   if constexpr (kRuns != Runs::first) Consumers<Product::down, kOperands, kRuns>(launch, shared, pipe).run();
+}
+
+template <Operands kOperands, Runs kRuns>
+__device__ __forceinline__ void decode(const Shared& shared) {
+  Pipeline<kOperands> pipe;
+  if constexpr (kRuns != Runs::down) Decoders<kOperands>(shared, pipe).run(shared.tiles(0));
+  if constexpr (kRuns != Runs::first) Decoders<kOperands>(shared, pipe).run(shared.tiles(1));
 }
 
 // A gate's blocks of scales are outputs' groups; up's are, too, if they begin where groups begin.
@@ -178,7 +200,7 @@ __device__ void set_schedule(const WgmmaArgs& args, bool narrow, Schedule& sched
 }
 
 template <Product kFirst, Operands kOperands, Runs kRuns>
-__global__ void __launch_bounds__(kNumThreads, 1) experts_wgmma(const MIXLANE_GRID_CONSTANT WgmmaLaunch launch) {
+__global__ void __launch_bounds__(kNumThreads<kOperands>, 1) experts_wgmma(const MIXLANE_GRID_CONSTANT WgmmaLaunch launch) {
   const Slots& slots = launch.first.slots;
   gpu::prefetch_args(launch);
   const Shared shared{slots.num_experts};
@@ -191,6 +213,12 @@ __global__ void __launch_bounds__(kNumThreads, 1) experts_wgmma(const MIXLANE_GR
     for (uint32_t stage = 0; stage < kMaxStages; ++stage) {
       ptx::mbarrier_init(&fixed().full[stage], Producers<Product::down, kOperands>::kFullArrivals);
       ptx::mbarrier_init(&fixed().empty[stage], kEmptyArrivals);
+    }
+    if constexpr (is_packed(kOperands)) {
+      for (uint32_t slot = 0; slot < kDecodedSlots; ++slot) {
+        ptx::mbarrier_init(&fixed().decoded[slot], ptx::kWarpgroupThreads / 32);
+        ptx::mbarrier_init(&fixed().used[slot], kNumGroups * (ptx::kWarpgroupThreads / 32));
+      }
     }
     ptx::mbarrier_init_fence();
     set_schedule<kFirst, kOperands>(launch.first, launch.narrow, fixed().plan.products[0]);
@@ -205,7 +233,7 @@ __global__ void __launch_bounds__(kNumThreads, 1) experts_wgmma(const MIXLANE_GR
   if (threadIdx.x < 32 && threadIdx.x * 32 <= slots.num_experts && slots.offsets)
     ptx::prefetch_line(slots.offsets + threadIdx.x * 32);
   fixed().plan.make<kOperands>(slots, shared.other_bytes<kOperands>());
-  if (threadIdx.x == kNumThreads - 1) shared.place_ring<kOperands>();
+  if (threadIdx.x == kNumThreads<kOperands> - 1) shared.place_ring<kOperands>();
   ptx::cluster_arrive();
   ptx::cluster_wait();
 
@@ -213,8 +241,12 @@ __global__ void __launch_bounds__(kNumThreads, 1) experts_wgmma(const MIXLANE_GR
     ptx::lower_registers<kProducerRegisters>();
     produce<kFirst, kOperands, kRuns>(launch, shared);
     __syncwarp();
+  } else if (is_packed(kOperands) && threadIdx.x >= (1 + kNumGroups) * ptx::kWarpgroupThreads) {
+    ptx::lower_registers<kDecoderRegisters<kOperands>>();
+    if constexpr (is_packed(kOperands)) decode<kOperands, kRuns>(shared);
+    __syncwarp();
   } else {
-    ptx::raise_registers<kGroupRegisters>();
+    ptx::raise_registers<kGroupRegisters<kOperands>>();
     consume<kFirst, kOperands, kRuns>(launch, shared);
   }
   // The other block may still signal here.

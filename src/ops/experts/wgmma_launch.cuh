@@ -12,11 +12,11 @@ void launch_kernel(const WgmmaLaunch& args, int num_multiprocessors, Stream stre
   const uint32_t num_pairs = static_cast<uint32_t>(num_multiprocessors) / kClusterBlocks;
   const auto gate_up = experts_wgmma<Product::gate_up, kOperands, kRuns>;
   // Who runs down alone does not care what was first.
-  const auto up = experts_wgmma<kRuns == Runs::down ? Product::gate_up : Product::up, kOperands, kRuns>;
+  const auto up = experts_wgmma < kRuns == Runs::down ? Product::gate_up : Product::up, kOperands, kRuns > ;
   gpu::launch(args.gated ? gate_up : up,
               {.variant = "experts.wgmma",
                .num_blocks = num_pairs * kClusterBlocks,
-               .num_threads = kNumThreads,
+               .num_threads = kNumThreads<kOperands>,
                .shared_bytes = kSharedBytes,
                .cluster_blocks = kClusterBlocks,
                .overlaps_previous = true},

@@ -1,13 +1,9 @@
-// Products with packed e2m1 weights: decoded to bf16 in registers, from where a wave's products take them.
-//
-// Which value of k a product's lane holds is free as long as weights and tokens agree. A stage's 128 values are two halves;
-// lane l holds 16 (l % 4) to 16 (l % 4) + 15 of each: of a weight row 8 bytes, of a token two packets, which for eight lanes
-// lie in different banks. Of eight neighbours it pairs values i and i + 4, which one shift brings to where bf16 has them.
+// Packed e2m1 weights as bf16: their decoding, exact, and their products.
 #pragma once
 
-#include "gpu/ptx/mma.cuh"
+#include "ops/experts/wgmma_decoders.cuh"
 #include "ops/experts/wgmma_packed_scales.cuh"
-#include "ops/experts/wgmma_products.cuh"
+#include "ops/experts/wgmma_wide.cuh"
 
 namespace mixlane::experts_gpu {
 
@@ -45,101 +41,113 @@ __device__ void scale_pairs(uint32_t scale, uint32_t (&pairs)[4]) {
   }
 }
 
-// The pairs {i, i + 4} of a packet of eight bf16.
-__device__ inline void pair_values(const uint4& packet, uint32_t (&pairs)[4]) {
-  pairs[0] = __byte_perm(packet.x, packet.z, 0x5410);
-  pairs[1] = __byte_perm(packet.x, packet.z, 0x7632);
-  pairs[2] = __byte_perm(packet.y, packet.w, 0x5410);
-  pairs[3] = __byte_perm(packet.y, packet.w, 0x7632);
+// Eight codes: 16 bytes.
+template <bool kLarge>
+__device__ uint4 decode_eight(uint32_t codes, uint32_t scale) {
+  uint32_t pairs[4];
+  decode_codes(codes, pairs);
+  scale_pairs<kLarge>(scale, pairs);
+  return make_uint4(__byte_perm(pairs[0], pairs[1], 0x5410), __byte_perm(pairs[2], pairs[3], 0x5410),
+                    __byte_perm(pairs[0], pairs[1], 0x7632), __byte_perm(pairs[2], pairs[3], 0x7632));
 }
 
-// A thread's weights of half a stage: per eight of its values two products' operands.
-using PackedOperands = uint32_t[kGroupBlocks][2][2][4];
+// A thread's packets of half a stage, 64 of k: of this many rows.
+inline constexpr int kHalfPackets = kTileRows * 2 / ptx::kWarpgroupThreads;
 
 template <bool kLarge>
-__device__ void decode_half(const std::byte* rows, const uint32_t (&scales)[kGroupBlocks][2], int half, const Place& place,
-                            PackedOperands& operands) {
-  // A row has 64 bytes; packet c of row r lies at c ^ r / 2 % 4.
-  const uint32_t at = ((static_cast<uint32_t>(half) * 2 + place.pair / 2) ^ place.row / 2) * 16 + place.pair % 2 * 8;
+__device__ __forceinline__ void decode_half(const std::byte* codes, const uint32_t (&scales)[kHalfPackets], uint32_t to) {
 #pragma unroll
-  for (int b = 0; b < kGroupBlocks; ++b)
-#pragma unroll
-    for (int upper = 0; upper < 2; ++upper) {
-      const uint2 codes = *reinterpret_cast<const uint2*>(rows + (64 * b + 8 * upper) * 64 + at);
-      const uint32_t scale = scales[b][upper] >> (16 * half) & 0xffu;
-#pragma unroll
-      for (int q = 0; q < 2; ++q) {
-        uint32_t pairs[4];
-        decode_codes(q ? codes.y : codes.x, pairs);
-        scale_pairs<kLarge>(scale, pairs);
-#pragma unroll
-        for (int i = 0; i < 4; ++i) operands[b][q][i / 2][i % 2 * 2 + upper] = pairs[i];
-      }
-    }
-}
-
-// The products of a stage. Those of few tokens are as many chains of sums as there are products of a half, so that none
-// waits for the one before.
-template <int kN, bool kLarge, int kChains>
-__device__ void multiply_packed_stage(const std::byte* weights, const std::byte* tokens, uint32_t token_bytes,
-                                      const uint32_t (&scales)[kGroupBlocks][2], const Place& place,
-                                      Accumulators<kN> (&sums)[kChains]) {
-#pragma unroll
-  for (int half = 0; half < 2; ++half, tokens += token_bytes) {
-    PackedOperands operands;
-    decode_half<kLarge>(weights, scales, half, place, operands);
-#pragma unroll
-    for (int j = 0; j < kN / 8; ++j)
-#pragma unroll
-      for (uint32_t q = 0; q < 2; ++q) {
-        uint32_t pairs[4];
-        pair_values(*reinterpret_cast<const uint4*>(tokens + j * 8 * kRowBytes + ((2 * place.pair + q) ^ place.row) * 16),
-                    pairs);
-#pragma unroll
-        for (int m = 0; m < 2; ++m)
-#pragma unroll
-          for (int b = 0; b < kGroupBlocks; ++b)
-            ptx::mma_bf16(sums[(2 * q + m) % kChains][b] + 4 * j, operands[b][q][m], pairs[2 * m], pairs[2 * m + 1]);
-      }
+  for (int i = 0; i < kHalfPackets; ++i) {
+    const uint4 packet = *reinterpret_cast<const uint4*>(codes + i * 16 * 64);
+    const uint32_t row = to + static_cast<uint32_t>(i) * 16 * kRowBytes;
+    store_packet(row, decode_eight<kLarge>(packet.x, scales[i]));
+    store_packet(row ^ 16, decode_eight<kLarge>(packet.y, scales[i]));
+    store_packet(row ^ 32, decode_eight<kLarge>(packet.z, scales[i]));
+    store_packet(row ^ 48, decode_eight<kLarge>(packet.w, scales[i]));
   }
 }
 
-// One tile.
-template <Product kProduct, int kN>
-__device__ void multiply_packed(Pipeline<Operands::e2m1>& pipe, const Place& place, uint32_t num_steps, const Shared&,
-                                Accumulators<kN>& sums) {
-  constexpr int kChains = kN <= 16 ? 4 : 1;
-  Accumulators<kN> chains[kChains];
+// The first 64 of k into one slot, the others into the next one.
+__device__ __forceinline__ void decode_stage(Pipeline<Operands::e2m1>& pipe, const Shared&) {
+  const DecoderPlace place;
+  const uint32_t row = place.warp * 64 + place.octet / 2 * 8 + place.row, group = place.octet % 2;
+#pragma unroll 1
+  for (uint32_t half = 0; half < 2; ++half, pipe.advance_decoded()) {
+    const uint32_t c = 2 * half + group;
+    const std::byte* codes = pipe.weights() + row * Step<Operands::e2m1>::kWeightRowBytes + place.packet(c);
+    const auto* bytes = reinterpret_cast<const uint8_t*>(pipe.scales()) + row * 4 + c;
+    uint32_t scales[kHalfPackets], all = 0;
 #pragma unroll
-  for (int c = 0; c < kChains; ++c) clear<kN>(chains[c]);
-  const uint32_t row = place.group * 128 + place.warp * 16 + place.row;
-  for (uint32_t step = 0; step < num_steps; ++step, pipe.advance()) {
-    pipe.wait_full();
-    // Byte 0 is the scale of the thread's part of the first half, byte 2 that of the second.
-    uint32_t scales[kGroupBlocks][2];
+    for (int i = 0; i < kHalfPackets; ++i) scales[i] = bytes[i * 16 * 4];
 #pragma unroll
-    for (int b = 0; b < kGroupBlocks; ++b)
-#pragma unroll
-      for (int upper = 0; upper < 2; ++upper)
-        scales[b][upper] = reinterpret_cast<const uint32_t*>(pipe.scales())[row + 64 * b + 8 * upper] >> place.pair / 2 * 8;
-    const bool large = __any_sync(~0u, ((scales[0][0] | scales[0][1] | scales[1][0] | scales[1][1]) & 0x00800080u) != 0);
-    const std::byte* weights = pipe.weights() + row * Step<Operands::e2m1>::kWeightRowBytes;
-    const std::byte* tokens = pipe.tokens() + place.row * kRowBytes;
+    for (int i = 0; i < kHalfPackets; ++i) all |= scales[i];
+    const bool large = __any_sync(~0u, all >= 128);
+    const uint32_t to = offset_of(pipe.decoded()) + row * kRowBytes + ((4 * group) ^ place.row) * 16;
+    pipe.wait_used();
     if (large)
-      multiply_packed_stage<kN, true>(weights, tokens, pipe.token_bytes(), scales, place, chains);
+      decode_half<true>(codes, scales, to);
     else
-      multiply_packed_stage<kN, false>(weights, tokens, pipe.token_bytes(), scales, place, chains);
-    __syncwarp();
+      decode_half<false>(codes, scales, to);
+    pipe.publish_decoded();
+  }
+}
+
+// Calls body(tokens, weights), which starts products, for each half of each stage.
+template <Product kProduct, class Body>
+__device__ __forceinline__ void for_each_half(Pipeline<Operands::e2m1>& pipe, uint32_t num_steps, Body&& body) {
+  for (uint32_t step = 0; step < num_steps; ++step, pipe.advance()) {
+    wait_stage<kProduct != Product::down>(pipe);
+#pragma unroll
+    for (uint32_t half = 0; half < 2; ++half, pipe.advance_decoded()) {
+      pipe.wait_decoded();
+      ptx::wgmma_fence();
+      body(ptx::swizzled_rows(ptx::shared_address(pipe.tokens()) + half * pipe.token_bytes()),
+           ptx::swizzled_rows(ptx::shared_address(pipe.decoded())));
+      ptx::wgmma_commit();
+      // Who decodes waits for the slot; the other warpgroup's products fill the tensor cores.
+      ptx::wgmma_wait<0>();
+      pipe.release_decoded();
+    }
     release_stage(pipe.empty());
   }
+}
+
+// One narrow tile.
+template <Product kProduct, int kN>
+__device__ __forceinline__ void multiply_packed(Pipeline<Operands::e2m1>& pipe, const Place& place, uint32_t num_steps,
+                                                Accumulators<kN>& sums) {
+  clear<kN>(sums);
+  for_each_half<kProduct>(pipe, num_steps, [&](uint64_t tokens, uint64_t weights) {
+    weights += place.group * ptx::descriptor_rows(128);
 #pragma unroll
-  for (int b = 0; b < kGroupBlocks; ++b)
+    for (int k = 0; k < kRowProducts; ++k)
 #pragma unroll
-    for (int i = 0; i < kN / 2; ++i) {
-      sums[b][i] = chains[0][b][i];
+      for (int b = 0; b < kGroupBlocks; ++b)
+        ptx::Wgmma<kN>::template mma<ptx::MatrixType::bf16>(
+            sums[b], weights + ptx::descriptor_rows(64 * b) + k * ptx::kDescriptorStep, tokens + k * ptx::kDescriptorStep,
+            true);
+  });
+}
+
+// One wide tile.
+template <Product kProduct>
+__device__ __forceinline__ void multiply_wide_packed(Pipeline<Operands::e2m1>& pipe, uint32_t num_steps,
+                                                     float (&sums)[kWideSums]) {
 #pragma unroll
-      for (int c = 1; c < kChains; ++c) sums[b][i] += chains[c][b][i];
-    }
+  for (int i = 0; i < kWideSums; ++i) sums[i] = 0.0f;
+  // Of half of the weight rows each: a product of 256 has more sums than ptxas lets a kernel of 512 threads have registers.
+  auto& halves = reinterpret_cast<float(&)[2][kWideSums / 2]>(sums);
+  const uint32_t group = __shfl_sync(~0u, Place().group, 0);  // in a uniform register
+  for_each_half<kProduct>(pipe, num_steps, [&](uint64_t tokens, uint64_t weights) {
+    tokens += group * ptx::descriptor_rows(kWideGroupRows);
+#pragma unroll
+    for (int k = 0; k < kRowProducts; ++k)
+#pragma unroll
+      for (int half = 0; half < 2; ++half)
+        ptx::Wgmma<128>::mma<ptx::MatrixType::bf16>(halves[half], tokens + k * ptx::kDescriptorStep,
+                                                    weights + half * ptx::descriptor_rows(128) + k * ptx::kDescriptorStep,
+                                                    true);
+  });
 }
 
 }  // namespace mixlane::experts_gpu

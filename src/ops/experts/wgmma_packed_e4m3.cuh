@@ -1,88 +1,138 @@
-// Products of packed e2m1 weights and e4m3 tokens: the weights are decoded to e4m3 in registers, from where wgmma takes its
-// left operand. What a group's scale is below its row's largest one in a stage goes into the decoded values (FoldedScales).
-// All of it is inlined by force: products that are under way may not cross a call.
+// Packed e2m1 weights as e4m3: their decoding and their products with e4m3 tokens. What a group's scale is below the largest
+// one of its stage, or of its row in the stage, goes into the decoded values (FoldedScales).
 #pragma once
 
+#include "ops/experts/wgmma_decoders.cuh"
 #include "ops/experts/wgmma_packed_scales.cuh"
-#include "ops/experts/wgmma_products.cuh"
+#include "ops/experts/wgmma_wide.cuh"
 
 namespace mixlane::experts_gpu {
 
-// Four e2m1 codes as e4m3: magnitudes by an entry of the table, signs moved from bits 4 i + 3 to bits 8 i + 7.
-__device__ __forceinline__ uint32_t decode_four(uint32_t codes, const uint2& entry) {
-  const uint32_t magnitudes = __byte_perm(entry.x, entry.y, codes & 0x7777u);
-  const uint32_t signs = __byte_perm(codes, codes * 16u, 0x1504);
-  return magnitudes | (signs & 0x80808080u);
+// Eight e2m1 codes as e4m3: magnitudes by an entry of the table, signs moved from bits 4 i + 3 to bits 8 i + 7.
+__device__ __forceinline__ uint2 decode_eight(uint32_t codes, const uint2& entry) {
+  const uint32_t magnitudes = codes & 0x77777777u, shifted = codes * 16u;
+  const uint32_t low = __byte_perm(entry.x, entry.y, magnitudes), high = __byte_perm(entry.x, entry.y, magnitudes >> 16);
+  const uint32_t low_signs = __byte_perm(codes, shifted, 0x1504), high_signs = __byte_perm(codes, shifted, 0x3726);
+  return make_uint2(low | (low_signs & 0x80808080u), high | (high_signs & 0x80808080u));
 }
 
-// A thread's weights of a stage and block of 64 rows: those of four products.
-using FoldedOperands = uint32_t[kRowProducts][4];
+__device__ __forceinline__ uint4 decode_sixteen(uint32_t first, uint32_t second, const uint2& entry) {
+  const uint2 low = decode_eight(first, entry), high = decode_eight(second, entry);
+  return make_uint4(low.x, low.y, high.x, high.y);
+}
 
-// `rows`: the stage's codes of this thread's row in the block; `folded`: its scales, those of row + 8 eight further.
-__device__ __forceinline__ void decode_block(const std::byte* rows, const FoldedScales* folded, const uint2* table,
-                                             const Place& place, FoldedOperands& operands) {
-  const uint32_t below[2] = {folded[0].below, folded[8].below};
+__device__ __forceinline__ void decode_stage(Pipeline<Operands::e2m1_e4m3>& pipe, const Shared& shared) {
+  const DecoderPlace place;
+  const uint32_t row = place.warp * 64 + place.row, group = place.octet;
+  const std::byte* codes = pipe.weights() + row * Step<Operands::e2m1_e4m3>::kWeightRowBytes + place.packet(group);
+  const auto* below = reinterpret_cast<const uint8_t*>(pipe.scales()) + row * sizeof(FoldedScales) + group;
+  const uint2* table = decoding_table<Operands::e2m1_e4m3>(shared);
+  const uint32_t to = offset_of(pipe.decoded()) + row * kRowBytes + ((2 * group) ^ place.row) * 16;
+  pipe.wait_used();
 #pragma unroll
-  for (uint32_t k = 0; k < kRowProducts; ++k) {
-    // A row has 64 bytes; packet c of row r lies at c ^ r / 2 % 4.
-    const std::byte* packet = rows + (k ^ place.row / 2) * 16 + place.pair * 2;
+  for (uint32_t i = 0; i < 8; ++i) {
+    const uint4 packet = *reinterpret_cast<const uint4*>(codes + i * 8 * 64);
+    const uint2 entry = table[below[i * 8 * sizeof(FoldedScales)]];
+    store_packet(to + i * 8 * kRowBytes, decode_sixteen(packet.x, packet.y, entry));
+    store_packet((to ^ 16) + i * 8 * kRowBytes, decode_sixteen(packet.z, packet.w, entry));
+  }
+  pipe.publish_decoded();
+  pipe.advance_decoded();
+}
+
+__device__ __forceinline__ void release_decoded_stage(Pipeline<Operands::e2m1_e4m3>& pipe) {
+  pipe.release_decoded();
+  release_stage(pipe.empty());
+}
+
+// One narrow tile: as e4m3 weights', but with scales of each row.
+template <Product kProduct, int kN>
+__device__ __forceinline__ void multiply_packed(Pipeline<Operands::e2m1_e4m3>& pipe, const Place& place, uint32_t num_steps,
+                                                Accumulators<kN>& sums) {
+  clear<kN>(sums);
+  float part[kN / 2] = {};
+  const uint32_t row = place.group * 128 + place.warp * 16 + place.row;
+  for (uint32_t step = 0; step < num_steps; ++step, pipe.advance(), pipe.advance_decoded()) {
+    wait_stage<kProduct != Product::down>(pipe);
+    pipe.wait_decoded();
+    Descriptors at(pipe, place);
+    at.weights = ptx::swizzled_rows(ptx::shared_address(pipe.decoded())) + place.group * ptx::descriptor_rows(128);
+    multiply_block<kN>(at, 0, part);
+    const auto* folded = reinterpret_cast<const FoldedScales*>(pipe.scales()) + row;
+    float2 tokens[kN / 8];
 #pragma unroll
-    for (uint32_t upper = 0; upper < 2; ++upper) {
-      const uint2 entry = table[below[upper] >> (8 * k) & 0xffu];
+    for (int j = 0; j < kN / 8; ++j)
+      tokens[j] = *reinterpret_cast<const float2*>(pipe.token_scales() + 8 * j + 2 * place.pair);
 #pragma unroll
-      for (uint32_t half = 0; half < 2; ++half)
-        operands[k][half * 2 + upper] =
-            decode_four(*reinterpret_cast<const uint16_t*>(packet + upper * 8 * 64 + half * 8), entry);
+    for (int b = 0; b < kGroupBlocks; ++b) {
+      if (b > 0) multiply_block<kN>(at, b, part);
+      const float low = folded[64 * b].scale, high = folded[64 * b + 8].scale;
+      ptx::wgmma_wait<0>();
+      if (b == kGroupBlocks - 1) release_decoded_stage(pipe);
+      promote<kN>(sums[b], part, tokens, low, high);
     }
   }
 }
 
-// Starts the products of a block with kPart tokens.
-template <int kPart>
-__device__ __forceinline__ void multiply_folded(const FoldedOperands& operands, uint64_t tokens, float (&part)[kPart / 2]) {
-  ptx::wgmma_fence();
-#pragma unroll
-  for (int k = 0; k < kRowProducts; ++k)
-    ptx::Wgmma<kPart>::mma_e4m3(part, operands[k], tokens + k * ptx::kDescriptorStep, k > 0);
-  ptx::wgmma_commit();
-}
+// Products of a wide tile's tokens with kN of its weight rows, from kFirst on. The registers that 128 of them take are not
+// there beside the decoders'.
+template <int kFirst, int kN>
+class WidePart {
+ public:
+  static constexpr int kMost = 128;  // weight rows
+  using Values = float[kMost / 2];
 
-// One tile. The second block's weights are decoded while the first one's products run, where registers hold both; besides,
-// the other warpgroup fills the tensor cores. The widest tiles go in two halves of their tokens for the same reason.
-template <Product kProduct, int kN>
-__device__ __forceinline__ void multiply_packed(Pipeline<Operands::e2m1_e4m3>& pipe, const Place& place, uint32_t num_steps,
-                                                const Shared& shared, Accumulators<kN>& sums) {
-  constexpr int kPart = kN > 96 ? kN / 2 : kN;
-  constexpr bool kHoldsBoth = kN <= 80;
-  constexpr uint32_t kBlockBytes = 64 * Step<Operands::e2m1_e4m3>::kWeightRowBytes;
-  clear<kN>(sums);
-  float part[kPart / 2] = {};
-  const uint32_t row = place.group * 128 + place.warp * 16 + place.row;
-  const uint2* table = decoding_table<Operands::e2m1_e4m3>(shared);
-  for (uint32_t step = 0; step < num_steps; ++step, pipe.advance()) {
+  __device__ __forceinline__ static void start(const WideDescriptors& at, Values& part) {
+    ptx::wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < kRowProducts; ++k)
+      ptx::Wgmma<kN>::template mma<ptx::MatrixType::e4m3>(
+          part, at.tokens + k * ptx::kDescriptorStep, at.weights + ptx::descriptor_rows(kFirst) + k * ptx::kDescriptorStep,
+          k > 0);
+    ptx::wgmma_commit();
+  }
+  // Times their rows' scales, powers of two.
+  __device__ __forceinline__ static void scale_rows(const Pipeline<Operands::e2m1_e4m3>& pipe, Values& part) {
+    const auto* folded = reinterpret_cast<const FoldedScales*>(pipe.scales()) + kFirst + 2 * (unknown(threadIdx.x) % 4);
+#pragma unroll
+    for (int i = 0; i < kN / 2; ++i) part[i] *= folded[i / 4 * 8 + i % 2].scale;
+  }
+  __device__ __forceinline__ static void add(const Values& part, const float (&scales)[2], float (&sums)[kWideSums]) {
+#pragma unroll
+    for (int i = 0; i < kN / 2; ++i) sums[kFirst / 2 + i] = __fmaf_rn(part[i], scales[i / 2 % 2], sums[kFirst / 2 + i]);
+  }
+};
+
+// One wide tile: as e4m3 weights' where the stage's rows have one scale, else with scales of each row. Where the thread
+// stands is worked out in each stage: all registers are wanted.
+template <Product kProduct>
+__device__ __forceinline__ void multiply_wide_packed(Pipeline<Operands::e2m1_e4m3>& pipe, uint32_t num_steps,
+                                                     float (&sums)[kWideSums]) {
+  using First = WidePart<0, 128>;
+  using Second = WidePart<128, 128>;
+#pragma unroll
+  for (int i = 0; i < kWideSums; ++i) sums[i] = 0.0f;
+  First::Values part;
+  for (uint32_t step = 0; step < num_steps; ++step, pipe.advance(), pipe.advance_decoded()) {
     wait_stage<kProduct != Product::down>(pipe);
-    const std::byte* codes = pipe.weights() + row * Step<Operands::e2m1_e4m3>::kWeightRowBytes;
-    const auto* folded = reinterpret_cast<const FoldedScales*>(pipe.scales()) + row;
-    const uint64_t tokens = ptx::swizzled_rows(ptx::shared_address(pipe.tokens()));
-    FoldedOperands operands[kHoldsBoth ? kGroupBlocks : 1];
-    decode_block(codes, folded, table, place, operands[0]);
-#pragma unroll
-    for (int b = 0; b < kGroupBlocks; ++b) {
-      if (!kHoldsBoth && b > 0) decode_block(codes + kBlockBytes, folded + 64, table, place, operands[0]);
-#pragma unroll
-      for (int first = 0; first < kN; first += kPart) {
-        multiply_folded<kPart>(operands[kHoldsBoth ? b : 0], tokens + ptx::descriptor_rows(first), part);
-        if (kHoldsBoth && b == 0) decode_block(codes + kBlockBytes, folded + 64, table, place, operands[kHoldsBoth]);
-        float2 scales[kPart / 8];
-#pragma unroll
-        for (int j = 0; j < kPart / 8; ++j)
-          scales[j] = *reinterpret_cast<const float2*>(pipe.token_scales() + first + 8 * j + 2 * place.pair);
-        const float low = folded[64 * b].scale, high = folded[64 * b + 8].scale;
-        ptx::wgmma_wait<0>();
-        if (b == kGroupBlocks - 1 && first + kPart == kN) release_stage(pipe.empty());
-        promote<kPart>(sums[b] + first / 2, part, scales, low, high);
-      }
-    }
+    pipe.wait_decoded();
+    const Place place;
+    WideDescriptors at(pipe, place.group);
+    at.weights = ptx::swizzled_rows(ptx::shared_address(pipe.decoded()));
+    First::start(at, part);
+    const float* token_scales = pipe.token_scales() + place.group * kWideGroupRows + place.warp * 16 + place.row;
+    const float common = common_scale(pipe.scales());
+    const bool own = common == 0.0f;
+    const float factor = own ? 1.0f : common;
+    const float scales[2] = {token_scales[0] * factor, token_scales[8] * factor};
+    ptx::wgmma_wait<0>();
+    if (own) First::scale_rows(pipe, part);
+    First::add(part, scales, sums);
+    Second::start(at, part);
+    ptx::wgmma_wait<0>();
+    if (own) Second::scale_rows(pipe, part);
+    release_decoded_stage(pipe);
+    Second::add(part, scales, sums);
   }
 }
 

@@ -9,19 +9,38 @@
 namespace mixlane::experts_gpu {
 
 // A weight row's scales of 128 of k as products with e4m3 tokens use them. An e2m1 value times 2^(6 - d), where d is how far
-// its group's scale lies below the row's largest one, is an e4m3 value for d = 0 to 14, and `scale` is what is left for the
-// sums. Beyond 14 what e4m3 has no subnormals for is rounded to nearest: by 2^-16 of the largest scale at most.
+// its group's scale lies below the largest one, is an e4m3 value for d = 0 to 14, and `scale` is what is left for the sums.
+// The largest one is that of all the tile's rows where all are within 14 of it; else that of the row, and beyond 14 what
+// e4m3 has no subnormals for is rounded to nearest: by 2^-16 of the row's largest scale at most.
 struct FoldedScales {
   uint32_t below;  // d: a byte per group
   float scale;
 };
 
-__device__ inline FoldedScales fold_scales(uint32_t scales) {
-  constexpr uint32_t kLeast = 7;  // leaves `scale` a normal number
-  const uint32_t pairs = __vmaxu2(__byte_perm(scales, 0, 0x4240), __byte_perm(scales, 0, 0x4341));
-  const uint32_t largest = max(__vmaxu2(pairs, pairs >> 16) & 0xffffu, kLeast);
-  return {largest * 0x01010101u - scales, __uint_as_float(largest == 255 ? 0x7fc00000u : (largest << 23) - (6u << 23))};
+inline constexpr uint32_t kFoldedBinades = 14;
+inline constexpr uint32_t kLeastLargest = 7;  // leaves `scale` a normal number
+
+__device__ inline float folded_scale(uint32_t largest) {
+  return __uint_as_float(largest == 255 ? 0x7fc00000u : (largest << 23) - (6u << 23));
 }
+__device__ inline FoldedScales fold_scales(uint32_t scales, uint32_t largest) {
+  return {largest * 0x01010101u - scales, folded_scale(largest)};
+}
+
+// The bytes of words, the even and the odd ones of each: their largest or smallest.
+struct ByteRange {
+  uint32_t largest = 0, smallest = 0x00ff00ffu;
+  __device__ void add(uint32_t word) {
+    const uint32_t even = __byte_perm(word, 0, 0x4240), odd = __byte_perm(word, 0, 0x4341);
+    largest = __vmaxu2(largest, __vmaxu2(even, odd));
+    smallest = __vminu2(smallest, __vminu2(even, odd));
+  }
+  __device__ uint32_t max_byte() const { return max(largest & 0xffffu, largest >> 16); }
+  __device__ uint32_t min_byte() const { return min(smallest & 0xffffu, smallest >> 16); }
+};
+
+// Of a stage's scales: `scale` if it is the same for all rows, else 0.
+__device__ inline float& common_scale(float* scales) { return scales[2 * kTileRows]; }
 
 // What the eight magnitudes 0 to 6 are in e4m3, by d.
 __device__ inline uint2 table_entry(uint32_t d) {
@@ -72,10 +91,7 @@ class PackedScales {
   static constexpr uint32_t kRowsPerLane = kTileRows / 32;
   static constexpr uint32_t kSteps = 4;  // stages of which the scales are fetched together: a unit
   // Units on their way behind the current one, as many stages as the weights are ahead: memory that is busy answers late.
-  template <bool kAligned>
-  static constexpr uint32_t kAhead = kFolds     ? 3
-                                     : kAligned ? 2
-                                                : 1;
+  static constexpr uint32_t kAhead = 1;
 
   template <bool kAligned>
   __device__ void copy_tile(const Tile& tile) const {
@@ -95,23 +111,31 @@ class PackedScales {
         tokens[i] = static_cast<uint32_t>(max(row_of<kProduct>(args_.slots, tile, slot, lane_ + i * 32), 0));
     }
 #pragma unroll
-    for (uint32_t i = 0; i < kAhead<kAligned>; ++i) fetch(tile.first_step / kSteps + i);
+    for (uint32_t i = 0; i < kAhead; ++i) fetch(tile.first_step / kSteps + i);
     // Behind the first fetches, which need not wait.
     if constexpr (kFolds && kProduct == Product::down) {
       if (activated_) activated_->wait(tile.expert);
     }
     for (uint32_t step = tile.first_step; step < tile.end_step; ++step, pipe_.advance()) {
       if (step == tile.first_step || step % kSteps == 0) {
-        fetch(step / kSteps + kAhead<kAligned>);
-        ptx::wait_copy_groups<kAhead<kAligned>>();
+        fetch(step / kSteps + kAhead);
+        ptx::wait_copy_groups<kAhead>();
       }
       pipe_.wait_empty();
       if constexpr (kFolds) copy_token_scales(tile, tokens, step);
+      ByteRange all;
 #pragma unroll
       for (uint32_t i = 0; i < kRowsPerLane; ++i) {
         const auto* from = reinterpret_cast<const uint32_t*>(raw<kAligned>(step / kSteps, i)) + step % kSteps;
-        store(i, kAligned ? from[0] : __funnelshift_r(from[0], from[1], word_offset(scales_of(tile, i)) * 8));
+        const uint32_t word = kAligned ? from[0] : __funnelshift_r(from[0], from[1], word_offset(scales_of(tile, i)) * 8);
+        if constexpr (kFolds) {
+          all.add(word);
+          folded()[32 * i].below = word;
+        } else {
+          reinterpret_cast<uint32_t*>(pipe_.scales())[lane_ + 32 * i] = word;
+        }
       }
+      if constexpr (kFolds) fold(all);
       ptx::mbarrier_arrive(pipe_.full());
     }
   }
@@ -135,7 +159,7 @@ class PackedScales {
   template <bool kAligned>
   __device__ std::byte* raw(uint32_t unit, uint32_t i) const {
     constexpr uint32_t kPitch = kAligned ? 16 : 20;
-    constexpr uint32_t kUnits = kAhead<kAligned> + 1;
+    constexpr uint32_t kUnits = kAhead + 1;
     static_assert(kUnits * kTileRows * kPitch <= ScalesWorkspace<kOperands>::kRawBytes);
     return shared_.scales_workspace<kOperands>() + (unit % kUnits * kTileRows + lane_ + i * 32) * kPitch;
   }
@@ -157,11 +181,23 @@ class PackedScales {
     }
   }
 
-  __device__ void store(uint32_t i, uint32_t scales) const {
-    if constexpr (kFolds)
-      reinterpret_cast<FoldedScales*>(pipe_.scales())[lane_ + 32 * i] = fold_scales(scales);
-    else
-      reinterpret_cast<uint32_t*>(pipe_.scales())[lane_ + 32 * i] = scales;
+  __device__ FoldedScales* folded() const { return reinterpret_cast<FoldedScales*>(pipe_.scales()) + lane_; }
+  // Where `below` still is what was fetched. `all`: the bytes of this lane's rows.
+  __device__ void fold(const ByteRange& all) const {
+    const uint32_t largest = max(__reduce_max_sync(~0u, all.max_byte()), kLeastLargest);
+    const bool common = largest < 255 && largest - __reduce_min_sync(~0u, all.min_byte()) <= kFoldedBinades;
+    if (lane_ == 0) common_scale(pipe_.scales()) = common ? folded_scale(largest) : 0.0f;
+#pragma unroll
+    for (uint32_t i = 0; i < kRowsPerLane; ++i) {
+      FoldedScales& row = folded()[32 * i];
+      uint32_t of_row = largest;
+      if (!common) {
+        ByteRange bytes;
+        bytes.add(row.below);
+        of_row = max(bytes.max_byte(), kLeastLargest);
+      }
+      row = fold_scales(row.below, of_row);
+    }
   }
 
   __device__ void copy_token_scales(const Tile& tile, const uint32_t (&tokens)[kMaxTokens / 32], uint32_t step) const {

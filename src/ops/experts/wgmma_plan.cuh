@@ -13,13 +13,14 @@
 namespace mixlane::experts_gpu {
 
 inline constexpr uint32_t kNumGroups = 2;  // warpgroups that multiply, 128 rows of the tile each
-inline constexpr uint32_t kNumThreads = (1 + kNumGroups) * 128;
 inline constexpr uint32_t kTileRows = 256;
 inline constexpr uint32_t kMaxTokens = 128;
 inline constexpr uint32_t kWideTokens = 128;
 inline constexpr uint32_t kClusterBlocks = 2;
 inline constexpr uint32_t kMaxStages = 8;
+inline constexpr uint32_t kDecodedSlots = 2;
 inline constexpr uint32_t kSharedBytes = 227 * 1024;
+inline constexpr uint32_t kMaxThreads = 512;
 
 __host__ __device__ constexpr uint32_t round_up(uint32_t value, uint32_t to) { return (value + to - 1) / to * to; }
 
@@ -82,8 +83,12 @@ __host__ __device__ constexpr bool has_token_groups(Operands operands) {
   return operands == Operands::e4m3_block || operands == Operands::e2m1_e4m3;
 }
 
-// What a stage holds of k. Packed e2m1 weights are decoded on their way to the tensor cores, so that they take a row of
-// 64 bytes where bf16 tokens take two of 128 and e4m3 ones one.
+// Warpgroups: one of producers, kNumGroups that multiply, and where weights are packed one that decodes them.
+template <Operands kOperands>
+inline constexpr uint32_t kNumThreads = (1 + kNumGroups + (is_packed(kOperands) ? 1 : 0)) * 128;
+
+// What a stage holds of k. Of packed e2m1 weights it is the codes, a row of 64 bytes where bf16 tokens take two of 128 and
+// e4m3 ones one.
 template <Operands kOperands>
 struct Step {
   static constexpr bool kPacked = is_packed(kOperands);
@@ -95,8 +100,8 @@ struct Step {
 
   // Most rows of a narrow tile. Where there are wide ones, these take over when they are faster; e4m3's sums, products and
   // scales share the registers besides.
-  static constexpr bool kHasWide = !kPacked;
-  static constexpr uint32_t kTokens = kPacked ? 128 : kOperands == Operands::bf16 ? 96 : 64;
+  static constexpr bool kHasWide = true;
+  static constexpr uint32_t kTokens = kTokenValueBytes == 2 ? 96 : 64;
   // Narrow tiles may be longer than wide ones: a few rows too many do not become tiles of their own.
   static constexpr uint32_t kMaxTokens = kOperands == Operands::bf16 ? 160 : 128;
 
@@ -117,6 +122,7 @@ struct Schedule {
   uint32_t num_steps = 0;      // of k
   bool splits = false;         // rows for a full tile and a narrow one: one after the other, not side by side
   bool shares_ranges = false;  // a pair of blocks has a share of all items' ranges, not whole items
+  bool hands_over = true;      // every part of a tile has stages, with which the tile can be handed over
 
   template <Operands kOperands>
   __device__ void set(bool has_wide, uint32_t depth, uint32_t num_weight_tiles) {
@@ -218,12 +224,12 @@ struct OtherBytes {
 };
 
 struct Plan {
-  static constexpr uint32_t kNumWarps = kNumThreads / 32;
+  static constexpr uint32_t kMaxWarps = kMaxThreads / 32;
   Schedule products[2];
   uint32_t max_width;  // of the widest tile
   uint32_t num_stages;
-  uint32_t warp_sums[2][kNumWarps];
-  uint32_t warp_widths[kNumWarps];
+  uint32_t warp_sums[2][kMaxWarps];
+  uint32_t warp_widths[kMaxWarps];
 
   // By all threads of the block, once the schedules are set; they must meet before it is used.
   template <Operands kOperands>
@@ -246,8 +252,9 @@ struct Fixed {
   Plan plan;
   uint64_t full[kMaxStages];
   uint64_t empty[kMaxStages];
-  Tile tiles[kTileSlots + kNumGroups];  // from who copies weights to who multiplies; of a warpgroup alone
-  uint32_t late;                        // activated rows did not come in time
+  uint64_t decoded[kDecodedSlots], used[kDecodedSlots];  // of packed weights
+  Tile tiles[kTileSlots + kNumGroups];                   // from who copies weights to who multiplies; of a warpgroup alone
+  uint32_t late;                                         // activated rows did not come in time
 };
 
 // The beginning of shared memory. By name and not by a pointer that is handed around, which the compiler takes for one to
@@ -273,9 +280,10 @@ struct ExpertLists {
 template <Operands kOperands>
 __device__ void Plan::make(const Slots& slots, const OtherBytes& other) {
   const ExpertLists lists{slots.num_experts};
-  constexpr uint32_t kPerThread = (kMaxWgmmaExperts + kNumThreads - 1) / kNumThreads;
+  constexpr uint32_t kThreads = kNumThreads<kOperands>;
+  constexpr uint32_t kPerThread = (kMaxWgmmaExperts + kThreads - 1) / kThreads;
   using Wave = gpu::Wave<32>;
-  const uint32_t each = (slots.num_experts + kNumThreads - 1) / kNumThreads;
+  const uint32_t each = (slots.num_experts + kThreads - 1) / kThreads;
   const uint32_t first = threadIdx.x * each, end = min(first + each, slots.num_experts);
   uint32_t rows[kPerThread];
 #pragma unroll
@@ -315,12 +323,15 @@ __device__ void Plan::make(const Slots& slots, const OtherBytes& other) {
       lists.first_item(p)[first + i] = item;
       item += items[p][i];
     }
-    if (threadIdx.x == kNumThreads - 1) products[p].num_items = item;
+    if (threadIdx.x == kThreads - 1) products[p].num_items = item;
   }
-  if (threadIdx.x == kNumThreads - 1) {
-    for (uint32_t w = 0; w < kNumWarps; ++w) width = max(width, warp_widths[w]);
+  if (threadIdx.x == kThreads - 1) {
+    for (uint32_t w = 0; w < kThreads / 32; ++w) width = max(width, warp_widths[w]);
     max_width = width;
-    for (Schedule& product : products) product.shares_ranges = width <= kRangeWidth;
+    for (Schedule& product : products) {
+      product.shares_ranges = width <= kRangeWidth;
+      product.hands_over = !product.shares_ranges || product.num_steps >= kRanges;
+    }
     num_stages = min((kSharedBytes - other.fixed - other.per_token * width) /
                          (Step<kOperands>::stage_bytes(width) + width * other.per_stage_and_token + other.per_stage),
                      kMaxStages);

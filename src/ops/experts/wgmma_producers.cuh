@@ -59,7 +59,7 @@ struct Producers {
       const uint64_t policy = tile.first_row > 0 ? ptx::kEvictNormal : ptx::kEvictFirst;
       for (uint32_t step = tile.first_step; step < tile.end_step; ++step, pipe.advance()) {
         pipe.wait_empty();
-        if (step == tile.first_step && !tiles.schedule().shares_ranges) fixed().tiles[pipe.next_tile()] = tile;
+        if (step == tile.first_step && tiles.schedule().hands_over) fixed().tiles[pipe.next_tile()] = tile;
         ptx::mbarrier_arrive_expect(pipe.full(), S::kWeightBytes);
         const auto k = static_cast<int32_t>(step * (S::kPacked ? S::kWeightRowBytes : S::kDepth));
         if (tile.shares_weights) {
