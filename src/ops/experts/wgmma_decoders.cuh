@@ -1,4 +1,4 @@
-// The warpgroup of experts.wgmma that decodes packed e2m1 weights, a stage ahead of the products: into slots of shared
+// The warpgroups of experts.wgmma that decode packed e2m1 weights, a stage ahead of the products: into slots of shared
 // memory that hold them as the copy engine would have brought them, a swizzled row of 128 bytes for each of the tile's. It
 // does not know what a tile is but for the number of its stages, so that epilogues and sums of ranges take place beside it.
 #pragma once
@@ -7,11 +7,13 @@
 
 namespace mixlane::experts_gpu {
 
-// Where a thread of the warpgroup stands: each decodes a packet of a row's codes at a time, 32 of k, which have one scale.
+inline constexpr uint32_t kDecoderRows = kTileRows / kDecoderWarps;  // of a warp
+
+// Where a thread stands: each decodes a packet of a row's codes at a time, 32 of k, which have one scale.
 // Eight neighbouring lanes have eight rows: what they read, and what they write, lies in different banks.
 struct DecoderPlace {
   uint32_t lane = unknown(threadIdx.x) % 32;
-  uint32_t warp = unknown(threadIdx.x) % ptx::kWarpgroupThreads / 32;
+  uint32_t warp = unknown(threadIdx.x) / 32 % kDecoderWarps;
   uint32_t row = lane % 8;  // of eight
   uint32_t octet = lane / 8;
 

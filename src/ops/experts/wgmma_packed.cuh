@@ -3,7 +3,7 @@
 
 #include "ops/experts/wgmma_decoders.cuh"
 #include "ops/experts/wgmma_packed_scales.cuh"
-#include "ops/experts/wgmma_wide.cuh"
+#include "ops/experts/wgmma_products.cuh"
 
 namespace mixlane::experts_gpu {
 
@@ -51,43 +51,48 @@ __device__ uint4 decode_eight(uint32_t codes, uint32_t scale) {
                     __byte_perm(pairs[0], pairs[1], 0x7632), __byte_perm(pairs[2], pairs[3], 0x7632));
 }
 
-// A thread's packets of half a stage, 64 of k: of this many rows.
-inline constexpr int kHalfPackets = kTileRows * 2 / ptx::kWarpgroupThreads;
+// A thread's packets of half a stage, 64 of k: of rows 16 apart.
+inline constexpr int kHalfPackets = kDecoderRows / 16;
 
 template <bool kLarge>
-__device__ __forceinline__ void decode_half(const std::byte* codes, const uint32_t (&scales)[kHalfPackets], uint32_t to) {
+__device__ __forceinline__ void decode_half(const uint4 (&packets)[kHalfPackets], const uint32_t (&scales)[kHalfPackets],
+                                            uint32_t to) {
 #pragma unroll
   for (int i = 0; i < kHalfPackets; ++i) {
-    const uint4 packet = *reinterpret_cast<const uint4*>(codes + i * 16 * 64);
     const uint32_t row = to + static_cast<uint32_t>(i) * 16 * kRowBytes;
-    store_packet(row, decode_eight<kLarge>(packet.x, scales[i]));
-    store_packet(row ^ 16, decode_eight<kLarge>(packet.y, scales[i]));
-    store_packet(row ^ 32, decode_eight<kLarge>(packet.z, scales[i]));
-    store_packet(row ^ 48, decode_eight<kLarge>(packet.w, scales[i]));
+    store_packet(row, decode_eight<kLarge>(packets[i].x, scales[i]));
+    store_packet(row ^ 16, decode_eight<kLarge>(packets[i].y, scales[i]));
+    store_packet(row ^ 32, decode_eight<kLarge>(packets[i].z, scales[i]));
+    store_packet(row ^ 48, decode_eight<kLarge>(packets[i].w, scales[i]));
   }
 }
 
-// The first 64 of k into one slot, the others into the next one.
+// The first 64 of k into one slot, the others into the next one. Codes and scales are all asked for before a slot is waited
+// for.
 __device__ __forceinline__ void decode_stage(Pipeline<Operands::e2m1>& pipe, const Shared&) {
   const DecoderPlace place;
-  const uint32_t row = place.warp * 64 + place.octet / 2 * 8 + place.row, group = place.octet % 2;
-#pragma unroll 1
-  for (uint32_t half = 0; half < 2; ++half, pipe.advance_decoded()) {
-    const uint32_t c = 2 * half + group;
-    const std::byte* codes = pipe.weights() + row * Step<Operands::e2m1>::kWeightRowBytes + place.packet(c);
-    const auto* bytes = reinterpret_cast<const uint8_t*>(pipe.scales()) + row * 4 + c;
-    uint32_t scales[kHalfPackets], all = 0;
+  const uint32_t row = place.warp * kDecoderRows + place.octet / 2 * 8 + place.row, group = place.octet % 2;
+  const std::byte* codes = pipe.weights() + row * Step<Operands::e2m1>::kWeightRowBytes;
+  const auto* bytes = reinterpret_cast<const uint8_t*>(pipe.scales()) + row * 4 + group;
+  uint4 packets[2][kHalfPackets];
+  uint32_t scales[2][kHalfPackets], all = 0;
 #pragma unroll
-    for (int i = 0; i < kHalfPackets; ++i) scales[i] = bytes[i * 16 * 4];
+  for (uint32_t half = 0; half < 2; ++half)
 #pragma unroll
-    for (int i = 0; i < kHalfPackets; ++i) all |= scales[i];
-    const bool large = __any_sync(~0u, all >= 128);
+    for (int i = 0; i < kHalfPackets; ++i) {
+      packets[half][i] = *reinterpret_cast<const uint4*>(codes + place.packet(2 * half + group) + i * 16 * 64);
+      scales[half][i] = bytes[2 * half + static_cast<uint32_t>(i) * 16 * 4];
+      all |= scales[half][i];
+    }
+  const bool large = __any_sync(~0u, all >= 128);
+#pragma unroll
+  for (int half = 0; half < 2; ++half, pipe.advance_decoded()) {
     const uint32_t to = offset_of(pipe.decoded()) + row * kRowBytes + ((4 * group) ^ place.row) * 16;
     pipe.wait_used();
     if (large)
-      decode_half<true>(codes, scales, to);
+      decode_half<true>(packets[half], scales[half], to);
     else
-      decode_half<false>(codes, scales, to);
+      decode_half<false>(packets[half], scales[half], to);
     pipe.publish_decoded();
   }
 }
@@ -112,7 +117,7 @@ __device__ __forceinline__ void for_each_half(Pipeline<Operands::e2m1>& pipe, ui
   }
 }
 
-// One narrow tile.
+// One tile.
 template <Product kProduct, int kN>
 __device__ __forceinline__ void multiply_packed(Pipeline<Operands::e2m1>& pipe, const Place& place, uint32_t num_steps,
                                                 Accumulators<kN>& sums) {
@@ -126,27 +131,6 @@ __device__ __forceinline__ void multiply_packed(Pipeline<Operands::e2m1>& pipe, 
         ptx::Wgmma<kN>::template mma<ptx::MatrixType::bf16>(
             sums[b], weights + ptx::descriptor_rows(64 * b) + k * ptx::kDescriptorStep, tokens + k * ptx::kDescriptorStep,
             true);
-  });
-}
-
-// One wide tile.
-template <Product kProduct>
-__device__ __forceinline__ void multiply_wide_packed(Pipeline<Operands::e2m1>& pipe, uint32_t num_steps,
-                                                     float (&sums)[kWideSums]) {
-#pragma unroll
-  for (int i = 0; i < kWideSums; ++i) sums[i] = 0.0f;
-  // Of half of the weight rows each: a product of 256 has more sums than ptxas lets a kernel of 512 threads have registers.
-  auto& halves = reinterpret_cast<float(&)[2][kWideSums / 2]>(sums);
-  const uint32_t group = __shfl_sync(~0u, Place().group, 0);  // in a uniform register
-  for_each_half<kProduct>(pipe, num_steps, [&](uint64_t tokens, uint64_t weights) {
-    tokens += group * ptx::descriptor_rows(kWideGroupRows);
-#pragma unroll
-    for (int k = 0; k < kRowProducts; ++k)
-#pragma unroll
-      for (int half = 0; half < 2; ++half)
-        ptx::Wgmma<128>::mma<ptx::MatrixType::bf16>(halves[half], tokens + k * ptx::kDescriptorStep,
-                                                    weights + half * ptx::descriptor_rows(128) + k * ptx::kDescriptorStep,
-                                                    true);
   });
 }
 

@@ -19,8 +19,9 @@ inline constexpr uint32_t kWideTokens = 128;
 inline constexpr uint32_t kClusterBlocks = 2;
 inline constexpr uint32_t kMaxStages = 8;
 inline constexpr uint32_t kDecodedSlots = 2;
+inline constexpr uint32_t kDecoderWarps = 8;
 inline constexpr uint32_t kSharedBytes = 227 * 1024;
-inline constexpr uint32_t kMaxThreads = 512;
+inline constexpr uint32_t kMaxThreads = 640;
 
 __host__ __device__ constexpr uint32_t round_up(uint32_t value, uint32_t to) { return (value + to - 1) / to * to; }
 
@@ -83,9 +84,9 @@ __host__ __device__ constexpr bool has_token_groups(Operands operands) {
   return operands == Operands::e4m3_block || operands == Operands::e2m1_e4m3;
 }
 
-// Warpgroups: one of producers, kNumGroups that multiply, and where weights are packed one that decodes them.
+// Warpgroups: one of producers, kNumGroups that multiply, and where weights are packed two that decode them.
 template <Operands kOperands>
-inline constexpr uint32_t kNumThreads = (1 + kNumGroups + (is_packed(kOperands) ? 1 : 0)) * 128;
+inline constexpr uint32_t kNumThreads = (1 + kNumGroups) * 128 + (is_packed(kOperands) ? kDecoderWarps * 32 : 0);
 
 // What a stage holds of k. Of packed e2m1 weights it is the codes, a row of 64 bytes where bf16 tokens take two of 128 and
 // e4m3 ones one.
@@ -100,10 +101,10 @@ struct Step {
 
   // Most rows of a narrow tile. Where there are wide ones, these take over when they are faster; e4m3's sums, products and
   // scales share the registers besides.
-  static constexpr bool kHasWide = true;
-  static constexpr uint32_t kTokens = kTokenValueBytes == 2 ? 96 : 64;
+  static constexpr bool kHasWide = !kPacked;
+  static constexpr uint32_t kTokens = kTokenValueBytes == 2 || kPacked ? 96 : 64;
   // Narrow tiles may be longer than wide ones: a few rows too many do not become tiles of their own.
-  static constexpr uint32_t kMaxTokens = kOperands == Operands::bf16 ? 160 : 128;
+  static constexpr uint32_t kMaxTokens = kOperands == Operands::bf16 ? 160 : kPacked ? kTokens : 128;
 
   __host__ __device__ static uint32_t num_steps(uint32_t depth) { return (depth + kDepth - 1) / kDepth; }
   // Of the tokens of one row of 128 bytes each, at most `width` of them.
@@ -117,7 +118,6 @@ struct Schedule {
   uint32_t num_tiles = 0;      // of an expert's weights; 0: the product is not made
   uint32_t narrow_tokens = 0;  // most rows of a narrow tile
   uint32_t tile_tokens = 0;    // of a full tile
-  uint32_t pair_shift = 0;     // two of these are 1 << pair_shift
   uint32_t long_tokens = 0;    // most rows of a remaining one
   uint32_t num_steps = 0;      // of k
   bool splits = false;         // rows for a full tile and a narrow one: one after the other, not side by side
@@ -130,7 +130,6 @@ struct Schedule {
     num_steps = Step<kOperands>::num_steps(depth);
     narrow_tokens = Step<kOperands>::kTokens;
     tile_tokens = has_wide ? kWideTokens : narrow_tokens;
-    pair_shift = 32 - static_cast<uint32_t>(__clz(static_cast<int>(tile_tokens)));
     long_tokens = max(tile_tokens, has_wide ? Step<kOperands>::kMaxTokens : 0);
     splits = has_wide && kOperands != Operands::bf16;
   }
@@ -148,8 +147,9 @@ struct Schedule {
   };
   __device__ Items items(uint32_t count) const {
     Items items;
-    items.full = count >> pair_shift;
-    items.remaining = count - (items.full << pair_shift);
+    // Divisions by what the compiler knows.
+    items.full = tile_tokens == kWideTokens ? count / (2 * kWideTokens) : tile_tokens == 96 ? count / 192 : count / 128;
+    items.remaining = count - items.full * 2 * tile_tokens;
     if (items.full > 0 && items.remaining > 0 && items.remaining <= 2 * (long_tokens - tile_tokens)) {
       --items.full;
       items.remaining += 2 * tile_tokens;
