@@ -9,23 +9,28 @@
 
 namespace mixlane::experts_gpu {
 
-// Of a thread. Warpgroups share what the launch gave to all, 168 for each thread of three and 96 of five. More would be
+// Of a thread. Warpgroups share what the launch gave to all, 168 for each thread of three and 128 of four. More would be
 // waited for forever.
 inline constexpr int kProducerRegisters = 40;
-inline constexpr int kDecoderRegisters = 40;
 template <Operands kOperands>
-inline constexpr int kGroupRegisters = is_packed(kOperands) ? 176 : 232;
+inline constexpr int kDecoderRegisters = kOperands == Operands::e2m1 ? 40 : 24;
+template <Operands kOperands>
+inline constexpr int kGroupRegisters = !is_packed(kOperands)         ? 232
+                                       : kOperands == Operands::e2m1 ? 216
+                                                                     : 224;
 static_assert(kProducerRegisters + 2 * kGroupRegisters<Operands::bf16> <= 3 * 168);
-static_assert(kProducerRegisters + 2 * kDecoderRegisters + 2 * kGroupRegisters<Operands::e2m1> <= 5 * 96);
+static_assert(kProducerRegisters + kDecoderRegisters<Operands::e2m1> + 2 * kGroupRegisters<Operands::e2m1> <= 4 * 128);
+static_assert(kDecoderRegisters<Operands::e2m1> + 2 * kGroupRegisters<Operands::e2m1> ==
+              kDecoderRegisters<Operands::e2m1_e4m3> + 2 * kGroupRegisters<Operands::e2m1_e4m3>);
 
 // The tile's products over `num_steps` stages.
 template <Product kProduct, Operands kOperands, int kN>
-__device__ void multiply_steps(Pipeline<kOperands>& pipe, const WgmmaArgs& args, const Tile& tile, const Place& place,
-                               uint32_t num_steps, Accumulators<kN>& sums) {
+__device__ void multiply_steps(Pipeline<kOperands>& pipe, const WgmmaArgs& args, const Shared& shared, const Tile& tile,
+                               const Place& place, uint32_t num_steps, Accumulators<kN>& sums) {
   if constexpr (kOperands == Operands::bf16) {
     multiply_bf16<kProduct, kN>(pipe, place, num_steps, sums);
   } else if constexpr (is_packed(kOperands)) {
-    multiply_packed<kProduct, kN>(pipe, place, num_steps, sums);  // of the file that instantiates it
+    multiply_packed<kProduct, kN>(pipe, place, num_steps, shared, sums);  // of the file that instantiates it
   } else if constexpr (kOperands == Operands::e4m3_block) {
     const OwnScales<kProduct> own(args, tile, place);
     multiply_e4m3_block<kProduct, kN>(pipe, place, num_steps, own, sums);
@@ -104,7 +109,7 @@ class Consumers {
   __device__ __forceinline__ void run_narrow(const Tile& tile, const Place& place, StoredTiles& stored) {
     Accumulators<kN> sums;
     const auto multiply = [&](uint32_t first, uint32_t end) {
-      multiply_steps<kProduct, kOperands, kN>(pipe_, args(), tile, place, end - first, sums);
+      multiply_steps<kProduct, kOperands, kN>(pipe_, args(), shared_, tile, place, end - first, sums);
     };
     if constexpr (kN <= static_cast<int>(kRangeWidth)) {
       RangeSums<kN> ranges(args(), fixed().plan.products[kIndex], launch_.state->shares[kIndex], launch_.status, tile,
@@ -145,10 +150,15 @@ class Consumers {
     float sums[kWideSums];
     if constexpr (kOperands == Operands::bf16)
       multiply_wide_bf16<kProduct>(pipe_, place, tile.end_step, sums);
+    else if constexpr (is_packed(kOperands))
+      multiply_wide_packed<kProduct>(pipe_, tile.end_step, sums);  // the same
     else
       multiply_wide_e4m3<kProduct>(pipe_, place, tile.end_step, sums);
     before_epilogue(sums, stored);
-    WideEpilogue<kProduct, kOperands>(args(), tile, place).run(sums);
+    if constexpr (is_packed(kOperands))
+      WideEpilogue<kProduct, kOperands>(args(), tile, Place()).run(sums);  // no register for it meanwhile
+    else
+      WideEpilogue<kProduct, kOperands>(args(), tile, place).run(sums);
     after_epilogue(tile, stored);
   }
 
@@ -206,7 +216,7 @@ __global__ void __launch_bounds__(kNumThreads<kOperands>, 1) experts_wgmma(const
     }
     if constexpr (is_packed(kOperands)) {
       for (uint32_t slot = 0; slot < kDecodedSlots; ++slot) {
-        ptx::mbarrier_init(&fixed().decoded[slot], kDecoderWarps);
+        ptx::mbarrier_init(&fixed().decoded[slot], ptx::kWarpgroupThreads / 32);
         ptx::mbarrier_init(&fixed().used[slot], kNumGroups * (ptx::kWarpgroupThreads / 32));
       }
     }
@@ -232,8 +242,10 @@ __global__ void __launch_bounds__(kNumThreads<kOperands>, 1) experts_wgmma(const
     produce<kFirst, kOperands, kRuns>(launch, shared);
     __syncwarp();
   } else if (is_packed(kOperands) && threadIdx.x >= (1 + kNumGroups) * ptx::kWarpgroupThreads) {
-    ptx::lower_registers<kDecoderRegisters>();
-    if constexpr (is_packed(kOperands)) decode<kOperands, kRuns>(shared);
+    ptx::lower_registers<kDecoderRegisters<kOperands>>();
+    if constexpr (is_packed(kOperands)) {
+      if (has_decoders()) decode<kOperands, kRuns>(shared);
+    }
     __syncwarp();
   } else {
     ptx::raise_registers<kGroupRegisters<kOperands>>();

@@ -1,4 +1,4 @@
-// The warpgroups of experts.wgmma that decode packed e2m1 weights, a stage ahead of the products: into slots of shared
+// The warpgroup of experts.wgmma that decodes packed e2m1 weights, a stage ahead of the products: into slots of shared
 // memory that hold them as the copy engine would have brought them, a swizzled row of 128 bytes for each of the tile's. It
 // does not know what a tile is but for the number of its stages, so that epilogues and sums of ranges take place beside it.
 #pragma once
@@ -7,13 +7,11 @@
 
 namespace mixlane::experts_gpu {
 
-inline constexpr uint32_t kDecoderRows = kTileRows / kDecoderWarps;  // of a warp
-
-// Where a thread stands: each decodes a packet of a row's codes at a time, 32 of k, which have one scale.
+// Where a thread of the warpgroup stands: each decodes a packet of a row's codes at a time, 32 of k, which have one scale.
 // Eight neighbouring lanes have eight rows: what they read, and what they write, lies in different banks.
 struct DecoderPlace {
   uint32_t lane = unknown(threadIdx.x) % 32;
-  uint32_t warp = unknown(threadIdx.x) / 32 % kDecoderWarps;
+  uint32_t warp = unknown(threadIdx.x) % ptx::kWarpgroupThreads / 32;
   uint32_t row = lane % 8;  // of eight
   uint32_t octet = lane / 8;
 
@@ -28,6 +26,9 @@ __device__ inline uint32_t offset_of(const std::byte* in_shared) {
 __device__ inline void store_packet(uint32_t offset, const uint4& packet) {
   *reinterpret_cast<uint4*>(shared_memory() + offset) = packet;
 }
+
+// Whether there is anything to do for them in this launch.
+__device__ inline bool has_decoders() { return fixed().plan.decoded_bytes > 0; }
 
 // decode_stage(pipe, shared), of the file that instantiates it: a full stage's weights into its slots.
 template <Operands kOperands>

@@ -9,18 +9,40 @@
 namespace mixlane::experts_gpu {
 
 // A weight row's scales of 128 of k as products with e4m3 tokens use them. An e2m1 value times 2^(6 - d), where d is how far
-// its group's scale lies below the row's largest one, is an e4m3 value for d = 0 to 14, and `scale` is what is left for the
-// sums. Beyond 14 what e4m3 has no subnormals for is rounded to nearest: by 2^-16 of the largest scale at most.
-struct FoldedScales {
-  uint32_t below;  // d: a byte per group
-  float scale;
+// its group's scale lies below the largest one, is an e4m3 value for d = 0 to 14, and folded_scale() is what is left for the
+// sums. The largest one is that of all the tile's rows where all are within 14 of it (common_scale()); else that of the row,
+// and beyond 14 what e4m3 has no subnormals for is rounded to nearest: by 2^-16 of the row's largest scale at most.
+inline constexpr uint32_t kFoldedBinades = 14;
+inline constexpr uint32_t kLeastLargest = 7;  // leaves folded_scale() a normal number
+
+__device__ inline float folded_scale(uint32_t largest) {
+  return __uint_as_float(largest == 255 ? 0x7fc00000u : (largest << 23) - (6u << 23));
+}
+
+// The bytes of words, the even and the odd ones of each: their largest or smallest.
+struct ByteRange {
+  uint32_t largest = 0, smallest = 0x00ff00ffu;
+  __device__ void add(uint32_t word) {
+    const uint32_t even = __byte_perm(word, 0, 0x4240), odd = __byte_perm(word, 0, 0x4341);
+    largest = __vmaxu2(largest, __vmaxu2(even, odd));
+    smallest = __vminu2(smallest, __vminu2(even, odd));
+  }
+  __device__ uint32_t max_byte() const { return max(max(largest & 0xffffu, largest >> 16), kLeastLargest); }
+  __device__ uint32_t min_byte() const { return min(smallest & 0xffffu, smallest >> 16); }
 };
 
-__device__ inline FoldedScales fold_scales(uint32_t scales) {
-  constexpr uint32_t kLeast = 7;  // leaves `scale` a normal number
-  const uint32_t pairs = __vmaxu2(__byte_perm(scales, 0, 0x4240), __byte_perm(scales, 0, 0x4341));
-  const uint32_t largest = max(__vmaxu2(pairs, pairs >> 16) & 0xffffu, kLeast);
-  return {largest * 0x01010101u - scales, __uint_as_float(largest == 255 ? 0x7fc00000u : (largest << 23) - (6u << 23))};
+// The largest scale of a row.
+__device__ inline uint32_t largest_scale(uint32_t word) {
+  ByteRange row;
+  row.add(word);
+  return row.max_byte();
+}
+
+// Of a stage's scales: the largest one of all rows, or 0 where rows have their own.
+__device__ inline uint32_t& common_scale(float* scales) { return reinterpret_cast<uint32_t*>(scales)[kTileRows]; }
+__device__ inline uint32_t largest_of_row(float* scales, uint32_t row) {
+  const uint32_t common = common_scale(scales);
+  return common ? common : largest_scale(reinterpret_cast<const uint32_t*>(scales)[row]);
 }
 
 // What the eight magnitudes 0 to 6 are in e4m3, by d.
@@ -70,7 +92,6 @@ class PackedScales {
 
  private:
   static constexpr uint32_t kRowsPerLane = kTileRows / 32;
-  static constexpr uint32_t kTokensPerLane = Step<kOperands>::kMaxTokens / 32;
   static constexpr uint32_t kSteps = 4;  // stages of which the scales are fetched together: a unit
   // Units on their way behind the current one, as many stages as the weights are ahead: memory that is busy answers late.
   static constexpr uint32_t kAhead = 1;
@@ -85,11 +106,11 @@ class PackedScales {
       }
       ptx::end_copy_group();
     };
-    uint32_t tokens[kTokensPerLane];
+    uint32_t tokens[kMaxTokens / 32];
     if constexpr (kFolds) {
       const uint32_t slot = slot_of(args_.slots, tile);
 #pragma unroll
-      for (uint32_t i = 0; i < kTokensPerLane; ++i)
+      for (uint32_t i = 0; i < kMaxTokens / 32; ++i)
         tokens[i] = static_cast<uint32_t>(max(row_of<kProduct>(args_.slots, tile, slot, lane_ + i * 32), 0));
     }
 #pragma unroll
@@ -105,10 +126,18 @@ class PackedScales {
       }
       pipe_.wait_empty();
       if constexpr (kFolds) copy_token_scales(tile, tokens, step);
+      ByteRange all;
 #pragma unroll
       for (uint32_t i = 0; i < kRowsPerLane; ++i) {
         const auto* from = reinterpret_cast<const uint32_t*>(raw<kAligned>(step / kSteps, i)) + step % kSteps;
-        store(i, kAligned ? from[0] : __funnelshift_r(from[0], from[1], word_offset(scales_of(tile, i)) * 8));
+        const uint32_t word = kAligned ? from[0] : __funnelshift_r(from[0], from[1], word_offset(scales_of(tile, i)) * 8);
+        if constexpr (kFolds) all.add(word);
+        reinterpret_cast<uint32_t*>(pipe_.scales())[lane_ + 32 * i] = word;
+      }
+      if constexpr (kFolds) {
+        const uint32_t largest = __reduce_max_sync(~0u, all.max_byte());
+        const bool common = largest < 255 && largest - __reduce_min_sync(~0u, all.min_byte()) <= kFoldedBinades;
+        if (lane_ == 0) common_scale(pipe_.scales()) = common ? largest : 0;
       }
       ptx::mbarrier_arrive(pipe_.full());
     }
@@ -155,17 +184,10 @@ class PackedScales {
     }
   }
 
-  __device__ void store(uint32_t i, uint32_t scales) const {
-    if constexpr (kFolds)
-      reinterpret_cast<FoldedScales*>(pipe_.scales())[lane_ + 32 * i] = fold_scales(scales);
-    else
-      reinterpret_cast<uint32_t*>(pipe_.scales())[lane_ + 32 * i] = scales;
-  }
-
-  __device__ void copy_token_scales(const Tile& tile, const uint32_t (&tokens)[kTokensPerLane], uint32_t step) const {
+  __device__ void copy_token_scales(const Tile& tile, const uint32_t (&tokens)[kMaxTokens / 32], uint32_t step) const {
     const uint32_t at = ptx::shared_address(pipe_.token_scales()) + lane_ * 4;
 #pragma unroll
-    for (uint32_t i = 0; i < kTokensPerLane; ++i) {
+    for (uint32_t i = 0; i < kMaxTokens / 32; ++i) {
       if (lane_ + i * 32 >= tile.width) break;
       ptx::copy_word(at + i * 128, args_.token_scales.data + unknown(tokens[i]) * args_.token_scales.stride + step, true);
     }

@@ -30,15 +30,14 @@ struct Staging {
 };
 
 // Scales in a stage, in words. Of tokens with groups one each. Of weights, e4m3_block: three of the blocks of 128 rows that
-// a tile meets, one not used; e2m1: the four bytes of each row; e2m1_e4m3: FoldedScales of each row, then what they have in
-// common.
+// a tile meets, one not used; packed: the four bytes of each row, then, e2m1_e4m3, the largest of all rows or 0.
 template <Operands kOperands>
 struct StageScales {
   static constexpr bool kAny = has_token_groups(kOperands) || is_packed(kOperands);
   static constexpr uint32_t kPerToken = has_token_groups(kOperands) ? 1 : 0;
   static constexpr uint32_t kOfWeights = kOperands == Operands::e4m3_block  ? 4
                                          : kOperands == Operands::e2m1      ? kTileRows
-                                         : kOperands == Operands::e2m1_e4m3 ? 2 * kTileRows + 4
+                                         : kOperands == Operands::e2m1_e4m3 ? kTileRows + 4
                                                                             : 0;
   // Of the warp that copies them: a lane's copies, or what it wrote, or both.
   static constexpr uint32_t kArrivals = kOperands == Operands::e2m1_e4m3 ? 64 : kAny ? 32 : 0;
@@ -77,7 +76,7 @@ struct Shared {
   template <Operands kOperands>
   __device__ OtherBytes other_bytes() const {
     using Rows = AllStaging<kOperands>;
-    return {fixed_bytes() + Decoded<kOperands>::kBytes + Rows::kRowBytes + ScalesWorkspace<kOperands>::kBytes,
+    return {fixed_bytes() + Rows::kRowBytes + ScalesWorkspace<kOperands>::kBytes, Decoded<kOperands>::kBytes,
             Rows::kFloats * 4, StageScales<kOperands>::kOfWeights * 4, StageScales<kOperands>::kPerToken * 4};
   }
   // By one thread, once the plan is made.
@@ -88,7 +87,7 @@ struct Shared {
     RingLayout& ring = fixed().ring;
     ring.num_stages = plan.num_stages;
     ring.stage_bytes = Step<kOperands>::stage_bytes(plan.max_width);
-    ring.first_stage = fixed_bytes() + Decoded<kOperands>::kBytes;
+    ring.first_stage = fixed_bytes() + plan.decoded_bytes;
     ring.first_scales = ring.first_stage + ring.num_stages * ring.stage_bytes + Rows::kRowBytes +
                         ScalesWorkspace<kOperands>::kBytes + Rows::kFloats * 4 * plan.max_width;
     ring.scale_bytes = 4 * (plan.max_width * StageScales<kOperands>::kPerToken + StageScales<kOperands>::kOfWeights);

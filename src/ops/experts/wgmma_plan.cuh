@@ -19,9 +19,8 @@ inline constexpr uint32_t kWideTokens = 128;
 inline constexpr uint32_t kClusterBlocks = 2;
 inline constexpr uint32_t kMaxStages = 8;
 inline constexpr uint32_t kDecodedSlots = 2;
-inline constexpr uint32_t kDecoderWarps = 8;
 inline constexpr uint32_t kSharedBytes = 227 * 1024;
-inline constexpr uint32_t kMaxThreads = 640;
+inline constexpr uint32_t kMaxThreads = 512;
 
 __host__ __device__ constexpr uint32_t round_up(uint32_t value, uint32_t to) { return (value + to - 1) / to * to; }
 
@@ -84,9 +83,9 @@ __host__ __device__ constexpr bool has_token_groups(Operands operands) {
   return operands == Operands::e4m3_block || operands == Operands::e2m1_e4m3;
 }
 
-// Warpgroups: one of producers, kNumGroups that multiply, and where weights are packed two that decode them.
+// Warpgroups: one of producers, kNumGroups that multiply, and where weights are packed one that decodes them.
 template <Operands kOperands>
-inline constexpr uint32_t kNumThreads = (1 + kNumGroups) * 128 + (is_packed(kOperands) ? kDecoderWarps * 32 : 0);
+inline constexpr uint32_t kNumThreads = (1 + kNumGroups + (is_packed(kOperands) ? 1 : 0)) * 128;
 
 // What a stage holds of k. Of packed e2m1 weights it is the codes, a row of 64 bytes where bf16 tokens take two of 128 and
 // e4m3 ones one.
@@ -101,10 +100,10 @@ struct Step {
 
   // Most rows of a narrow tile. Where there are wide ones, these take over when they are faster; e4m3's sums, products and
   // scales share the registers besides.
-  static constexpr bool kHasWide = !kPacked;
-  static constexpr uint32_t kTokens = kTokenValueBytes == 2 || kPacked ? 96 : 64;
+  static constexpr bool kHasWide = true;
+  static constexpr uint32_t kTokens = kTokenValueBytes == 2 ? 96 : 64;
   // Narrow tiles may be longer than wide ones: a few rows too many do not become tiles of their own.
-  static constexpr uint32_t kMaxTokens = kOperands == Operands::bf16 ? 160 : kPacked ? kTokens : 128;
+  static constexpr uint32_t kMaxTokens = kOperands == Operands::bf16 ? 160 : 128;
 
   __host__ __device__ static uint32_t num_steps(uint32_t depth) { return (depth + kDepth - 1) / kDepth; }
   // Of the tokens of one row of 128 bytes each, at most `width` of them.
@@ -118,6 +117,7 @@ struct Schedule {
   uint32_t num_tiles = 0;      // of an expert's weights; 0: the product is not made
   uint32_t narrow_tokens = 0;  // most rows of a narrow tile
   uint32_t tile_tokens = 0;    // of a full tile
+  uint32_t pair_shift = 0;     // two of these are 1 << pair_shift
   uint32_t long_tokens = 0;    // most rows of a remaining one
   uint32_t num_steps = 0;      // of k
   bool splits = false;         // rows for a full tile and a narrow one: one after the other, not side by side
@@ -130,6 +130,7 @@ struct Schedule {
     num_steps = Step<kOperands>::num_steps(depth);
     narrow_tokens = Step<kOperands>::kTokens;
     tile_tokens = has_wide ? kWideTokens : narrow_tokens;
+    pair_shift = 32 - static_cast<uint32_t>(__clz(static_cast<int>(tile_tokens)));
     long_tokens = max(tile_tokens, has_wide ? Step<kOperands>::kMaxTokens : 0);
     splits = has_wide && kOperands != Operands::bf16;
   }
@@ -147,9 +148,8 @@ struct Schedule {
   };
   __device__ Items items(uint32_t count) const {
     Items items;
-    // Divisions by what the compiler knows.
-    items.full = tile_tokens == kWideTokens ? count / (2 * kWideTokens) : tile_tokens == 96 ? count / 192 : count / 128;
-    items.remaining = count - items.full * 2 * tile_tokens;
+    items.full = count >> pair_shift;
+    items.remaining = count - (items.full << pair_shift);
     if (items.full > 0 && items.remaining > 0 && items.remaining <= 2 * (long_tokens - tile_tokens)) {
       --items.full;
       items.remaining += 2 * tile_tokens;
@@ -216,9 +216,13 @@ struct Schedule {
   }
 };
 
+// Packed weights: where all tiles of a launch have at most so many tokens, the warps that multiply decode for themselves.
+inline constexpr uint32_t kFewTokens = 64;
+
 // What beside the stages' weights and tokens takes shared memory.
 struct OtherBytes {
   uint32_t fixed;
+  uint32_t decoded;    // where there are decoders
   uint32_t per_token;  // of the widest tile
   uint32_t per_stage, per_stage_and_token;
 };
@@ -228,6 +232,7 @@ struct Plan {
   Schedule products[2];
   uint32_t max_width;  // of the widest tile
   uint32_t num_stages;
+  uint32_t decoded_bytes;  // 0: no decoders
   uint32_t warp_sums[2][kMaxWarps];
   uint32_t warp_widths[kMaxWarps];
 
@@ -332,7 +337,8 @@ __device__ void Plan::make(const Slots& slots, const OtherBytes& other) {
       product.shares_ranges = width <= kRangeWidth;
       product.hands_over = !product.shares_ranges || product.num_steps >= kRanges;
     }
-    num_stages = min((kSharedBytes - other.fixed - other.per_token * width) /
+    decoded_bytes = width > kFewTokens ? other.decoded : 0;
+    num_stages = min((kSharedBytes - other.fixed - decoded_bytes - other.per_token * width) /
                          (Step<kOperands>::stage_bytes(width) + width * other.per_stage_and_token + other.per_stage),
                      kMaxStages);
   }

@@ -14,8 +14,8 @@ inline constexpr int kWideGroupRows = 64;  // tokens of a warpgroup
 struct WideDescriptors {
   uint64_t tokens, weights;
   template <Operands kOperands>
-  __device__ WideDescriptors(const Pipeline<kOperands>& pipe, const Place& place)
-      : tokens(ptx::swizzled_rows(ptx::shared_address(pipe.tokens())) + place.group * ptx::descriptor_rows(kWideGroupRows)),
+  __device__ WideDescriptors(const Pipeline<kOperands>& pipe, uint32_t group)
+      : tokens(ptx::swizzled_rows(ptx::shared_address(pipe.tokens())) + group * ptx::descriptor_rows(kWideGroupRows)),
         weights(ptx::swizzled_rows(ptx::shared_address(pipe.weights()))) {}
 };
 
@@ -28,7 +28,7 @@ __device__ void multiply_wide_bf16(Pipeline<Operands::bf16>& pipe, const Place& 
   for (uint32_t step = 0; step < num_steps; ++step, pipe.advance()) {
     in_flight.drain_unless_full(pipe);
     wait_stage<kProduct != Product::down>(pipe);
-    const WideDescriptors at(pipe, place);
+    const WideDescriptors at(pipe, place.group);
     ptx::wgmma_fence();
 #pragma unroll
     for (int k = 0; k < kRowProducts; ++k)
@@ -62,7 +62,7 @@ __device__ void multiply_wide_e4m3(Pipeline<kOperands>& pipe, const Place& place
   float part[kHalf];
   for (uint32_t step = 0; step < num_steps; ++step, pipe.advance()) {
     wait_stage<kProduct != Product::down>(pipe);
-    const WideDescriptors at(pipe, place);
+    const WideDescriptors at(pipe, place.group);
     multiply_wide_half(at, 0, part);
     float scales[2][2] = {};  // [block of weights, token]
     if constexpr (kScaled) {
