@@ -41,9 +41,15 @@ class ExchangeCellRun {
  private:
   static ExchangeShape shape_of(const ExchangeCellRequest& request) {
     const BenchOptions& options = request.options;
-    return {
-        options.shape,         request.tokens,   request.workload, options.num_ranks, wire_format(options, request.format),
-        combine_wire(options), options.capacity, options.seed};
+    return {options.shape,
+            request.tokens,
+            request.workload,
+            options.num_ranks,
+            wire_format(options, request.format),
+            combine_wire(options),
+            options.capacity,
+            options.seed,
+            options.exchange.padded_to};
   }
   void describe_ranks();
   void run_case(const ExchangeCase& exchange_case, bool with_dispatch, bool with_combine);
@@ -53,6 +59,7 @@ class ExchangeCellRun {
   void overlap(Record& record, const Timed& timed, const ExchangeCase& exchange_case);
   void store(Record& record, const Timed& timed, const ExchangeCase& exchange_case, bool with_dispatch, bool with_combine);
   void add(Record& record, StageRecord row, const std::vector<double>& samples_us, const StageWork& work);
+  std::string limits(const ExchangeCase& exchange_case) const;
   std::string dispatch_options(const ExchangeCase& exchange_case) const;
   std::string combine_options(const ExchangeCase& exchange_case) const;
   bool wants(std::string_view stage) const {
@@ -182,18 +189,24 @@ void ExchangeCellRun::sample(std::vector<Timed>& all, const TimerOptions& how) {
   }
 }
 
+// Of both stages.
+std::string ExchangeCellRun::limits(const ExchangeCase& exchange_case) const {
+  std::string text;
+  if (exchange_case.num_multiprocessors > 0) text += fmt::format(" multiprocessors={}", exchange_case.num_multiprocessors);
+  if (inputs_.shape().padded_to > 0) text += fmt::format(" padded_to={}", inputs_.shape().padded_to);
+  return text;
+}
+
 std::string ExchangeCellRun::dispatch_options(const ExchangeCase& exchange_case) const {
   const WireFormat wire = inputs_.config().wire;
   std::string text = fmt::format("wire={}", name(wire));
   if (wire != WireFormat::bf16) text += fmt::format(" input={}", name(input_dtype(inputs_, exchange_case)));
-  if (exchange_case.num_multiprocessors > 0) text += fmt::format(" multiprocessors={}", exchange_case.num_multiprocessors);
-  return text;
+  return text + limits(exchange_case);
 }
 
 std::string ExchangeCellRun::combine_options(const ExchangeCase& exchange_case) const {
-  std::string text = fmt::format("rows={} wire={}", name(exchange_case.rows), request_.options.combine_wire);
-  if (exchange_case.num_multiprocessors > 0) text += fmt::format(" multiprocessors={}", exchange_case.num_multiprocessors);
-  return text;
+  const std::string text = fmt::format("rows={} wire={}", name(exchange_case.rows), request_.options.combine_wire);
+  return text + limits(exchange_case);
 }
 
 void ExchangeCellRun::add(Record& record, StageRecord row, const std::vector<double>& samples_us, const StageWork& work) {

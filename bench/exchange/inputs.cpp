@@ -21,7 +21,7 @@ DispatcherConfig config_of(const ExchangeShape& shape) {
   config.hidden = shape.model.hidden;
   config.num_topk = shape.model.routing.num_topk;
   config.num_experts = shape.model.routing.num_experts;
-  config.max_tokens = shape.tokens;
+  config.max_tokens = std::max(shape.tokens, shape.padded_to);
   config.capacity = shape.capacity;
   config.wire = shape.wire;
   config.combine_wire = shape.combine_wire;

@@ -18,6 +18,7 @@ struct ExchangeShape {
   CombineWire combine_wire = CombineWire::bf16;
   int capacity = 0;
   uint64_t seed = 0;
+  int padded_to = 0;  // rows of the tokens' tensors, with the number of tokens on the device; 0: just those
 };
 
 // One rank's data on the host.

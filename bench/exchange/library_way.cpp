@@ -100,7 +100,8 @@ void LibraryWay::make_rank(std::shared_ptr<Communicator> comm, const DispatcherC
   const RankData& data = inputs_.rank(comm->rank());
   LibraryRank& to = ranks_[static_cast<size_t>(comm->rank())];
   const Device device = from.device;
-  const int64_t tokens = data.num_tokens, hidden = config.hidden, topk = config.num_topk;
+  const bool padded = inputs_.shape().padded_to > 0;
+  const int64_t tokens = padded ? config.max_tokens : data.num_tokens, hidden = config.hidden, topk = config.num_topk;
   to.context = std::make_unique<Context>(ContextOptions{.device = device, .num_threads = 1});
   to.output = gpu::Buffer(device, std::max<int64_t>(tokens * hidden * 2, 16));
   to.status = gpu::Buffer(device, sizeof(Status));
@@ -122,6 +123,7 @@ void LibraryWay::make_rank(std::shared_ptr<Communicator> comm, const DispatcherC
   }
   dispatch.topk_ids = ConstTensorView(from.ids.data(), DType::i32, {tokens, topk}, device);
   dispatch.topk_weights = ConstTensorView(from.weights.data(), DType::f32, {tokens, topk}, device);
+  if (padded) dispatch.num_tokens = ConstTensorView(from.num_tokens.data(), DType::i32, {1}, device);
   dispatch.status = to.status.as<Status>();
   dispatch.variant = dispatch_id_;
 

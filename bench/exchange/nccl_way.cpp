@@ -317,6 +317,8 @@ void require_possible(const WayRequest& request) {
     fail(ErrorCode::unsupported, "collectives take rows as they are: those quantised before (--input wire)");
   if (request.inputs.config().combine_wire != CombineWire::bf16)
     fail(ErrorCode::unsupported, "the baselines' combine carries bf16");
+  if (request.inputs.shape().padded_to > 0)
+    fail(ErrorCode::unsupported, "collectives take counts from the host; leave out --padded-to");
   if (request.exchange_case.num_multiprocessors != 0)
     fail(ErrorCode::unsupported, "NCCL chooses its multiprocessors itself; use --multiprocessors 0");
 }

@@ -73,6 +73,7 @@ ExchangeOptions parse_exchange_options(const ExchangeOptionTexts& texts) {
   for (const int count : options.multiprocessors)
     if (count < 0 || count > kMaxMultiprocessors)
       fail(ErrorCode::invalid_argument, "--multiprocessors is {}; it must be 0 (all) to {}", count, kMaxMultiprocessors);
+  options.padded_to = texts.padded_to;
   options.overlap = texts.overlap;
   return options;
 }

@@ -29,6 +29,7 @@ struct ExchangeOptions {
   std::vector<CombineRows> rows{CombineRows::reduced};
   std::vector<DispatchInput> inputs{DispatchInput::bf16};
   std::vector<int> multiprocessors{0};  // DispatcherConfig::num_multiprocessors
+  int padded_to = 0;                    // rows of dispatch's tensors, with the number of tokens on the device; 0: just those
   bool overlap = false;                 // beside matrix products as well
 };
 
@@ -36,9 +37,11 @@ struct ExchangeOptions {
 struct ExchangeOptionTexts {
   std::vector<std::string> dispatch, combine_rows, input;
   std::vector<int> multiprocessors;
+  int padded_to = 0;
   bool overlap = false;
   bool any() const {
-    return !dispatch.empty() || !combine_rows.empty() || !input.empty() || !multiprocessors.empty() || overlap;
+    return !dispatch.empty() || !combine_rows.empty() || !input.empty() || !multiprocessors.empty() || padded_to != 0 ||
+           overlap;
   }
 };
 ExchangeOptions parse_exchange_options(const ExchangeOptionTexts& texts);

@@ -10,9 +10,9 @@ namespace mixlane::bench {
 namespace {
 
 template <class T>
-gpu::Buffer on_gpu(Device device, const std::vector<T>& values, Stream stream) {
+gpu::Buffer on_gpu(Device device, const std::vector<T>& values, Stream stream, int64_t room = 16) {
   const auto bytes = static_cast<int64_t>(values.size() * sizeof(T));
-  gpu::Buffer buffer(device, std::max<int64_t>(bytes, 16));
+  gpu::Buffer buffer(device, std::max(bytes, room));
   if (bytes > 0) gpu::copy(buffer.data(), values.data(), bytes, stream);
   return buffer;
 }
@@ -31,11 +31,15 @@ std::vector<RankOnGpu> upload(const ExchangeInputs& inputs) {
     const gpu::OwnedStream stream(device);
     RankOnGpu& to = gpus[static_cast<size_t>(rank)];
     to.device = device;
-    to.hidden = on_gpu(device, data.hidden, stream.get());
-    to.codes = on_gpu(device, data.codes, stream.get());
-    to.scales = on_gpu(device, data.scales, stream.get());
-    to.ids = on_gpu(device, data.ids, stream.get());
-    to.weights = on_gpu(device, data.weights, stream.get());
+    const DispatcherConfig& config = inputs.config();
+    const int64_t rows = config.max_tokens, pairs = rows * config.num_topk;
+    to.hidden = on_gpu(device, data.hidden, stream.get(), rows * config.hidden * 2);
+    if (config.wire != WireFormat::bf16)
+      to.codes = on_gpu(device, data.codes, stream.get(), size_bytes(wire_dtype(config.wire), rows * config.hidden));
+    to.scales = on_gpu(device, data.scales, stream.get(), rows * scale_row_bytes(config));
+    to.ids = on_gpu(device, data.ids, stream.get(), pairs * 4);
+    to.weights = on_gpu(device, data.weights, stream.get(), pairs * 4);
+    to.num_tokens = on_gpu(device, std::vector<int32_t>{static_cast<int32_t>(data.num_tokens)}, stream.get());
     to.reduced_rows = on_gpu(device, data.reduced_rows, stream.get());
     to.expert_rows = on_gpu(device, data.expert_rows, stream.get());
     to.pair_slots = on_gpu(device, data.pair_slots, stream.get());

@@ -22,7 +22,7 @@ struct ExchangeCase {
 // A rank's share of the inputs on its GPU, the same for all ways.
 struct RankOnGpu {
   Device device;
-  gpu::Buffer hidden, codes, scales, ids, weights, reduced_rows, expert_rows, pair_slots;
+  gpu::Buffer hidden, codes, scales, ids, weights, num_tokens, reduced_rows, expert_rows, pair_slots;
 };
 // Ranks take turns on the GPUs of the machine.
 Device device_of_rank(DeviceType type, int rank);

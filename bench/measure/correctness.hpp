@@ -1,7 +1,7 @@
 // Is the layer's output right? A sample of every rank's tokens against the plain reference, on the ranks themselves.
 #pragma once
 
-#include "io/weights.hpp"
+#include "mixlane/weights.hpp"
 #include "measure/gate.hpp"
 #include "mixlane/layer.hpp"
 #include "results/record.hpp"

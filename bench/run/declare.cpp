@@ -23,6 +23,7 @@ Examples:
   mixlane bench --model mixtral-8x7b --checkpoint ~/Mixtral-8x7B-v0.1 --layer 3
   torchrun --no-python --nproc-per-node 4 mixlane bench --tokens 64
   mixlane bench --device cuda --stages align --variant align=all --mode eager,graph --cache hot,cold
+  mixlane bench --device cuda --stages experts --model deepseek-v3 --quant fp8 --ranks 8 --checkpoint ~/DeepSeek-V3 --layer 5
   mixlane bench --device cuda --stages dispatch,combine --tokens 1,128,4096 --dispatch latency,throughput,naive,nccl_a2a)";
 
 void declare_sweep(CLI::App& command, BenchArguments& a) {
@@ -60,7 +61,9 @@ void declare_sweep(CLI::App& command, BenchArguments& a) {
       ->check(CLI::Range(1, 1024))
       ->group(group);
   command.add_option("--topk", a.topk, "experts per token instead of the model's")->check(CLI::Range(1, 32))->group(group);
-  command.add_option("--checkpoint", a.checkpoint, "folder of safetensors with the weights; random ones without")
+  command
+      .add_option("--checkpoint", a.checkpoint,
+                  "folder of safetensors with the weights (GPU: of the experts stage); random ones without")
       ->group(group);
   command.add_option("--layer", a.checkpoint_layer, "layer of the checkpoint")
       ->check(CLI::NonNegativeNumber)
@@ -157,6 +160,14 @@ void declare_exchange(CLI::App& command, BenchArguments& a) {
   command.add_option("--multiprocessors", texts.multiprocessors, "how many a call may keep busy; 0 = all [0]")
       ->delimiter(',')
       ->group(group);
+  command
+      .add_option(
+          "--padded-to", texts.padded_to,
+          "rows of dispatch's tensors, of which as many as there are tokens count, by a number on the device; 0 = no "
+          "other rows")
+      ->check(CLI::NonNegativeNumber)
+      ->group(group)
+      ->capture_default_str();
 }
 
 void declare_measuring(CLI::App& command, BenchArguments& a) {

@@ -7,7 +7,7 @@ namespace mixlane::bench {
 
 struct Recording::State {
   Request request;
-  HostTensor hidden, logits;
+  OwnedTensor hidden, logits;
 };
 
 namespace {
@@ -21,9 +21,9 @@ float value_at(const ConstTensorView& view, int64_t index) {
   }
 }
 
-HostTensor load_rows(const std::filesystem::path& file, std::string_view option, int64_t columns) {
+OwnedTensor load_rows(const std::filesystem::path& file, std::string_view option, int64_t columns) {
   if (file.empty()) return {};
-  HostTensor tensor = load_npy(file);
+  OwnedTensor tensor = load_npy(file);
   const TensorView& view = tensor.view;
   const bool floating =
       view.dtype == DType::f32 || view.dtype == DType::f64 || view.dtype == DType::f16 || view.dtype == DType::bf16;

@@ -117,11 +117,11 @@ namespace {
 // What only one of the two kinds of benchmark has.
 void check_layer_options(const BenchOptions& options) {
   if (!options.stages.empty() || options.stage_options_text.any() || options.exchange_text.any() || options.kernel_times)
-    fail(
-        ErrorCode::invalid_argument,
-        "--stages, --kernel-times, --align-block, --id-type, --logits-type, --quant-group, --dispatch, --combine-rows, "
-        "--input, --multiprocessors and --overlap are of stages alone, which run on a GPU: add --device cuda or hip; on the "
-        "cpu the layer's table has every stage");
+    fail(ErrorCode::invalid_argument,
+         "--stages, --kernel-times, --align-block, --id-type, --logits-type, --quant-group, --dispatch, --combine-rows, "
+         "--input, --multiprocessors, --padded-to and --overlap are of stages alone, which run on a GPU: add --device cuda "
+         "or "
+         "hip; on the cpu the layer's table has every stage");
   if (options.modes.size() != 1 || options.modes[0] != LaunchMode::eager || options.caches.size() != 1)
     fail(ErrorCode::invalid_argument, "on the cpu --mode is eager, and --cache is one of hot, cold");
   for (const Workload& workload : options.workloads)
@@ -130,10 +130,15 @@ void check_layer_options(const BenchOptions& options) {
 }
 
 void check_gpu_options(const BenchOptions& options) {
-  if (!options.checkpoint.empty() || !options.hidden.empty() || !options.logits.empty() || options.mask)
+  if (!options.hidden.empty() || !options.logits.empty() || options.mask)
     fail(ErrorCode::invalid_argument,
-         "--checkpoint, --hidden, --logits and --mask are of a layer, which runs on the cpu; on "
-         "a GPU stages are measured alone");
+         "--hidden, --logits and --mask are of a layer, which runs on the cpu; on a GPU stages are measured alone");
+  const auto& chosen = options.stages;
+  if (!options.checkpoint.empty() && !chosen.empty() && std::find(chosen.begin(), chosen.end(), "experts") == chosen.end())
+    fail(ErrorCode::invalid_argument,
+         "--checkpoint on a GPU has the weights of the experts stage, --stages {} does not; add experts, or leave "
+         "--checkpoint out",
+         fmt::join(chosen, ","));
   for (const Workload& workload : options.workloads)
     if (workload.skew == Skew::ragged)
       fail(ErrorCode::invalid_argument, "--workload ragged spreads tokens over ranks; stages alone have one rank's");
@@ -152,9 +157,10 @@ void resolve_gpu(BenchOptions& options) {
   options.stage_options = parse_stage_options(options.stage_options_text);
   options.exchange = parse_exchange_options(options.exchange_text);
   if (options.exchange_text.any() && !has_exchange(options.stages))
-    fail(ErrorCode::invalid_argument,
-         "--dispatch, --combine-rows, --input, --multiprocessors and --overlap are of dispatch and combine; add --stages "
-         "dispatch,combine");
+    fail(
+        ErrorCode::invalid_argument,
+        "--dispatch, --combine-rows, --input, --multiprocessors, --padded-to and --overlap are of dispatch and combine; add "
+        "--stages dispatch,combine");
   options.variant_lists = parse_variant_lists(options.variants, lone_stage_variants(), options.chosen_device.type);
 }
 

@@ -3,7 +3,7 @@
 
 #include <memory>
 
-#include "io/weights.hpp"
+#include "mixlane/weights.hpp"
 #include "run/options.hpp"
 
 namespace mixlane::bench {

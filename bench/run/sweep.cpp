@@ -188,7 +188,6 @@ void Sweep::check_memory(const Rig& rig) {
   const int64_t weights = rig.expected_weight_bytes();
   console_.say(fmt::format("quant {}: per rank {} of weights and {} of windows", name(rig.format()), size_text(weights),
                            size_text(rig.window_bytes())));
-  if (!options_.checkpoint.empty()) return;  // mapped as far as it needs no conversion
   const std::string shortage =
       memory_shortage(weights * comm_->num_ranks(), fmt::format("the weights of {} ranks", comm_->num_ranks()));
   if (!shortage.empty()) fail(ErrorCode::out_of_memory, "{}", shortage);

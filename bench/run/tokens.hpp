@@ -7,7 +7,7 @@
 #include <span>
 #include <vector>
 
-#include "io/weights.hpp"
+#include "mixlane/weights.hpp"
 #include "workload/workload.hpp"
 
 namespace mixlane::bench {

@@ -69,7 +69,7 @@ void StageCellRun::run_kind(const StageKind& kind) {
                                 [](const TimerOptions& how) { return how.cache == CacheState::cold; });
   std::vector<std::unique_ptr<DeviceStage>> stages;
   try {
-    stages = kind.make({request_.context, request_.inputs, request_.options.stage_options, cold});
+    stages = kind.make({request_.context, request_.inputs, request_.options.stage_options, cold, request_.experts});
   } catch (const Error& error) {
     if (error.code() != ErrorCode::unsupported && error.code() != ErrorCode::out_of_memory) throw;
     return console_.say(

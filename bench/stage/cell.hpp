@@ -15,7 +15,8 @@ struct StageCellRequest {
   Context& context;  // of the device
   DeviceTimer& timer;
   const Peaks& peaks;
-  KernelProfiler* profiler = nullptr;  // nullptr: no kernel times
+  KernelProfiler* profiler = nullptr;                // nullptr: no kernel times
+  std::shared_ptr<PlacedExperts> experts = nullptr;  // as in StageSetup
 };
 
 // A record per mode x cache, in the order of the options. What a stage or variant does not take is left out with a line on

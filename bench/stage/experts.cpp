@@ -1,21 +1,20 @@
 // Rank 0's experts on the pairs that the workload gives them: slots as align lays them out, rows as the format wants them.
-#include <array>
 #include <cmath>
+#include <map>
 
 #include "core/numeric.hpp"
-#include "io/weights.hpp"
 #include "mixlane/align.hpp"
 #include "ops/experts/op.hpp"
 #include "ops/quant/formats.hpp"
 #include "ops/quant/op.hpp"
 #include "stage/device_tensor.hpp"
 #include "stage/op_stage.hpp"
+#include "stage/placed_experts.hpp"
 
 namespace mixlane::bench {
 namespace {
 
-constexpr int kSlotBlock = 16;       // slots of an expert are padded to it
-constexpr int kDistinctExperts = 2;  // whose weights all others repeat, in turn: random values take their time
+constexpr int kSlotBlock = 16;  // slots of an expert are padded to it
 constexpr int kCheckedSlots = 6;
 
 // Sums in another order: activated values that are quantised may fall on the other side of a tie.
@@ -28,7 +27,7 @@ struct SlotTable {
 
 class ExpertsStage final : public OpStage<ExpertsArgs> {
  public:
-  explicit ExpertsStage(const StageSetup& setup);
+  ExpertsStage(const StageSetup& setup, std::shared_ptr<PlacedExperts> experts);
 
   std::string options() const override { return fmt::format("experts={} block={}", num_local_, kSlotBlock); }
   int num_sets() const override { return num_sets_; }
@@ -43,34 +42,26 @@ class ExpertsStage final : public OpStage<ExpertsArgs> {
   int64_t touched_weight_bytes() const;
   SlotTable make_slots(int set) const;
   void quantise_rows();
-  // `count` experts from the two that are made.
-  DeviceTensor spread(const ConstTensorView& made, int count) const;
-  void place_weights();
-  std::vector<double> expected_row(int expert, int64_t row) const;
+  // What experts.reference makes of a row.
+  const std::vector<double>& expected_row(int expert, int64_t row);
 
   StageInputs& inputs_;
   int num_local_;
   int num_sets_ = 1;
-  LayerWeights made_;
-  std::array<DeviceTensor, 6> weights_;  // gate_up and down: values, scales, bias
-  ExpertWeights on_device_;
+  std::shared_ptr<PlacedExperts> experts_;
   std::vector<std::byte> codes_, scales_;  // of the rows, if they are quantised
   ConstTensorView host_rows_, host_scales_;
   DeviceTensor rows_, row_scales_;
   std::vector<SlotTable> slots_;
   DeviceTensor pairs_, counts_, offsets_, output_;
+  std::map<std::pair<int, int64_t>, std::vector<double>> expected_;  // of what has been checked
 };
 
-ExpertsStage::ExpertsStage(const StageSetup& setup)
+ExpertsStage::ExpertsStage(const StageSetup& setup, std::shared_ptr<PlacedExperts> experts)
     : OpStage(setup.context, select_experts, run_experts),
       inputs_(setup.inputs),
-      num_local_(cell().shape.routing.num_experts / cell().num_ranks) {
-  std::vector<int> ids;
-  for (int e = 0; e < std::min(kDistinctExperts, num_local_); ++e) ids.push_back(e);
-  Model routed = cell().shape;
-  routed.shared_intermediate = 0;
-  made_ = random_weights(inputs_.cpu(), {routed, cell().format, ids}, cell().seed);
-  place_weights();
+      num_local_(cell().shape.routing.num_experts / cell().num_ranks),
+      experts_(std::move(experts)) {
   quantise_rows();
 
   slots_.push_back(make_slots(0));
@@ -135,36 +126,9 @@ void ExpertsStage::quantise_rows() {
   rows_ = DeviceTensor(context_.device(), host_rows_.dtype, {rows, cols}, 1, host_rows_.data);
 }
 
-DeviceTensor ExpertsStage::spread(const ConstTensorView& made, int count) const {
-  const Device device = context_.device();
-  DeviceTensor all = made.ndim == 3 ? DeviceTensor(device, made.dtype, {count, made.shape[1], made.shape[2]}, 1)
-                                    : DeviceTensor(device, made.dtype, {count, made.shape[1]}, 1);
-  const int64_t bytes = all.bytes() / count;
-  auto* to = static_cast<std::byte*>(all.view(0).data);
-  const gpu::OwnedStream stream(device);
-  for (int64_t e = 0; e < count; ++e)
-    gpu::copy(to + e * bytes,
-              e < made.shape[0] ? static_cast<const std::byte*>(made.data) + e * bytes : to + e % made.shape[0] * bytes,
-              bytes, stream.get());
-  gpu::synchronize(stream.get());
-  return all;
-}
-
-void ExpertsStage::place_weights() {
-  on_device_ = made_.weights.experts;
-  on_device_.num_experts = num_local_;
-  const std::array<ConstTensorView*, 6> views{&on_device_.gate_up, &on_device_.gate_up_scales, &on_device_.gate_up_bias,
-                                              &on_device_.down,    &on_device_.down_scales,    &on_device_.down_bias};
-  for (size_t i = 0; i < views.size(); ++i) {
-    if (!views[i]->given()) continue;
-    weights_[i] = spread(*views[i], num_local_);
-    *views[i] = weights_[i].view(0);
-  }
-}
-
 ExpertsArgs ExpertsStage::args(int set) const {
   ExpertsArgs args;
-  args.weights = on_device_;
+  args.weights = experts_->on_device();
   args.activation = cell().shape.activation;
   args.rows = rows_.view(0);
   if (host_scales_.given()) args.row_scales = row_scales_.view(0);
@@ -176,29 +140,19 @@ ExpertsArgs ExpertsStage::args(int set) const {
   return args;
 }
 
-// What experts.reference makes of a row.
-std::vector<double> ExpertsStage::expected_row(int expert, int64_t row) const {
+const std::vector<double>& ExpertsStage::expected_row(int expert, int64_t row) {
+  std::vector<double>& values = expected_[{experts_->distinct_index(expert), row}];
+  if (!values.empty()) return values;
   const int64_t hidden = cell().shape.hidden;
-  const auto one_of = [](ConstTensorView view, int64_t index) {
-    if (!view.given()) return view;
-    view.data = static_cast<const std::byte*>(view.data) + size_bytes(view.dtype, index * view.strides[0]);
-    view.shape[0] = 1;
-    return view;
-  };
   ExpertsArgs args;
-  args.weights = made_.weights.experts;
-  args.weights.num_experts = 1;
-  for (ConstTensorView* view : {&args.weights.gate_up, &args.weights.gate_up_scales, &args.weights.gate_up_bias,
-                                &args.weights.down, &args.weights.down_scales, &args.weights.down_bias})
-    *view = one_of(*view, expert % made_.weights.experts.num_experts);
+  args.weights = experts_->on_host(expert);
   args.activation = cell().shape.activation;
-  args.rows = one_of(host_rows_, row);
-  args.row_scales = one_of(host_scales_, row);
+  args.rows = part_of(host_rows_, row);
+  args.row_scales = part_of(host_scales_, row);
   std::vector<uint16_t> output(static_cast<size_t>(hidden));
   args.output = {output.data(), DType::bf16, {1, hidden}};
   args.variant = "experts.reference";
   run_experts(inputs_.cpu(), args);
-  std::vector<double> values;
   for (const uint16_t value : output) values.push_back(bf16_to_f32(value));
   return values;
 }
@@ -207,8 +161,7 @@ std::vector<double> ExpertsStage::expected_row(int expert, int64_t row) const {
 Correctness ExpertsStage::verify(Stream stream, int set) {
   const SlotTable& table = slots_[static_cast<size_t>(set)];
   const int64_t hidden = cell().shape.hidden;
-  const std::vector<std::byte> bytes = output_.fetch(stream, set);
-  const auto* got = reinterpret_cast<const uint16_t*>(bytes.data());
+  std::vector<uint16_t> got(static_cast<size_t>(hidden));
   std::vector<std::pair<int, int64_t>> used;  // expert, slot
   for (int e = 0; e < num_local_; ++e)
     for (int64_t i = 0; i < table.counts[static_cast<size_t>(e)]; ++i)
@@ -218,9 +171,11 @@ Correctness ExpertsStage::verify(Stream stream, int set) {
   for (size_t i = 0; i < num_checked; ++i) {
     const auto [expert, slot] = used[(2 * i + 1) * used.size() / (2 * num_checked)];
     const int64_t row = table.pairs[static_cast<size_t>(slot)] / cell().shape.routing.num_topk;
-    const std::vector<double> want = expected_row(expert, row);
+    const std::vector<double>& want = expected_row(expert, row);
+    gpu::copy(got.data(), output_.view(set).as<uint16_t>() + slot * hidden, hidden * 2, stream);
+    gpu::synchronize(stream);
     for (int64_t h = 0; h < hidden; ++h) {
-      const double off = bf16_to_f32(got[slot * hidden + h]) - want[static_cast<size_t>(h)];
+      const double off = bf16_to_f32(got[static_cast<size_t>(h)]) - want[static_cast<size_t>(h)];
       difference += off * off;
       norm += want[static_cast<size_t>(h)] * want[static_cast<size_t>(h)];
     }
@@ -254,9 +209,18 @@ StageWork ExpertsStage::work() const {
 }  // namespace
 
 std::vector<std::unique_ptr<DeviceStage>> make_experts_stages(const StageSetup& setup) {
+  const StageCell& cell = setup.inputs.cell();
   std::vector<std::unique_ptr<DeviceStage>> stages;
-  stages.push_back(std::make_unique<ExpertsStage>(setup));
+  stages.push_back(make_experts_stage(
+      setup, setup.experts
+                 ? setup.experts
+                 : std::make_shared<RandomExperts>(setup.inputs.cpu(), setup.context.device(), cell.shape, cell.format,
+                                                   cell.shape.routing.num_experts / cell.num_ranks, cell.seed)));
   return stages;
+}
+
+std::unique_ptr<OpStage<ExpertsArgs>> make_experts_stage(const StageSetup& setup, std::shared_ptr<PlacedExperts> experts) {
+  return std::make_unique<ExpertsStage>(setup, std::move(experts));
 }
 
 }  // namespace mixlane::bench

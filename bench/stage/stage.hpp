@@ -13,6 +13,8 @@
 
 namespace mixlane::bench {
 
+class PlacedExperts;
+
 // One stage at one shape with one choice of options: its inputs and outputs on the device, in num_sets() equal copies.
 class DeviceStage {
  public:
@@ -43,7 +45,8 @@ struct StageSetup {
   Context& context;     // of the device
   StageInputs& inputs;  // outlives the stage
   const StageOptions& options;
-  bool cold = false;  // more sets than one are wanted
+  bool cold = false;                                 // more sets than one are wanted
+  std::shared_ptr<PlacedExperts> experts = nullptr;  // in place of random ones
 
   int num_sets(int64_t set_bytes) const { return cold ? num_cold_sets(set_bytes) : 1; }
 };

@@ -13,6 +13,7 @@
 #include "run/console.hpp"
 #include "run/session.hpp"
 #include "stage/cell.hpp"
+#include "stage/checkpoint_experts.hpp"
 #include "stage/device.hpp"
 #include "stage/table.hpp"
 
@@ -36,7 +37,9 @@ class StageSweep {
   void open_profiler();
   bool is_done(const ResultFile& file, int tokens, const std::string& workload) const;
   void run_format(QuantFormat format, ResultFile& file);
-  void run_one(QuantFormat format, ResultFile& file, int tokens, const Workload& workload);
+  std::shared_ptr<PlacedExperts> load_experts(QuantFormat format, ResultFile& file);
+  void run_one(QuantFormat format, ResultFile& file, int tokens, const Workload& workload,
+               std::shared_ptr<PlacedExperts> experts);
   void finish();
 
   const BenchOptions& options_;
@@ -121,18 +124,34 @@ bool StageSweep::is_done(const ResultFile& file, int tokens, const std::string& 
   return true;
 }
 
+std::shared_ptr<PlacedExperts> StageSweep::load_experts(QuantFormat format, ResultFile& file) {
+  const CheckpointSource source{options_.checkpoint, options_.checkpoint_layer, options_.shape, format,
+                                options_.shape.routing.num_experts / options_.num_ranks};
+  auto experts = std::make_shared<CheckpointExperts>(cpu_, context_, source);
+  const std::string text = load_text(source, experts->figures());
+  console_.report(text);
+  file.environment["weights"] = fmt::format("{}: {}", options_.checkpoint.string(), text);
+  return experts;
+}
+
 void StageSweep::run_format(QuantFormat format, ResultFile& file) {
+  std::shared_ptr<PlacedExperts> experts;  // random ones without
   for (const int tokens : options_.tokens)
-    for (const Workload& workload : options_.workloads)
-      if (!is_done(file, tokens, to_string(workload))) run_one(format, file, tokens, workload);
+    for (const Workload& workload : options_.workloads) {
+      if (is_done(file, tokens, to_string(workload))) continue;
+      if (!options_.checkpoint.empty() && !experts) experts = load_experts(format, file);
+      run_one(format, file, tokens, workload, experts);
+    }
   file.complete = true;
   write_result_file(file, result_path(options_.out, file));
 }
 
-void StageSweep::run_one(QuantFormat format, ResultFile& file, int tokens, const Workload& workload) {
+void StageSweep::run_one(QuantFormat format, ResultFile& file, int tokens, const Workload& workload,
+                         std::shared_ptr<PlacedExperts> experts) {
   console_.begin_cell(fmt::format("{} tokens={} {}", name(format), tokens, to_string(workload)));
   StageInputs inputs({options_.shape, format, tokens, workload, options_.num_ranks, options_.seed}, cpu_);
-  std::vector<Record> records = run_stage_cell({options_, inputs, context_, timer_, file.peaks, profiler_.get()}, console_);
+  std::vector<Record> records =
+      run_stage_cell({options_, inputs, context_, timer_, file.peaks, profiler_.get(), std::move(experts)}, console_);
   console_.end_cell();
   console_.say(stages_alone_table(file, records));
   console_.say(exchange_table(file, records));

@@ -179,23 +179,19 @@ void refuse_capture(Stream caller) {
          "tuning while a graph is captured: timing waits for the device; tune before the capture, or load a table");
 }
 
-std::vector<std::pair<std::string, double>> Timed::times() const {
-  std::vector<std::pair<std::string, double>> all;
-  for (size_t i = 0; i < candidates.size(); ++i) all.emplace_back(candidates[i]->info.id, result.median_us[i]);
+std::vector<std::string> Timed::ids() const {
+  std::vector<std::string> all;
+  for (const auto* candidate : candidates) all.emplace_back(candidate->info.id);
   return all;
 }
 
-Timed time_candidates(DeviceTimer& timer, const AlignCase& align_case, const RaceOptions& options) {
+Timed time_candidates(DeviceTimer& timer, const AlignCase& align_case, const RaceOptions& options,
+                      std::vector<const Variant<AlignArgs>*> candidates) {
   Timed timed;
-  timed.candidates = align_case.candidates();
+  timed.candidates = candidates.empty() ? align_case.candidates() : std::move(candidates);
   std::vector<PreparedWork> works;
   for (const auto* candidate : timed.candidates) works.push_back(timer.prepare(align_case.work(*candidate)));
-  const auto sample = [&](int candidate) {
-    PreparedWork& work = works[static_cast<size_t>(candidate)];
-    work.take(1);
-    return work.samples_us().back();
-  };
-  timed.result = race(static_cast<int>(works.size()), sample, options);
+  timed.result = race_works(works, options);
   return timed;
 }
 

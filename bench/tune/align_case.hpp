@@ -5,10 +5,9 @@
 #include <string>
 #include <vector>
 
-#include "measure/device_timer.hpp"
 #include "ops/align/choose.hpp"
 #include "ops/align/op.hpp"
-#include "tune/race.hpp"
+#include "tune/measured.hpp"
 
 namespace mixlane::bench {
 
@@ -75,10 +74,12 @@ struct Timed {
   std::vector<const Variant<AlignArgs>*> candidates;
   RaceResult result;
 
-  std::vector<std::pair<std::string, double>> times() const;  // medians by id
+  std::vector<std::string> ids() const;
 };
 
-Timed time_candidates(DeviceTimer& timer, const AlignCase& align_case, const RaceOptions& options);
+// `candidates`: some of the case's own, or none for all of them.
+Timed time_candidates(DeviceTimer& timer, const AlignCase& align_case, const RaceOptions& options,
+                      std::vector<const Variant<AlignArgs>*> candidates = {});
 
 // Throws unsupported while the stream is captured.
 void refuse_capture(Stream caller);

@@ -25,43 +25,12 @@ size_t modelled(const Timed& timed, const AlignCase& align_case, int num_multipr
 
 RegretPoint measure_regret(Context& context, DeviceTimer& timer, const AlignCase& align_case, const RaceOptions& options) {
   const Timed timed = time_candidates(timer, align_case, options);
-  const std::vector<double>& us = timed.result.median_us;
-  const double best = *std::min_element(us.begin(), us.end());
-  const Variant<AlignArgs>& chosen = select_align(context, align_case.args("auto"));
-  const auto place = std::find(timed.candidates.begin(), timed.candidates.end(), &chosen) - timed.candidates.begin();
   const size_t by_model = modelled(timed, align_case, align_tuning(context).machine().num_multiprocessors);
   RegretPoint point;
-  point.median_us = timed.times();
-  point.chosen = chosen.info.id;
-  point.modelled = timed.candidates[by_model]->info.id;
-  point.regret = us[static_cast<size_t>(place)] / best - 1;
-  point.model_regret = us[by_model] / best - 1;
+  static_cast<Regret&>(point) =
+      make_regret(times_of(timed.ids(), timed.result), select_align(context, align_case.args("auto")).info.id,
+                  timed.candidates[by_model]->info.id);
   return point;
-}
-
-struct RegretSum {
-  double most = 0, sum = 0, model_most = 0, model_sum = 0;
-  int count = 0;
-
-  void add(const RegretPoint& point) {
-    most = std::max(most, point.regret);
-    sum += point.regret;
-    model_most = std::max(model_most, point.model_regret);
-    model_sum += point.model_regret;
-    ++count;
-  }
-  std::string cells() const {
-    const double n = std::max(count, 1);
-    return fmt::format("{} | {:.1f} % | {:.2f} % | {:.1f} % | {:.2f} %", count, 100 * most, 100 * sum / n, 100 * model_most,
-                       100 * model_sum / n);
-  }
-};
-
-std::string point_text(const RegretPoint& point) {
-  std::string times;
-  for (const auto& [id, us] : point.median_us) times += fmt::format("{}{} {:.2f}", times.empty() ? "" : ", ", id, us);
-  return fmt::format("| {} {} block={} tokens={} | {} | {:.1f} % | {} |\n", shape_text(point.shape), name(point.skew),
-                     point.block, point.tokens, point.chosen, 100 * point.regret, times);
 }
 
 }  // namespace
@@ -121,30 +90,13 @@ std::string fit_text(const std::vector<RegretPoint>& points) {
 }  // namespace
 
 std::string regret_text(const std::vector<RegretPoint>& points) {
-  constexpr size_t kWorst = 12;
-  std::string text =
-      "| shape | ids spread | block | points | auto, worst | auto, mean | model alone, worst | model alone, mean |\n"
-      "|---|---|---|---|---|---|---|---|\n";
-  RegretSum all;
-  for (size_t i = 0; i < points.size();) {
-    const RegretPoint& first = points[i];
-    RegretSum row;
-    for (; i < points.size() && points[i].shape == first.shape && points[i].skew == first.skew &&
-           points[i].block == first.block;
-         ++i) {
-      row.add(points[i]);
-      all.add(points[i]);
-    }
-    text += fmt::format("| {} | {} | {} | {} |\n", shape_text(first.shape), name(first.skew), first.block, row.cells());
-  }
-  text += fmt::format(
-      "| all | | | {} |\n\n| worst points of auto | chosen | regret | median us of each variant |\n|---|---|---|---|\n",
-      all.cells());
-  std::vector<RegretPoint> worst = points;
-  std::stable_sort(worst.begin(), worst.end(), [](const auto& a, const auto& b) { return a.regret > b.regret; });
-  worst.resize(std::min(worst.size(), kWorst));
-  for (const RegretPoint& point : worst) text += point_text(point);
-  return text + fit_text(points);
+  std::vector<RegretCell> cells;
+  for (const RegretPoint& point : points)
+    cells.push_back(
+        {fmt::format("{} | {} | {}", shape_text(point.shape), name(point.skew), point.block),
+         fmt::format("{} {} block={} tokens={}", shape_text(point.shape), name(point.skew), point.block, point.tokens),
+         point});
+  return regret_table("shape | ids spread | block", cells) + fit_text(points);
 }
 
 }  // namespace mixlane::bench

@@ -7,18 +7,16 @@
 
 #include "tune/align_case.hpp"
 #include "tune/align_sweep.hpp"
+#include "tune/regret.hpp"
 
 namespace mixlane::bench {
 
 // A point of the sweep over shapes, skews and blocks: what "auto" takes and what each variant takes there.
-struct RegretPoint {
+struct RegretPoint : Regret {
   AlignShapeKey shape;
   AlignSkew skew = AlignSkew::uniform;
   int block = 0;
   int64_t tokens = 0;
-  std::vector<std::pair<std::string, double>> median_us;
-  std::string chosen, modelled;         // by "auto", and by the model that fills its gaps
-  double regret = 0, model_regret = 0;  // time over the best variant's, minus 1
 };
 
 struct RegretSweep {

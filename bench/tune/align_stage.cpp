@@ -73,19 +73,14 @@ std::vector<AlignShapeKey> key_shapes(const TuneOptions& options) {
 }
 
 nlohmann::ordered_json to_json(const RegretPoint& point) {
-  nlohmann::ordered_json us;
-  for (const auto& [id, median] : point.median_us) us[id] = median;
-  return {{"experts", point.shape.experts},
-          {"topk", point.shape.topk},
-          {"ids", align_tune_space().fields[2].words[static_cast<size_t>(point.shape.ids)]},
-          {"spread", name(point.skew)},
-          {"block", point.block},
-          {"tokens", point.tokens},
-          {"us", us},
-          {"auto", point.chosen},
-          {"regret", point.regret},
-          {"model", point.modelled},
-          {"model_regret", point.model_regret}};
+  nlohmann::ordered_json json{{"experts", point.shape.experts},
+                              {"topk", point.shape.topk},
+                              {"ids", align_tune_space().fields[2].words[static_cast<size_t>(point.shape.ids)]},
+                              {"spread", name(point.skew)},
+                              {"block", point.block},
+                              {"tokens", point.tokens}};
+  add_json(point, json);
+  return json;
 }
 
 // Sizes between the buckets' borders as well as on them.

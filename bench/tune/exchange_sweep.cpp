@@ -69,24 +69,9 @@ TunedEntry race_entry(ExchangeStage stage, const ExchangeKey& key, const std::ve
   const RaceResult result = race(
       static_cast<int>(contenders.size()), [&](int i) { return contenders[static_cast<size_t>(i)]->sample_us(stage); },
       options);
-  const TuneSpace& space = exchange_tune_space(stage);
-  const PackedKey packed = key.packed();
-  TunedEntry entry;
-  for (size_t i = 0; i < space.fields.size(); ++i)
-    entry.key.push_back(space.fields[i].words.empty()
-                            ? TuneValue(packed[i])
-                            : TuneValue(std::string(space.fields[i].words[static_cast<size_t>(packed[i])])));
-  const auto id = [&](size_t i) { return fmt::format("{}.{}", name(stage), contenders[i]->way_name); };
-  entry.choice = id(static_cast<size_t>(result.winner));
-  for (size_t i = 0; i < contenders.size(); ++i) entry.measured_us.emplace_back(id(i), result.median_us[i]);
-  std::sort(entry.measured_us.begin(), entry.measured_us.end());
-  return entry;
-}
-
-std::vector<int64_t> exchange_sizes() {
-  std::vector<int64_t> sizes = all_token_buckets(1);
-  std::erase_if(sizes, [](int64_t tokens) { return tokens > kMaxTunedTokens; });
-  return sizes;
+  std::vector<std::string> ids;
+  for (const Contender* each : contenders) ids.push_back(fmt::format("{}.{}", name(stage), each->way_name));
+  return make_entry(exchange_tune_space(stage), key.packed(), ids, result);
 }
 
 std::vector<int> hidden_sizes(const TuneOptions& options) {
@@ -103,16 +88,7 @@ std::vector<int> hidden_sizes(const TuneOptions& options) {
 std::vector<TunedTable> tune_exchange(const std::vector<ExchangeStage>& stages, const TunedMachine& machine,
                                       const ExchangeSweep& sweep, const TuningRun& run, const TuneProgress& progress) {
   std::vector<TunedTable> tables;
-  for (const ExchangeStage stage : stages) {
-    const TuneSpace& space = exchange_tune_space(stage);
-    tables.push_back({.file = "the new choices",
-                      .stage = std::string(space.stage),
-                      .machine = machine,
-                      .fields = {},
-                      .runs = {run},
-                      .entries = {}});
-    for (const TuneField& field : space.fields) tables.back().fields.emplace_back(field.name);
-  }
+  for (const ExchangeStage stage : stages) tables.push_back(empty_table(exchange_tune_space(stage), machine, run));
   Context cpu;
   const ExchangeStand stand(sweep.num_ranks);
   for (const int hidden : sweep.hidden) {
@@ -121,7 +97,7 @@ std::vector<TunedTable> tune_exchange(const std::vector<ExchangeStage>& stages, 
     model.routing.num_experts = kExperts;
     model.routing.num_topk = kTopk;
     std::map<std::string, std::vector<std::pair<int64_t, std::string>>> by_tokens;
-    for (const int64_t tokens : sweep.tokens.empty() ? exchange_sizes() : sweep.tokens) {
+    for (const int64_t tokens : sweep.tokens.empty() ? token_buckets(1, kMaxTunedTokens) : sweep.tokens) {
       const ExchangeShape shape{model, static_cast<int>(tokens), {}, sweep.num_ranks, WireFormat::bf16, CombineWire::bf16, 0,
                                 1};
       const ExchangeInputs inputs(shape, {CombineRows::reduced}, cpu);

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "ops/dispatch/choose.hpp"
-#include "tune/align_sweep.hpp"
+#include "tune/measured.hpp"
 #include "tune/options.hpp"
 
 namespace mixlane::bench {
@@ -14,7 +14,6 @@ struct ExchangeSweep {
   int num_multiprocessors = 0;
   RaceOptions race;
 };
-inline constexpr int64_t kMaxTunedTokens = 8192;
 
 // A table per stage. Measures every key of the sweep that more than one candidate takes, after checking their results, with
 // rows of bf16 that go as they are and combine of reduced rows: what is timed is the stage alone in rounds of both

@@ -55,4 +55,17 @@ RaceResult race(int num_candidates, const std::function<double(int)>& sample_us,
   return result;
 }
 
+int least_regret(std::span<const RaceResult> races, double margin) {
+  if (races.empty()) fail(ErrorCode::internal, "a choice needs races");
+  std::vector<double> worst(races[0].median_us.size(), 0.0);
+  for (const RaceResult& result : races) {
+    const double best = *std::min_element(result.median_us.begin(), result.median_us.end());
+    for (size_t i = 0; i < worst.size(); ++i) worst[i] = std::max(worst[i], result.median_us[i] / best - 1);
+  }
+  size_t choice = 0;
+  for (size_t i = 1; i < worst.size(); ++i)
+    if (worst[i] + margin < worst[choice]) choice = i;
+  return static_cast<int>(choice);
+}
+
 }  // namespace mixlane::bench

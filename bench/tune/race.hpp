@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <span>
 #include <vector>
 
 namespace mixlane::bench {
@@ -22,5 +23,9 @@ struct RaceResult {
 // Candidates in order of simplicity: what is not faster beyond noise and margin does not displace an earlier one.
 // `sample_us` measures a candidate once.
 RaceResult race(int num_candidates, const std::function<double(int candidate)>& sample_us, const RaceOptions& options = {});
+
+// The same candidates' races at several sizes of one key: who never loses much. The one whose largest regret, its median
+// over the race's best minus 1, is the smallest; a later one only if that is smaller by more than the margin.
+int least_regret(std::span<const RaceResult> races, double margin);
 
 }  // namespace mixlane::bench

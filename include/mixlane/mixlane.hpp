@@ -13,3 +13,4 @@
 #include "mixlane/routing.hpp"
 #include "mixlane/tuning.hpp"
 #include "mixlane/version.hpp"
+#include "mixlane/weights.hpp"

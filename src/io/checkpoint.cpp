@@ -17,6 +17,18 @@ std::string to_string(const CheckpointTensor& tensor) {
                      fmt::join(tensor.entry->shape, ", "));
 }
 
+void read_tensor(const CheckpointTensor& tensor, int64_t offset, std::span<std::byte> into) {
+  const auto bytes = static_cast<int64_t>(into.size());
+  if (offset < 0 || offset > tensor.entry->bytes - bytes)
+    fail(ErrorCode::internal, "{}: bytes {} + {} lie outside of its {}", to_string(tensor), offset, bytes,
+         tensor.entry->bytes);
+  const int64_t begin = tensor.entry->offset + offset;
+  const int64_t got = tensor.file->read_up_to(begin, into);
+  if (got < bytes)
+    fail(ErrorCode::io_error, "{}: the file ends at byte {}, it had {} when it was opened; was it replaced meanwhile?",
+         to_string(tensor), begin + got, tensor.file->size());
+}
+
 Checkpoint::Checkpoint(const std::filesystem::path& folder) : folder_(folder) {
   std::error_code error;
   if (!std::filesystem::is_directory(folder, error))
@@ -72,14 +84,6 @@ CheckpointTensor Checkpoint::tensor(std::string_view name) {
   if (entry == shard.header.end())
     fail(ErrorCode::bad_format, "{}: no tensor '{}', though {} says so", shard.path.string(), name, kIndexName);
   return {shard.file.get(), &entry->first, &entry->second};
-}
-
-MappedRange Checkpoint::map(const CheckpointTensor& tensor, int64_t offset, int64_t bytes) {
-  if (offset < 0 || bytes < 0 || offset > tensor.entry->bytes - bytes)
-    fail(ErrorCode::internal, "{}: bytes {} + {} lie outside of its {}", to_string(tensor), offset, bytes,
-         tensor.entry->bytes);
-  mappings_.push_back({*tensor.name, offset, bytes});
-  return tensor.file->map(tensor.entry->offset + offset, bytes);
 }
 
 }  // namespace mixlane

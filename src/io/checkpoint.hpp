@@ -17,6 +17,9 @@ struct CheckpointTensor {
 // "model-00002.safetensors: tensor 'lm_head.weight' (BF16 [32, 64])", for messages.
 std::string to_string(const CheckpointTensor& tensor);
 
+// Bytes [offset, offset + into.size()) of a tensor, from any thread. Throws io_error naming file and tensor.
+void read_tensor(const CheckpointTensor& tensor, int64_t offset, std::span<std::byte> into);
+
 class Checkpoint {
  public:
   // Reads the index if there is one, else the headers of all *.safetensors. Throws io_error or bad_format.
@@ -31,15 +34,6 @@ class Checkpoint {
     for (const auto& [name, shard] : shard_of_) body(name);
   }
 
-  struct Mapping {
-    std::string tensor;
-    int64_t offset = 0;  // inside the tensor
-    int64_t bytes = 0;
-  };
-  MappedRange map(const CheckpointTensor& tensor, int64_t offset, int64_t bytes);
-  // Everything that was mapped so far: what this rank read of the tensors.
-  const std::vector<Mapping>& mappings() const { return mappings_; }
-
  private:
   struct Shard {
     std::filesystem::path path;
@@ -53,7 +47,6 @@ class Checkpoint {
   std::filesystem::path folder_;
   std::vector<Shard> shards_;
   std::map<std::string, size_t, std::less<>> shard_of_;
-  std::vector<Mapping> mappings_;
 };
 
 }  // namespace mixlane

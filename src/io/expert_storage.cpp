@@ -6,14 +6,14 @@
 namespace mixlane {
 namespace {
 
-HostTensor make_scales(std::string_view what, QuantFormat format, int64_t num_experts, int64_t rows, int64_t cols) {
+OwnedTensor make_scales(const TensorMaker& make, std::string_view what, QuantFormat format, int64_t num_experts,
+                        int64_t rows, int64_t cols) {
   switch (format) {
     case QuantFormat::none: return {};
-    case QuantFormat::fp8_block:
-      return make_host_tensor(what, DType::f32, {num_experts, ceil_div(rows, 128), ceil_div(cols, 128)});
-    case QuantFormat::fp8_channel: return make_host_tensor(what, DType::f32, {num_experts, rows});
+    case QuantFormat::fp8_block: return make(what, DType::f32, {num_experts, ceil_div(rows, 128), ceil_div(cols, 128)});
+    case QuantFormat::fp8_channel: return make(what, DType::f32, {num_experts, rows});
     case QuantFormat::mxfp4:
-    case QuantFormat::mxfp4_fp8: return make_host_tensor(what, DType::e8m0, {num_experts, rows, ceil_div(cols, 32)});
+    case QuantFormat::mxfp4_fp8: return make(what, DType::e8m0, {num_experts, rows, ceil_div(cols, 32)});
   }
   return {};
 }
@@ -51,12 +51,12 @@ void validate(const WeightsRequest& request) {
            model.routing.num_experts - 1);
 }
 
-ExpertMatrices make_expert_matrices(std::string_view what, QuantFormat format, int64_t num_experts, int64_t rows,
-                                    int64_t cols) {
+ExpertMatrices make_expert_matrices(const TensorMaker& make, std::string_view what, QuantFormat format, int64_t num_experts,
+                                    int64_t rows, int64_t cols) {
   ExpertMatrices matrices;
   matrices.format = format;
-  matrices.values = make_host_tensor(what, weight_dtype(format), {num_experts, rows, cols});
-  matrices.scales = make_scales(what, format, num_experts, rows, cols);
+  matrices.values = make(what, weight_dtype(format), {num_experts, rows, cols});
+  matrices.scales = make_scales(make, what, format, num_experts, rows, cols);
   return matrices;
 }
 
@@ -73,7 +73,7 @@ TensorView expert_slice(const TensorView& tensor, int64_t index) {
   return slice;
 }
 
-ConstTensorView hand_over(const HostTensor& tensor, LayerWeights& keeper) {
+ConstTensorView hand_over(const OwnedTensor& tensor, LayerWeights& keeper) {
   if (!tensor.memory) return {};
   keeper.memory.push_back(tensor.memory);
   keeper.owned_bytes += tensor.bytes;
@@ -95,17 +95,17 @@ ExpertWeights ExpertStorage::hand_over(LayerWeights& keeper) const {
   return weights;
 }
 
-ExpertStorage make_expert_storage(std::string_view what, QuantFormat format, int num_experts, int hidden, int intermediate,
-                                  bool gated, bool biased) {
+ExpertStorage make_expert_storage(const TensorMaker& make, std::string_view what, QuantFormat format,
+                                  const ExpertShape& shape) {
   ExpertStorage storage;
-  storage.hidden = hidden;
-  storage.intermediate = intermediate;
-  const int64_t gate_up_rows = gated ? 2 * int64_t{intermediate} : intermediate;
-  storage.gate_up = make_expert_matrices(what, format, num_experts, gate_up_rows, hidden);
-  storage.down = make_expert_matrices(what, format, num_experts, hidden, intermediate);
-  if (biased) {
-    storage.gate_up_bias = make_host_tensor(what, DType::f32, {num_experts, gate_up_rows});
-    storage.down_bias = make_host_tensor(what, DType::f32, {num_experts, hidden});
+  storage.hidden = shape.hidden;
+  storage.intermediate = shape.intermediate;
+  const int64_t gate_up_rows = shape.gated ? 2 * int64_t{shape.intermediate} : shape.intermediate;
+  storage.gate_up = make_expert_matrices(make, what, format, shape.num_experts, gate_up_rows, shape.hidden);
+  storage.down = make_expert_matrices(make, what, format, shape.num_experts, shape.hidden, shape.intermediate);
+  if (shape.biased) {
+    storage.gate_up_bias = make(what, DType::f32, {shape.num_experts, gate_up_rows});
+    storage.down_bias = make(what, DType::f32, {shape.num_experts, shape.hidden});
   }
   return storage;
 }

@@ -1,13 +1,11 @@
 #include "io/file.hpp"
 
 #include <fcntl.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
-#include <utility>
 
 namespace mixlane {
 namespace {
@@ -18,19 +16,6 @@ namespace {
 }
 
 }  // namespace
-
-MappedRange::MappedRange(MappedRange&& other) noexcept { *this = std::move(other); }
-
-MappedRange& MappedRange::operator=(MappedRange&& other) noexcept {
-  std::swap(pages_, other.pages_);
-  std::swap(num_page_bytes_, other.num_page_bytes_);
-  std::swap(bytes_, other.bytes_);
-  return *this;
-}
-
-MappedRange::~MappedRange() {
-  if (pages_ != nullptr) ::munmap(pages_, num_page_bytes_);
-}
 
 InputFile::InputFile(const std::filesystem::path& file) : path_(file) {
   descriptor_ = ::open(file.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
@@ -46,29 +31,22 @@ InputFile::InputFile(const std::filesystem::path& file) : path_(file) {
 
 InputFile::~InputFile() { ::close(descriptor_); }
 
-void InputFile::read(int64_t offset, std::span<std::byte> into) const {
-  while (!into.empty()) {
-    const ssize_t got = ::pread(descriptor_, into.data(), into.size(), offset);
+int64_t InputFile::read_up_to(int64_t offset, std::span<std::byte> into) const {
+  int64_t total = 0;
+  while (total < static_cast<int64_t>(into.size())) {
+    const ssize_t got = ::pread(descriptor_, into.data() + total, into.size() - static_cast<size_t>(total), offset + total);
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) fail_with_errno(path_, "read");
-    if (got == 0) fail(ErrorCode::io_error, "{}: ends at byte {}, it had {} when opened", path_.string(), offset, size_);
-    offset += got;
-    into = into.subspan(static_cast<size_t>(got));
+    if (got == 0) break;
+    total += got;
   }
+  return total;
 }
 
-MappedRange InputFile::map(int64_t offset, int64_t bytes) const {
-  MappedRange range;
-  if (bytes == 0) return range;
-  if (offset < 0 || bytes < 0 || offset > size_ - bytes)
-    fail(ErrorCode::internal, "{}: bytes {} + {} lie outside of its {}", path_.string(), offset, bytes, size_);
-  const int64_t into_page = offset % ::sysconf(_SC_PAGESIZE);
-  range.num_page_bytes_ = static_cast<size_t>(bytes + into_page);
-  void* pages = ::mmap(nullptr, range.num_page_bytes_, PROT_READ, MAP_PRIVATE, descriptor_, offset - into_page);
-  if (pages == MAP_FAILED) fail_with_errno(path_, fmt::format("map {} bytes at {}", bytes, offset));
-  range.pages_ = pages;
-  range.bytes_ = {static_cast<const std::byte*>(pages) + into_page, static_cast<size_t>(bytes)};
-  return range;
+void InputFile::read(int64_t offset, std::span<std::byte> into) const {
+  const int64_t got = read_up_to(offset, into);
+  if (got < static_cast<int64_t>(into.size()))
+    fail(ErrorCode::io_error, "{}: ends at byte {}, it had {} when opened", path_.string(), offset + got, size_);
 }
 
 void write_whole_file(const std::filesystem::path& file, const std::function<void(const ByteSink&)>& write) {

@@ -1,4 +1,4 @@
-// Files that are read by mapping parts of them, and files that appear whole or not at all.
+// Files that are read in parts, and files that appear whole or not at all.
 #pragma once
 
 #include <cstddef>
@@ -9,23 +9,6 @@
 #include "core/error.hpp"
 
 namespace mixlane {
-
-// Read-only memory of a part of a file; unmapped at its end. The file must not shrink meanwhile.
-class MappedRange {
- public:
-  MappedRange() = default;
-  MappedRange(MappedRange&& other) noexcept;
-  MappedRange& operator=(MappedRange&& other) noexcept;
-  ~MappedRange();
-
-  std::span<const std::byte> bytes() const { return bytes_; }
-
- private:
-  friend class InputFile;
-  void* pages_ = nullptr;
-  size_t num_page_bytes_ = 0;
-  std::span<const std::byte> bytes_;
-};
 
 // An open regular file of a known size.
 class InputFile {
@@ -38,10 +21,10 @@ class InputFile {
 
   const std::filesystem::path& path() const { return path_; }
   int64_t size() const { return size_; }
-  // [offset, offset + into.size()) must lie in the file.
+  // [offset, offset + into.size()) must lie in the file; from several threads at once. Throws io_error naming the file.
   void read(int64_t offset, std::span<std::byte> into) const;
-  // Maps the pages of [offset, offset + bytes) and no others.
-  MappedRange map(int64_t offset, int64_t bytes) const;
+  // As read(), but says how much it got: less than asked for only if the file ends there.
+  int64_t read_up_to(int64_t offset, std::span<std::byte> into) const;
 
  private:
   std::filesystem::path path_;

@@ -1,9 +1,10 @@
-// One MoE layer of a checkpoint: check everything, allocate, fill.
+// One MoE layer of a checkpoint: check everything, allocate, plan, fill.
 #include "io/load_weights.hpp"
 
-#include <cstring>
+#include <algorithm>
 
 #include "io/families.hpp"
+#include "io/matrix_source.hpp"
 
 namespace mixlane {
 namespace {
@@ -84,12 +85,10 @@ void add_stacked(const Source& source, int expert, MlpSources& into) {
   const StackedShape gate_up{model.routing.num_experts, 2 * int64_t{model.intermediate}, model.hidden};
   const StackedShape down{model.routing.num_experts, model.hidden, model.intermediate};
   const std::string fused = stacked_name(source, family.gate);
-  // Even rows are the gate's, odd ones up's.
-  into.gate_up.push_back({model.hidden,
-                          {stacked_slab(source.checkpoint, fused, gate_up, expert, 0, 2),
-                           stacked_slab(source.checkpoint, fused, gate_up, expert, 1, 2)}});
+  constexpr int kInterleaved = 2;  // even rows are the gate's, odd ones up's
+  into.gate_up.push_back({model.hidden, {stacked_slab(source.checkpoint, fused, gate_up, expert, kInterleaved)}});
   into.down.push_back(
-      {model.intermediate, {stacked_slab(source.checkpoint, stacked_name(source, family.down), down, expert, 0, 1)}});
+      {model.intermediate, {stacked_slab(source.checkpoint, stacked_name(source, family.down), down, expert, 1)}});
 }
 
 MlpSources expert_sources(const Source& source, const std::vector<int>& experts) {
@@ -105,107 +104,150 @@ MlpSources expert_sources(const Source& source, const std::vector<int>& experts)
   return sources;
 }
 
-void fill(Context& context, const Source& source, const MlpSources& from, ExpertStorage& into) {
-  load_matrices(context, source.checkpoint, from.gate_up, into.gate_up);
-  load_matrices(context, source.checkpoint, from.down, into.down);
+void plan_matrices(const MlpSources& from, const ExpertStorage& into, LoadPlan& plan) {
+  mixlane::plan_matrices(from.gate_up, into.gate_up, plan);
+  mixlane::plan_matrices(from.down, into.down, plan);
+}
+
+int64_t conversion_bytes(const WeightMemory& memory, const MlpSources& from, QuantFormat format) {
+  return std::max(conversion_bytes(memory, from.gate_up, format), conversion_bytes(memory, from.down, format));
 }
 
 // --- vectors -------------------------------------------------------------------------------------------------------------
 
-void fill_biases(const Source& source, const std::vector<int>& experts, ExpertStorage& into) {
+// Values [first, first + count) of a tensor, as f32.
+Transfer plan_f32(const CheckpointTensor& tensor, int64_t first, int64_t count, int ways, const TensorView& into) {
+  require_plain(tensor);
+  const int64_t value_bytes = size_bytes(*tensor.entry->dtype, 1);
+  return {{tensor, first * value_bytes, value_bytes, count, ways}, DType::f32, into.as<std::byte>()};
+}
+
+void plan_biases(const Source& source, const std::vector<int>& experts, const ExpertStorage& into, LoadPlan& plan) {
   const Family& family = *source.layer.family;
   const int64_t num_experts = source.model.routing.num_experts;
-  const int64_t hidden = source.model.hidden, intermediate = source.model.intermediate;
+  const int64_t hidden = source.model.hidden, gate_up_rows = 2 * int64_t{source.model.intermediate};
   const CheckpointTensor gate_up = source.checkpoint.tensor(stacked_name(source, family.gate) + "_bias");
   const CheckpointTensor down = source.checkpoint.tensor(stacked_name(source, family.down) + "_bias");
-  require_shape(gate_up, {num_experts, 2 * intermediate});
+  require_shape(gate_up, {num_experts, gate_up_rows});
   require_shape(down, {num_experts, hidden});
-  std::vector<float> interleaved(static_cast<size_t>(2 * intermediate));
   for (size_t i = 0; i < experts.size(); ++i) {
-    auto* gate_up_row = expert_slice(into.gate_up_bias.view, static_cast<int64_t>(i)).as<float>();
-    auto* down_row = expert_slice(into.down_bias.view, static_cast<int64_t>(i)).as<float>();
-    load_f32(source.checkpoint, gate_up, experts[i] * 2 * intermediate, interleaved);
-    for (int64_t row = 0; row < 2 * intermediate; ++row)
-      gate_up_row[row % 2 * intermediate + row / 2] = interleaved[static_cast<size_t>(row)];
-    load_f32(source.checkpoint, down, experts[i] * hidden, {down_row, static_cast<size_t>(hidden)});
+    const auto local = static_cast<int64_t>(i);
+    plan.transfers.push_back(
+        plan_f32(gate_up, experts[i] * gate_up_rows, gate_up_rows, 2, expert_slice(into.gate_up_bias.view, local)));
+    plan.transfers.push_back(plan_f32(down, experts[i] * hidden, hidden, 1, expert_slice(into.down_bias.view, local)));
   }
 }
 
-HostTensor load_vector(const Source& source, std::string_view name, int64_t size) {
+OwnedTensor plan_vector(WeightMemory& memory, const Source& source, std::string_view name, int64_t size, LoadPlan& plan) {
   const CheckpointTensor from = source.tensor(name);
   require_shape(from, {size});
-  HostTensor vector = make_host_tensor(*from.name, DType::f32, {size});
-  load_f32(source.checkpoint, from, 0, {vector.view.as<float>(), static_cast<size_t>(size)});
+  OwnedTensor vector = memory.make(*from.name, DType::f32, {size});
+  plan.transfers.push_back(plan_f32(from, 0, size, 1, vector.view));
   return vector;
 }
 
 // bf16 as it is; f32 as it is, and f16 as f32.
-HostTensor load_router(const Source& source) {
+OwnedTensor plan_router(WeightMemory& memory, const Source& source, LoadPlan& plan) {
   const CheckpointTensor from = source.tensor(source.layer.family->router);
   const int64_t rows = num_logits(source.model), cols = source.model.hidden;
   require_shape(from, {rows, cols});
-  if (from.entry->dtype == DType::bf16) {
-    HostTensor router = make_host_tensor(*from.name, DType::bf16, {rows, cols});
-    const MappedRange range = source.checkpoint.map(from, 0, from.entry->bytes);
-    std::memcpy(router.view.data, range.bytes().data(), range.bytes().size());
-    return router;
-  }
-  HostTensor router = make_host_tensor(*from.name, DType::f32, {rows, cols});
-  load_f32(source.checkpoint, from, 0, {router.view.as<float>(), static_cast<size_t>(rows * cols)});
+  require_plain(from);
+  const DType dtype = from.entry->dtype == DType::bf16 ? DType::bf16 : DType::f32;
+  OwnedTensor router = memory.make(*from.name, dtype, {rows, cols});
+  Transfer transfer = plan_f32(from, 0, rows * cols, 1, router.view);
+  transfer.dtype = dtype;
+  plan.transfers.push_back(transfer);
   return router;
 }
 
-HostTensor load_shared_gate(const Source& source) {
+OwnedTensor plan_shared_gate(WeightMemory& memory, const Source& source, LoadPlan& plan) {
   const CheckpointTensor from = source.tensor(source.layer.family->shared_gate);
   const int64_t hidden = source.model.hidden;
   require_shape(from, {1, hidden});
   if (from.entry->dtype != DType::bf16) fail(ErrorCode::unsupported, "{}: it must be BF16", to_string(from));
-  HostTensor gate = make_host_tensor(*from.name, DType::bf16, {hidden});
-  const MappedRange range = source.checkpoint.map(from, 0, from.entry->bytes);
-  std::memcpy(gate.view.data, range.bytes().data(), range.bytes().size());
+  OwnedTensor gate = memory.make(*from.name, DType::bf16, {hidden});
+  plan.transfers.push_back(as_stored({from, 0, 2, hidden}, gate.view.as<std::byte>()));
   return gate;
+}
+
+// The router, what belongs to it, and the shared experts' gate.
+void plan_rest(WeightMemory& memory, const Source& source, LoadPlan& plan, LayerWeights& loaded) {
+  const Model& model = source.model;
+  const Family& family = *source.layer.family;
+  loaded.router = hand_over(plan_router(memory, source, plan), loaded);
+  if (model.router_bias)
+    loaded.router_bias = hand_over(plan_vector(memory, source, family.router_bias, num_logits(model), plan), loaded);
+  if (model.correction_bias)
+    loaded.weights.correction_bias =
+        hand_over(plan_vector(memory, source, family.correction_bias, num_logits(model), plan), loaded);
+  if (model.shared_gate) loaded.weights.shared_gate = hand_over(plan_shared_gate(memory, source, plan), loaded);
+}
+
+void require_memory(const WeightMemory& memory, const WeightsRequest& request, const MlpSources& experts,
+                    const MlpSources& shared) {
+  Model model = request.model;
+  if (request.experts_only) model.shared_intermediate = 0;
+  const auto num_experts = static_cast<int64_t>(request.experts.size());
+  const int64_t scratch =
+      std::max(conversion_bytes(memory, experts, request.format), conversion_bytes(memory, shared, request.format));
+  memory.require(expert_weight_bytes(model, request.format, num_experts) + scratch,
+                 fmt::format("{} experts of {} in {}{}", num_experts, model.name, name(request.format),
+                             scratch > 0 ? " and their conversion" : ""));
 }
 
 }  // namespace
 
-LayerWeights load_layer(Context& context, const WeightsRequest& request, Checkpoint& checkpoint, int layer) {
+LayerWeights load_layer(WeightMemory& memory, const WeightsRequest& request, Checkpoint& checkpoint, int layer) {
   const Model& model = request.model;
   validate(request);
   const Source source{checkpoint, find_layer(checkpoint, layer), model};
-  const Family& family = *source.layer.family;
   validate(source);
-
+  const bool has_shared = model.num_shared_experts > 0 && !request.experts_only;
   const MlpSources experts = expert_sources(source, request.experts);
   MlpSources shared;
-  if (model.num_shared_experts > 0)
-    add_separate(source, std::string(shared_prefix(source)), model.shared_intermediate, shared);
+  if (has_shared) add_separate(source, std::string(shared_prefix(source)), model.shared_intermediate, shared);
+  require_memory(memory, request, experts, shared);
 
   LayerWeights loaded;
-  loaded.router = hand_over(load_router(source), loaded);
-  if (model.router_bias) loaded.router_bias = hand_over(load_vector(source, family.router_bias, num_logits(model)), loaded);
-  if (model.correction_bias)
-    loaded.weights.correction_bias = hand_over(load_vector(source, family.correction_bias, num_logits(model)), loaded);
-  if (model.shared_gate) loaded.weights.shared_gate = hand_over(load_shared_gate(source), loaded);
+  LoadPlan plan;
+  const TensorMaker make = [&](std::string_view what, DType dtype, std::initializer_list<int64_t> shape) {
+    return memory.make(what, dtype, shape);
+  };
+  const auto place = [&](std::string_view what, const MlpSources& from, int num_experts, int intermediate, bool biased) {
+    const ExpertShape shape{num_experts, model.hidden, intermediate, model.activation.gated(), biased};
+    const ExpertStorage storage = make_expert_storage(make, what, request.format, shape);
+    plan_matrices(from, storage, plan);
+    if (biased) plan_biases(source, request.experts, storage, plan);
+    return storage.hand_over(loaded);
+  };
+  loaded.weights.experts =
+      place("experts", experts, static_cast<int>(request.experts.size()), model.intermediate, model.expert_bias);
+  if (has_shared) loaded.weights.shared = place("shared experts", shared, 1, model.shared_intermediate, false);
+  if (!request.experts_only) plan_rest(memory, source, plan, loaded);
 
-  const bool gated = model.activation.gated();
-  ExpertStorage storage = make_expert_storage("experts", request.format, static_cast<int>(request.experts.size()),
-                                              model.hidden, model.intermediate, gated, model.expert_bias);
-  fill(context, source, experts, storage);
-  if (model.expert_bias) fill_biases(source, request.experts, storage);
-  loaded.weights.experts = storage.hand_over(loaded);
-  if (model.num_shared_experts > 0) {
-    ExpertStorage shared_storage =
-        make_expert_storage("shared experts", request.format, 1, model.hidden, model.shared_intermediate, gated, false);
-    fill(context, source, shared, shared_storage);
-    loaded.weights.shared = shared_storage.hand_over(loaded);
-  }
+  memory.fetch(plan.transfers);
+  run_conversions(memory, plan.conversions);
+  memory.finish();
+  loaded.read_bytes = bytes_read(plan);
   return loaded;
+}
+
+struct WeightLoader::Impl {
+  std::unique_ptr<WeightMemory> memory;
+  Checkpoint checkpoint;
+};
+
+WeightLoader::WeightLoader(Context& context, const std::filesystem::path& checkpoint)
+    : impl_(new Impl{open_weight_memory(context), Checkpoint(checkpoint)}) {}
+WeightLoader::~WeightLoader() = default;
+
+LayerWeights WeightLoader::load(const WeightsRequest& request, int layer) {
+  return load_layer(*impl_->memory, request, impl_->checkpoint, layer);
 }
 
 LayerWeights load_weights(Context& context, const WeightsRequest& request, const std::filesystem::path& checkpoint,
                           int layer) {
-  Checkpoint opened(checkpoint);
-  return load_layer(context, request, opened, layer);
+  return WeightLoader(context, checkpoint).load(request, layer);
 }
 
 }  // namespace mixlane

@@ -1,185 +1,26 @@
 #include "io/matrix_source.hpp"
 
 #include <algorithm>
-#include <cstring>
 
 #include "core/math.hpp"
-#include "core/numeric.hpp"
-#include "core/parallel.hpp"
 #include "ops/quant/formats.hpp"
 
 namespace mixlane {
 namespace {
 
-constexpr int64_t kBlock = 128;         // rows and columns that share an fp8 scale
-constexpr int64_t kMxGroup = 32;        // columns that share an mxfp4 scale
-constexpr int64_t kGrainRows = 64;      // fewest rows per thread
-constexpr int64_t kBatchPerThread = 4;  // experts mapped at a time, per thread
-
-bool is_plain(const CheckpointTensor& tensor) {
-  const auto dtype = tensor.entry->dtype;
-  return dtype == DType::bf16 || dtype == DType::f16 || dtype == DType::f32;
-}
+constexpr int64_t kBlock = 128;   // rows and columns that share an fp8 scale
+constexpr int64_t kMxGroup = 32;  // columns that share an mxfp4 scale
+constexpr int64_t kAlign = 256;   // of what is fetched for conversions
 
 void require_dtype(const CheckpointTensor& tensor, DType expected, std::string_view name_in_file) {
   if (tensor.entry->dtype != expected) fail(ErrorCode::unsupported, "{}: it must be {}", to_string(tensor), name_in_file);
 }
 
-float plain_value(const std::byte* values, DType dtype, int64_t index) {
-  if (dtype == DType::f32) {
-    float value;
-    std::memcpy(&value, values + index * 4, sizeof(value));
-    return value;
-  }
-  uint16_t bits;
-  std::memcpy(&bits, values + index * 2, sizeof(bits));
-  return dtype == DType::bf16 ? bf16_to_f32(bits) : f16_to_f32(bits);
-}
-
-// --- mapped sources ------------------------------------------------------------------------------------------------------
-
-MappedRange map_run(Checkpoint& checkpoint, const RowRun& run) {
-  return run.count == 0 ? MappedRange() : checkpoint.map(run.tensor, run.offset, run.span_bytes());
-}
-
-struct MappedSlab {
-  const Slab* slab;
-  MappedRange values;
-  MappedRange scales;
-};
-
-std::vector<MappedSlab> map_source(Checkpoint& checkpoint, const MatrixSource& source) {
-  std::vector<MappedSlab> mapped;
+void require_one_format(const MatrixSource& source) {
   for (const Slab& slab : source.slabs)
-    mapped.push_back({&slab, map_run(checkpoint, slab.values), map_run(checkpoint, slab.scales)});
-  return mapped;
-}
-
-void copy_run(const RowRun& run, const MappedRange& from, std::byte* into) {
-  if (run.count == 0) return;
-  if (run.step == 1) {
-    std::memcpy(into, from.bytes().data(), static_cast<size_t>(run.bytes()));
-    return;
-  }
-  for (int64_t row = 0; row < run.count; ++row)
-    std::memcpy(into + row * run.row_bytes, from.bytes().data() + row * run.step * run.row_bytes,
-                static_cast<size_t>(run.row_bytes));
-}
-
-// --- equal formats: bytes move as they are -------------------------------------------------------------------------------
-
-bool is_direct(const MatrixSource& source, QuantFormat format) {
-  for (size_t i = 0; i < source.slabs.size(); ++i) {
-    const Slab& slab = source.slabs[i];
-    const bool same = (format == QuantFormat::none && slab.format == SourceFormat::plain &&
-                       slab.values.tensor.entry->dtype == DType::bf16) ||
-                      (format == QuantFormat::fp8_block && slab.format == SourceFormat::fp8_block) ||
-                      (has_mx_weights(format) && slab.format == SourceFormat::mxfp4);
-    // The 128-row blocks of the whole matrix must be those of the slabs.
-    const bool blocks_fit =
-        format != QuantFormat::fp8_block || i + 1 == source.slabs.size() || slab.num_rows() % kBlock == 0;
-    if (!same || !blocks_fit) return false;
-  }
-  return true;
-}
-
-void copy_directly(const std::vector<MappedSlab>& mapped, const TensorView& values, const TensorView& scales) {
-  auto* values_at = values.as<std::byte>();
-  auto* scales_at = scales.as<std::byte>();
-  for (const MappedSlab& part : mapped) {
-    copy_run(part.slab->values, part.values, values_at);
-    copy_run(part.slab->scales, part.scales, scales_at);
-    values_at += part.slab->values.bytes();
-    scales_at += part.slab->scales.bytes();
-  }
-}
-
-// --- other formats: through f32
-// --------------------------------------------------------------------------------------------
-
-// Reused from expert to expert.
-struct Scratch {
-  HostTensor values;  // a slab as the file holds it, dense and aligned
-  HostTensor scales;
-  HostTensor dense;  // f32 [rows, cols]
-};
-
-Scratch make_scratch(const std::vector<MatrixSource>& sources, int64_t rows, int64_t cols) {
-  int64_t value_bytes = 0, scale_bytes = 0;
-  for (const MatrixSource& source : sources)
-    for (const Slab& slab : source.slabs) {
-      value_bytes = std::max(value_bytes, slab.values.bytes());
-      scale_bytes = std::max(scale_bytes, slab.scales.bytes());
-    }
-  constexpr std::string_view kWhat = "the conversion of weights";
-  return {make_host_tensor(kWhat, DType::u8, {value_bytes}), make_host_tensor(kWhat, DType::u8, {scale_bytes}),
-          make_host_tensor(kWhat, DType::f32, {rows, cols})};
-}
-
-void dequantize_slab(Context& context, const MappedSlab& part, int64_t cols, Scratch& scratch, float* into) {
-  const Slab& slab = *part.slab;
-  const int64_t rows = slab.num_rows();
-  copy_run(slab.values, part.values, scratch.values.view.as<std::byte>());
-  copy_run(slab.scales, part.scales, scratch.scales.view.as<std::byte>());
-  void* values = scratch.values.view.data;
-  void* scales = scratch.scales.view.data;
-  DequantArgs args;
-  args.output = TensorView(into, DType::f32, {rows, cols});
-  switch (slab.format) {
-    case SourceFormat::plain: {
-      const DType dtype = *slab.values.tensor.entry->dtype;
-      parallel_ranges(context.num_threads(), rows, kGrainRows, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin * cols; i < end * cols; ++i)
-          into[i] = plain_value(static_cast<const std::byte*>(values), dtype, i);
-      });
-      return;
-    }
-    case SourceFormat::fp8_block:
-      args.group = ScaleGroup::block_128x128;
-      args.input = TensorView(values, DType::fp8_e4m3, {rows, cols});
-      args.scales = TensorView(scales, DType::f32, {ceil_div(rows, kBlock), ceil_div(cols, kBlock)});
-      break;
-    case SourceFormat::mxfp4:
-      args.group = ScaleGroup::group_1x32;
-      args.input = TensorView(values, DType::fp4_e2m1, {rows, cols});
-      args.scales = TensorView(scales, DType::e8m0, {rows, cols / kMxGroup});
-      break;
-  }
-  dequantize(context, args);
-}
-
-void encode(Context& context, const TensorView& dense, QuantFormat format, const TensorView& values,
-            const TensorView& scales) {
-  if (format == QuantFormat::none) {
-    const auto* from = dense.as<float>();
-    auto* into = values.as<uint16_t>();
-    const int64_t cols = dense.shape[1];
-    parallel_ranges(context.num_threads(), dense.shape[0], kGrainRows, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin * cols; i < end * cols; ++i) into[i] = f32_to_bf16(from[i]);
-    });
-    return;
-  }
-  QuantArgs args;
-  args.input = dense;
-  args.group = weight_group(format);
-  args.output = values;
-  args.scales = scales;
-  quantize(context, args);
-}
-
-void convert(Context& context, const std::vector<MappedSlab>& mapped, QuantFormat format, Scratch& scratch,
-             const TensorView& values, const TensorView& scales) {
-  const int64_t cols = scratch.dense.view.shape[1];
-  auto* dense_at = scratch.dense.view.as<float>();
-  for (const MappedSlab& part : mapped) {
-    dequantize_slab(context, part, cols, scratch, dense_at);
-    dense_at += part.slab->num_rows() * cols;
-  }
-  encode(context, scratch.dense.view, format, values, scales);
-}
-
-TensorView scales_slice(const ExpertMatrices& matrices, int64_t expert) {
-  return matrices.scales.view.given() ? expert_slice(matrices.scales.view, expert) : TensorView();
+    if (slab.format != source.slabs[0].format)
+      fail(ErrorCode::unsupported, "{} and {}: one is quantised, the other is not; they make up one matrix",
+           to_string(source.slabs[0].values.tensor), to_string(slab.values.tensor));
 }
 
 }  // namespace
@@ -196,12 +37,17 @@ void require_shape(const CheckpointTensor& tensor, std::initializer_list<int64_t
          fmt::join(expected, ", "));
 }
 
+void require_plain(const CheckpointTensor& tensor) {
+  if (!tensor.entry->dtype || !is_plain(*tensor.entry->dtype))
+    fail(ErrorCode::unsupported, "{}: it must be BF16, F16 or F32", to_string(tensor));
+}
+
 Slab separate_slab(Checkpoint& checkpoint, const std::string& name, int64_t rows, int64_t cols) {
   const CheckpointTensor values = checkpoint.tensor(name);
   require_shape(values, {rows, cols});
   Slab slab;
-  if (is_plain(values)) {
-    slab.values = {values, 0, size_bytes(*values.entry->dtype, cols), 1, rows};
+  if (values.entry->dtype && is_plain(*values.entry->dtype)) {
+    slab.values = {values, 0, size_bytes(*values.entry->dtype, cols), rows};
     return slab;
   }
   if (values.entry->dtype != DType::fp8_e4m3)
@@ -212,13 +58,12 @@ Slab separate_slab(Checkpoint& checkpoint, const std::string& name, int64_t rows
   const int64_t block_rows = ceil_div(rows, kBlock), block_cols = ceil_div(cols, kBlock);
   require_shape(scales, {block_rows, block_cols});
   slab.format = SourceFormat::fp8_block;
-  slab.values = {values, 0, cols, 1, rows};
-  slab.scales = {scales, 0, block_cols * 4, 1, block_rows};
+  slab.values = {values, 0, cols, rows};
+  slab.scales = {scales, 0, block_cols * 4, block_rows};
   return slab;
 }
 
-Slab stacked_slab(Checkpoint& checkpoint, const std::string& name, const StackedShape& shape, int64_t expert,
-                  int64_t first_row, int64_t step) {
+Slab stacked_slab(Checkpoint& checkpoint, const std::string& name, const StackedShape& shape, int64_t expert, int ways) {
   if (shape.cols % kMxGroup != 0)
     fail(ErrorCode::invalid_argument, "'{}': rows of {} values; mxfp4 checkpoints hold multiples of {}", name, shape.cols,
          kMxGroup);
@@ -229,49 +74,201 @@ Slab stacked_slab(Checkpoint& checkpoint, const std::string& name, const Stacked
   require_dtype(scales, DType::u8, "U8");
   require_shape(blocks, {shape.num_experts, shape.rows, groups, kMxGroup / 2});
   require_shape(scales, {shape.num_experts, shape.rows, groups});
-  const int64_t row = expert * shape.rows + first_row;
-  const int64_t count = ceil_div(shape.rows - first_row, step);
+  const int64_t row = expert * shape.rows;
   const int64_t row_bytes = groups * kMxGroup / 2;
   Slab slab;
   slab.format = SourceFormat::mxfp4;
-  slab.values = {blocks, row * row_bytes, row_bytes, step, count};
-  slab.scales = {scales, row * groups, groups, step, count};
+  slab.values = {blocks, row * row_bytes, row_bytes, shape.rows, ways};
+  slab.scales = {scales, row * groups, groups, shape.rows, ways};
   return slab;
 }
 
-void load_matrices(Context& context, Checkpoint& checkpoint, const std::vector<MatrixSource>& sources,
-                   ExpertMatrices& into) {
-  const auto num_experts = static_cast<int64_t>(sources.size());
-  const bool all_direct = std::all_of(sources.begin(), sources.end(),
-                                      [&](const MatrixSource& source) { return is_direct(source, into.format); });
-  Scratch scratch;
-  if (!all_direct) scratch = make_scratch(sources, into.rows(), into.cols());
-  const int64_t batch = all_direct ? kBatchPerThread * context.num_threads() : 1;
-  for (int64_t first = 0; first < num_experts; first += batch) {
-    const int64_t count = std::min(batch, num_experts - first);
-    std::vector<std::vector<MappedSlab>> mapped;
-    for (int64_t i = 0; i < count; ++i) mapped.push_back(map_source(checkpoint, sources[static_cast<size_t>(first + i)]));
-    const auto copy = [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i)
-        copy_directly(mapped[static_cast<size_t>(i)], expert_slice(into.values.view, first + i),
-                      scales_slice(into, first + i));
-    };
-    if (all_direct) {
-      parallel_ranges(context.num_threads(), count, 1, copy);
-    } else if (is_direct(sources[static_cast<size_t>(first)], into.format)) {
-      copy(0, 1);
-    } else {
-      convert(context, mapped[0], into.format, scratch, expert_slice(into.values.view, first), scales_slice(into, first));
+// --- equal formats -------------------------------------------------------------------------------------------------------
+
+bool is_direct(const MatrixSource& source, QuantFormat format) {
+  for (size_t i = 0; i < source.slabs.size(); ++i) {
+    const Slab& slab = source.slabs[i];
+    const bool same = (format == QuantFormat::none && slab.format == SourceFormat::plain) ||
+                      (format == QuantFormat::fp8_block && slab.format == SourceFormat::fp8_block) ||
+                      (has_mx_weights(format) && slab.format == SourceFormat::mxfp4);
+    // The 128-row blocks of the whole matrix must be those of the slabs.
+    const bool blocks_fit =
+        format != QuantFormat::fp8_block || i + 1 == source.slabs.size() || slab.num_rows() % kBlock == 0;
+    if (!same || !blocks_fit) return false;
+  }
+  return true;
+}
+
+void plan_matrices(const std::vector<MatrixSource>& sources, const ExpertMatrices& into, LoadPlan& plan) {
+  // Values first, then scales: what is neighbours in memory stays neighbours in the list.
+  std::vector<Transfer> all_scales;
+  for (size_t e = 0; e < sources.size(); ++e) {
+    const MatrixSource& source = sources[e];
+    require_one_format(source);
+    const TensorView values = expert_slice(into.values.view, static_cast<int64_t>(e));
+    const TensorView scales =
+        into.scales.view.given() ? expert_slice(into.scales.view, static_cast<int64_t>(e)) : TensorView();
+    if (!is_direct(source, into.format)) {
+      plan.conversions.push_back({source, into.format, values, scales});
+      continue;
     }
+    auto* values_at = values.as<std::byte>();
+    auto* scales_at = scales.as<std::byte>();
+    for (const Slab& slab : source.slabs) {
+      Transfer transfer = as_stored(slab.values, values_at, into.values.view.data);
+      if (slab.format == SourceFormat::plain) transfer.dtype = DType::bf16;
+      plan.transfers.push_back(transfer);
+      values_at += transfer.row_bytes() * slab.num_rows();
+      if (slab.scales.count == 0) continue;
+      all_scales.push_back(as_stored(slab.scales, scales_at, into.scales.view.data));
+      scales_at += slab.scales.bytes();
+    }
+  }
+  plan.transfers.insert(plan.transfers.end(), all_scales.begin(), all_scales.end());
+}
+
+int64_t bytes_read(const LoadPlan& plan) {
+  int64_t bytes = 0;
+  for (const Transfer& transfer : plan.transfers) bytes += transfer.from.bytes();
+  for (const Conversion& conversion : plan.conversions)
+    for (const Slab& slab : conversion.from.slabs) bytes += slab.values.bytes() + slab.scales.bytes();
+  return bytes;
+}
+
+// --- other formats: through f32 ------------------------------------------------------------------------------------------
+
+namespace {
+
+// Plain matrices are fetched in one dtype: their own, or f32 if the slabs' differ.
+DType plain_dtype(const MatrixSource& source) {
+  for (const Slab& slab : source.slabs)
+    if (slab.values.dtype() != source.slabs[0].values.dtype()) return DType::f32;
+  return source.slabs[0].values.dtype();
+}
+
+// Appends the transfers that bring a matrix to `into`, and returns the bytes that it takes there: a plain one dense, of
+// others values, then scales of each slab, each aligned.
+int64_t plan_fetch(const MatrixSource& source, std::byte* into, const void* allocation, std::vector<Transfer>* transfers) {
+  const bool plain = source.slabs[0].format == SourceFormat::plain;
+  int64_t used = 0;
+  const auto add = [&](const RowRun& run, DType dtype) {
+    const Transfer transfer{run, dtype, into + used, allocation};
+    if (transfers) transfers->push_back(transfer);
+    used += transfer.row_bytes() * run.count;
+    if (!plain) used = ceil_div(used, kAlign) * kAlign;
+  };
+  for (const Slab& slab : source.slabs) {
+    add(slab.values, plain ? plain_dtype(source) : slab.values.dtype());
+    if (!plain) add(slab.scales, slab.scales.dtype());
+  }
+  return ceil_div(used, kAlign) * kAlign;
+}
+
+int64_t fetched_bytes(const MatrixSource& source) { return plan_fetch(source, nullptr, nullptr, nullptr); }
+
+// f32 values of a matrix between its two formats; none where it goes in one step.
+int64_t dense_bytes(const MatrixSource& source, QuantFormat format) {
+  if (format == QuantFormat::none || source.slabs[0].format == SourceFormat::plain) return 0;
+  return source.num_rows() * source.cols * 4;
+}
+
+void dequantize_slab(WeightMemory& memory, const Slab& slab, int64_t cols, std::byte* values, std::byte* scales,
+                     const TensorView& output) {
+  const int64_t rows = slab.num_rows();
+  const Device device = output.device;
+  DequantArgs args;
+  args.output = output;
+  if (slab.format == SourceFormat::fp8_block) {
+    args.group = ScaleGroup::block_128x128;
+    args.input = TensorView(values, DType::fp8_e4m3, {rows, cols}, device);
+    args.scales = TensorView(scales, DType::f32, {ceil_div(rows, kBlock), ceil_div(cols, kBlock)}, device);
+  } else {
+    args.group = ScaleGroup::group_1x32;
+    args.input = TensorView(values, DType::fp4_e2m1, {rows, cols}, device);
+    args.scales = TensorView(scales, DType::e8m0, {rows, cols / kMxGroup}, device);
+  }
+  dequantize(memory.context(), args, memory.stream());
+}
+
+// Its slabs, one below the other, as `dtype`.
+void dequantize_matrix(WeightMemory& memory, const MatrixSource& source, std::byte* fetched, DType dtype, std::byte* into,
+                       Device device) {
+  for (const Slab& slab : source.slabs) {
+    std::byte* scales = fetched + ceil_div(slab.values.bytes(), kAlign) * kAlign;
+    dequantize_slab(memory, slab, source.cols, fetched, scales,
+                    TensorView(into, dtype, {slab.num_rows(), source.cols}, device));
+    fetched = scales + ceil_div(slab.scales.bytes(), kAlign) * kAlign;
+    into += size_bytes(dtype, slab.num_rows() * source.cols);
   }
 }
 
-void load_f32(Checkpoint& checkpoint, const CheckpointTensor& tensor, int64_t first, std::span<float> into) {
-  if (!is_plain(tensor)) fail(ErrorCode::unsupported, "{}: it must be BF16, F16 or F32", to_string(tensor));
-  const DType dtype = *tensor.entry->dtype;
-  const auto count = static_cast<int64_t>(into.size());
-  const MappedRange range = checkpoint.map(tensor, size_bytes(dtype, first), size_bytes(dtype, count));
-  for (int64_t i = 0; i < count; ++i) into[static_cast<size_t>(i)] = plain_value(range.bytes().data(), dtype, i);
+void convert(WeightMemory& memory, const Conversion& conversion, std::byte* fetched, std::byte* dense) {
+  const MatrixSource& source = conversion.from;
+  const Device device = conversion.values.device;
+  if (conversion.format == QuantFormat::none)
+    return dequantize_matrix(memory, source, fetched, DType::bf16, conversion.values.as<std::byte>(), device);
+  QuantArgs args;
+  args.input = TensorView(fetched, DType::f32, {source.num_rows(), source.cols}, device);
+  args.input.dtype = plain_dtype(source);
+  if (source.slabs[0].format != SourceFormat::plain) {
+    dequantize_matrix(memory, source, fetched, DType::f32, dense, device);
+    args.input.data = dense;
+    args.input.dtype = DType::f32;
+  }
+  args.group = weight_group(conversion.format);
+  args.output = conversion.values;
+  args.scales = conversion.scales;
+  quantize(memory.context(), args, memory.stream());
+}
+
+// What the scratch of a list of conversions holds.
+struct ScratchSizes {
+  int64_t all = 0;      // fetched, of all matrices
+  int64_t largest = 0;  // fetched, of one
+  int64_t dense = 0;    // the largest one's
+
+  void add(const MatrixSource& source, QuantFormat format) {
+    const int64_t fetched = fetched_bytes(source);
+    all += fetched;
+    largest = std::max(largest, fetched);
+    dense = std::max(dense, dense_bytes(source, format));
+  }
+  // Fetched at a time: at least a matrix.
+  int64_t batch(const WeightMemory& memory) const { return std::min(all, std::max(largest, memory.batch_bytes())); }
+};
+
+}  // namespace
+
+int64_t conversion_bytes(const WeightMemory& memory, const std::vector<MatrixSource>& sources, QuantFormat format) {
+  ScratchSizes sizes;
+  for (const MatrixSource& source : sources)
+    if (!is_direct(source, format)) sizes.add(source, format);
+  return sizes.batch(memory) + sizes.dense;
+}
+
+void run_conversions(WeightMemory& memory, const std::vector<Conversion>& conversions) {
+  if (conversions.empty()) return;
+  constexpr std::string_view kWhat = "the conversion of weights";
+  ScratchSizes sizes;
+  for (const Conversion& each : conversions) sizes.add(each.from, each.format);
+  const OwnedTensor fetched = memory.make(kWhat, DType::u8, {sizes.batch(memory)});
+  const OwnedTensor dense = memory.make(kWhat, DType::u8, {sizes.dense});
+  for (size_t first = 0; first < conversions.size();) {
+    std::vector<Transfer> transfers;
+    std::vector<std::byte*> places;
+    auto* at = fetched.view.as<std::byte>();
+    const std::byte* const end = at + sizes.batch(memory);
+    size_t last = first;
+    for (; last < conversions.size() && fetched_bytes(conversions[last].from) <= end - at; ++last) {
+      places.push_back(at);
+      at += plan_fetch(conversions[last].from, at, fetched.view.data, &transfers);
+    }
+    // The stream's order keeps what is fetched next from overwriting what is still being converted.
+    memory.fetch(transfers);
+    for (size_t i = first; i < last; ++i) convert(memory, conversions[i], places[i - first], dense.view.as<std::byte>());
+    first = last;
+  }
+  memory.finish();  // before the scratch goes
 }
 
 }  // namespace mixlane

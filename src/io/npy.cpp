@@ -171,12 +171,12 @@ NpyHeader parse_npy_header(std::span<const std::byte> start, int64_t file_bytes,
   return header;
 }
 
-HostTensor load_npy(const std::filesystem::path& path) {
+OwnedTensor load_npy(const std::filesystem::path& path) {
   const InputFile file(path);
   std::vector<std::byte> start(static_cast<size_t>(std::min(file.size(), kMaxNpyHeaderBytes)));
   file.read(0, start);
   const NpyHeader header = parse_npy_header(start, file.size(), path.string());
-  HostTensor tensor = make_host_tensor(path.string(), header.dtype, header.shape);
+  OwnedTensor tensor = make_host_tensor(path.string(), header.dtype, header.shape);
   file.read(header.data_offset, {static_cast<std::byte*>(tensor.view.data), static_cast<size_t>(header.data_bytes)});
   return tensor;
 }

@@ -5,7 +5,7 @@
 #include <span>
 #include <vector>
 
-#include "io/host_tensor.hpp"
+#include "io/owned_tensor.hpp"
 
 namespace mixlane {
 
@@ -21,7 +21,7 @@ struct NpyHeader {
 inline constexpr int64_t kMaxNpyHeaderBytes = 1 << 16;
 NpyHeader parse_npy_header(std::span<const std::byte> start, int64_t file_bytes, std::string_view file_name);
 
-HostTensor load_npy(const std::filesystem::path& file);
+OwnedTensor load_npy(const std::filesystem::path& file);
 
 // Contiguous, on the CPU; bf16 is written as <V2. Other types numpy has no name for are refused.
 void save_npy(const std::filesystem::path& file, const ConstTensorView& view);

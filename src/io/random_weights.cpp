@@ -47,7 +47,7 @@ void require_memory(const WeightsRequest& request) {
 }
 
 // Weights are read in long runs: large pages save most of the address translation.
-void prefer_large_pages(const HostTensor& tensor) {
+void prefer_large_pages(const OwnedTensor& tensor) {
   constexpr uintptr_t kPage = 4096;
   if (!tensor.memory) return;
   const uintptr_t begin = (reinterpret_cast<uintptr_t>(tensor.memory.get()) + kPage - 1) / kPage * kPage;
@@ -112,7 +112,7 @@ void fill_f32(const Generator& generator, uint64_t key, float stddev, float* out
 }
 
 void fill_biases(const Generator& generator, const std::vector<int64_t>& expert_ids, TensorId tensor,
-                 const HostTensor& bias) {
+                 const OwnedTensor& bias) {
   if (!bias.memory) return;
   const int64_t count = bias.view.shape[1];
   for (size_t e = 0; e < expert_ids.size(); ++e)
@@ -122,9 +122,12 @@ void fill_biases(const Generator& generator, const std::vector<int64_t>& expert_
 
 ExpertWeights make_experts(Generator& generator, const WeightsRequest& request, const std::vector<int64_t>& expert_ids,
                            int intermediate, bool biased, LayerWeights& keeper) {
-  const ExpertStorage storage =
-      make_expert_storage(request.model.name, request.format, static_cast<int>(expert_ids.size()), request.model.hidden,
-                          intermediate, request.model.activation.gated(), biased);
+  const auto make = [](std::string_view what, DType dtype, std::initializer_list<int64_t> shape) {
+    return make_host_tensor(what, dtype, shape);
+  };
+  const ExpertShape shape{static_cast<int>(expert_ids.size()), request.model.hidden, intermediate,
+                          request.model.activation.gated(), biased};
+  const ExpertStorage storage = make_expert_storage(make, request.model.name, request.format, shape);
   fill_matrices(generator, expert_ids, kGateUp, storage.gate_up);
   fill_matrices(generator, expert_ids, kDown, storage.down);
   fill_biases(generator, expert_ids, kGateUpBias, storage.gate_up_bias);
@@ -145,14 +148,14 @@ LayerWeights random_weights(Context& context, const WeightsRequest& request, uin
   if (model.shared_intermediate > 0)
     result.weights.shared = make_experts(generator, request, {kSharedExpert}, model.shared_intermediate, false, result);
   if (model.shared_gate) {
-    const HostTensor gate = make_host_tensor("shared_gate", DType::bf16, {model.hidden});
+    const OwnedTensor gate = make_host_tensor("shared_gate", DType::bf16, {model.hidden});
     fill_random(generator.normal.bf16(1.0f / std::sqrt(static_cast<float>(model.hidden))),
                 generator.key(kWholeLayer, kSharedGate), 0, gate.view.as<uint16_t>(), model.hidden);
     result.weights.shared_gate = hand_over(gate, result);
   }
   if (model.correction_bias) {
     const int64_t count = model.routing.num_experts + model.routing.num_zero_experts;
-    const HostTensor bias = make_host_tensor("correction_bias", DType::f32, {count});
+    const OwnedTensor bias = make_host_tensor("correction_bias", DType::f32, {count});
     fill_f32(generator, generator.key(kWholeLayer, kCorrectionBias), kCorrectionStddev, bias.view.as<float>(), count);
     result.weights.correction_bias = hand_over(bias, result);
   }

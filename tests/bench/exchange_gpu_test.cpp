@@ -128,18 +128,21 @@ TEST_F(ExchangeBench, RowsOfEveryWireAndInput) {
   Context cpu({.num_threads = 2});
   const Model model = small_model();
   const ExchangeStand stand(2);
-  for (const WireFormat wire : {WireFormat::bf16, WireFormat::fp8_1x128, WireFormat::fp8_row, WireFormat::mxfp4}) {
-    const ExchangeInputs inputs(shape_of(model, 37, "balanced", 2, wire), {CombineRows::reduced}, cpu);
-    const std::vector<RankOnGpu> gpus = upload(inputs);
-    for (const DispatchInput input : {DispatchInput::bf16, DispatchInput::wire}) {
-      SCOPED_TRACE(std::string(name(wire)) + " from " + std::string(name(input)));
-      const auto way = make_way("latency", {inputs, gpus, {.input = input}});
-      ExchangeRun run(stand, *way, {});
-      const ExchangeRun::Errors errors = run.check();
-      EXPECT_EQ(errors.received, 0);
-      EXPECT_EQ(errors.output, 0);
+  for (const WireFormat wire : {WireFormat::bf16, WireFormat::fp8_1x128, WireFormat::fp8_row, WireFormat::mxfp4})
+    for (const int padded_to : {0, 600}) {
+      ExchangeShape shape = shape_of(model, 37, "balanced", 2, wire);
+      shape.padded_to = padded_to;
+      const ExchangeInputs inputs(shape, {CombineRows::reduced}, cpu);
+      const std::vector<RankOnGpu> gpus = upload(inputs);
+      for (const DispatchInput input : {DispatchInput::bf16, DispatchInput::wire}) {
+        SCOPED_TRACE(std::string(name(wire)) + " from " + std::string(name(input)) + " of " + std::to_string(padded_to));
+        const auto way = make_way("latency", {inputs, gpus, {.input = input}});
+        ExchangeRun run(stand, *way, {});
+        const ExchangeRun::Errors errors = run.check();
+        EXPECT_EQ(errors.received, 0);
+        EXPECT_EQ(errors.output, 0);
+      }
     }
-  }
 }
 
 TEST_F(ExchangeBench, RunsHaveSamplesUnderEveryCondition) {

@@ -32,6 +32,19 @@ TEST(Race, FasterOneWins) {
   EXPECT_NEAR(result.median_us[1], 4.0, 0.05);
 }
 
+TEST(Race, LeastRegretIsTheOneThatNeverLosesMuch) {
+  const auto at = [](std::vector<double> us) { return RaceResult{0, std::move(us), {}}; };
+  // The second is ahead by a little at one size and far behind at the other.
+  const std::vector<RaceResult> races{at({3.54, 3.50, 9.0}), at({3.30, 3.51, 8.9})};
+  EXPECT_EQ(least_regret(races, 0.01), 0);
+  const std::vector<RaceResult> other{at({4.0, 3.50, 9.0}), at({3.45, 3.51, 8.9})};
+  EXPECT_EQ(least_regret(other, 0.01), 1);
+  // Less than the margin between them: the simpler one.
+  const std::vector<RaceResult> tied{at({3.02, 3.0}), at({3.0, 3.015})};
+  EXPECT_EQ(least_regret(tied, 0.01), 0);
+  EXPECT_EQ(least_regret(tied, 0.0), 1);
+}
+
 TEST(Race, WithinTheMarginTheSimplerOneStays) {
   Clock clock({5.0, 4.97}, 0.0);
   EXPECT_EQ(race(2, std::ref(clock)).winner, 0);

@@ -265,40 +265,72 @@ TEST_F(CheckpointTest, GptOss) {
 // --- ranks
 // -----------------------------------------------------------------------------------------------------------------
 
-TEST_F(CheckpointTest, ARankMapsOnlyItsOwnExperts) {
+// Host memory that remembers what was read for it.
+class WatchedMemory final : public WeightMemory {
+ public:
+  explicit WatchedMemory(Context& context) : memory_(open_weight_memory(context)) {}
+  void require(int64_t bytes, std::string_view what) const override { memory_->require(bytes, what); }
+  OwnedTensor make(std::string_view what, DType dtype, std::initializer_list<int64_t> shape) override {
+    return memory_->make(what, dtype, shape);
+  }
+  void fetch(const std::vector<Transfer>& transfers) override {
+    for (const Transfer& transfer : transfers) runs.push_back(transfer.from);
+    memory_->fetch(transfers);
+  }
+  void finish() override { memory_->finish(); }
+  int64_t batch_bytes() const override { return 1; }  // a matrix at a time
+  Context& context() override { return memory_->context(); }
+  Stream stream() const override { return memory_->stream(); }
+
+  std::vector<RowRun> runs;
+
+ private:
+  std::unique_ptr<WeightMemory> memory_;
+};
+
+TEST_F(CheckpointTest, ARankReadsOnlyItsOwnExperts) {
   const Model model = tiny_model(64, 32, 6);
   TestCheckpoint checkpoint(6);
   add_qwen(checkpoint, model, "model.layers.0.", DType::bf16);
   checkpoint.write(folder.path(), 2);
   Checkpoint opened(folder.path());
-  load_layer(context, {model, QuantFormat::none, {1, 4}}, opened, 0);
-  std::set<std::string> mapped;
-  for (const Checkpoint::Mapping& mapping : opened.mappings()) mapped.insert(mapping.tensor);
-  std::set<std::string> expected = {"model.layers.0.mlp.gate.weight"};
+  std::set<std::string> expected;
   for (const std::string e : {"1", "4"})
     for (const std::string& matrix : kProjections)
       expected.insert("model.layers.0.mlp.experts." + e + "." + matrix + ".weight");
-  EXPECT_EQ(mapped, expected);
+  for (const bool experts_only : {true, false}) {
+    WatchedMemory memory(context);
+    const LayerWeights loaded = load_layer(memory, {model, QuantFormat::none, {1, 4}, experts_only}, opened, 0);
+    EXPECT_EQ(loaded.router.given(), !experts_only);
+    if (!experts_only) expected.insert("model.layers.0.mlp.gate.weight");
+    std::set<std::string> read;
+    for (const RowRun& run : memory.runs) read.insert(*run.tensor.name);
+    EXPECT_EQ(read, expected);
+  }
 }
 
-TEST_F(CheckpointTest, ARankMapsOnlyItsSliceOfStackedExperts) {
+TEST_F(CheckpointTest, ARankReadsOnlyItsSliceOfStackedExperts) {
   Model model = tiny_model(64, 32, 6);
   model.router_bias = model.expert_bias = true;
   TestCheckpoint checkpoint(7);
   add_gpt_oss(checkpoint, model, "model.layers.0.");
   checkpoint.write(folder.path(), 1);
   Checkpoint opened(folder.path());
-  load_layer(context, {model, QuantFormat::mxfp4, {1, 4}}, opened, 0);
-  std::set<std::string> stacked;
-  for (const Checkpoint::Mapping& mapping : opened.mappings()) {
-    if (mapping.tensor.find("experts") == std::string::npos) continue;
-    stacked.insert(mapping.tensor);
-    const auto expert_bytes = static_cast<int64_t>(checkpoint.find(mapping.tensor).bytes.size()) / 6;
-    const int64_t first = mapping.offset / expert_bytes, last = (mapping.offset + mapping.bytes - 1) / expert_bytes;
-    EXPECT_EQ(first, last) << mapping.tensor;
-    EXPECT_TRUE(first == 1 || first == 4) << mapping.tensor << " expert " << first;
+  for (const QuantFormat format : {QuantFormat::mxfp4, QuantFormat::fp8_block}) {
+    WatchedMemory memory(context);
+    load_layer(memory, {model, format, {1, 4}}, opened, 0);
+    std::set<std::string> stacked;
+    for (const RowRun& run : memory.runs) {
+      const std::string& name = *run.tensor.name;
+      if (name.find("experts") == std::string::npos) continue;
+      stacked.insert(name);
+      const auto expert_bytes = static_cast<int64_t>(checkpoint.find(name).bytes.size()) / 6;
+      const int64_t first = run.offset / expert_bytes, last = (run.offset + run.bytes() - 1) / expert_bytes;
+      EXPECT_EQ(first, last) << name;
+      EXPECT_TRUE(first == 1 || first == 4) << name << " expert " << first;
+    }
+    EXPECT_EQ(stacked.size(), 6u);
   }
-  EXPECT_EQ(stacked.size(), 6u);
 }
 
 TEST_F(CheckpointTest, ThreadsDoNotChangeBitsAndARankMayOwnNothing) {
@@ -360,7 +392,7 @@ TEST_F(CheckpointTest, NamesWrongShapesAndTypes) {
   expect_error(ErrorCode::invalid_argument, {"mlp.gate.weight", "BF16 [3, 64]", "[2, 64]"},
                [&] { load(tiny_model(64, 32, 2), QuantFormat::none, {0}); });
 
-  OwnedTensor& tensor = checkpoint.find("model.layers.0.mlp.experts.1.down_proj.weight");
+  StoredTensor& tensor = checkpoint.find("model.layers.0.mlp.experts.1.down_proj.weight");
   tensor.dtype = DType::i32;
   tensor.shape = {64, 16};
   checkpoint.write(folder.path(), 2);
@@ -437,6 +469,30 @@ TEST_F(CheckpointTest, RefusesBrokenFolders) {
   // Without an index, a tensor that is there twice.
   std::filesystem::remove(folder / "model.safetensors.index.json");
   expect_load_error(ErrorCode::bad_format, {"both hold tensor", "model-1.safetensors", "model-2.safetensors"}, model);
+}
+
+TEST_F(CheckpointTest, NamesTheTensorAtWhichAFileEndsMeanwhile) {
+  const Model model = tiny_model(64, 32, 3);
+  TestCheckpoint checkpoint(14);
+  add_qwen(checkpoint, model, "model.layers.0.", DType::bf16);
+  checkpoint.write(folder.path(), 1, /*with_index=*/false);
+  for (const QuantFormat format : {QuantFormat::none, QuantFormat::fp8_block}) {
+    Checkpoint opened(folder.path());  // headers are read and fit
+    const std::filesystem::path shard = folder / "model-1.safetensors";
+    const auto whole = std::filesystem::file_size(shard);
+    std::filesystem::resize_file(shard, whole - 1);
+    const std::unique_ptr<WeightMemory> memory = open_weight_memory(context);
+    expect_error(ErrorCode::io_error, {shard.string(), "experts.2.down_proj.weight", std::to_string(whole)}, [&] {
+      load_layer(*memory, {model, format, {0, 1, 2}}, opened, 0);
+    });
+    checkpoint.write(folder.path(), 1, /*with_index=*/false);
+  }
+}
+
+TEST_F(CheckpointTest, RefusesWhatDoesNotFitBeforeItIsRead) {
+  const HugeCheckpoint huge(folder.path());
+  expect_error(ErrorCode::out_of_memory, {"8 experts of tiny", std::to_string(huge.weight_bytes()), "free"},
+               [&] { load(huge.model, QuantFormat::none, all_experts(huge.model)); });
 }
 
 }  // namespace

@@ -103,7 +103,7 @@ TEST(Npy, EveryTruncationIsRefused) {
 TEST(Npy, LoadsValues) {
   test::TempFolder folder;
   test::write_file(folder / "a.npy", image(1, dict("<i4", "(2, 2)"), 16));
-  const HostTensor tensor = load_npy(folder / "a.npy");
+  const OwnedTensor tensor = load_npy(folder / "a.npy");
   ASSERT_EQ(tensor.view.dtype, DType::i32);
   ASSERT_EQ(tensor.view.ndim, 2);
   EXPECT_EQ(tensor.view.as<int32_t>()[0], 0x03020100);
@@ -118,7 +118,7 @@ TEST(Npy, WhatIsWrittenIsRead) {
   const auto round_trip = [&](const ConstTensorView& view) {
     SCOPED_TRACE(to_string(view));
     save_npy(folder / "t.npy", view);
-    const HostTensor got = load_npy(folder / "t.npy");
+    const OwnedTensor got = load_npy(folder / "t.npy");
     EXPECT_EQ(to_string(got.view), to_string(view));
     const auto bytes = static_cast<size_t>(size_bytes(view.dtype, view.num_values()));
     EXPECT_EQ(got.bytes, static_cast<int64_t>(bytes));

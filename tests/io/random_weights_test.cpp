@@ -6,7 +6,7 @@
 #include <map>
 
 #include "io/random_source.hpp"
-#include "io/weights.hpp"
+#include "mixlane/weights.hpp"
 #include "mixlane/quant.hpp"
 #include "support/errors.hpp"
 

@@ -34,7 +34,7 @@ struct Mlp {
   Matrix gate, up, down;
 };
 
-struct OwnedTensor {
+struct StoredTensor {
   std::string name;
   DType dtype;
   std::vector<int64_t> shape;
@@ -45,18 +45,18 @@ class TestCheckpoint {
  public:
   explicit TestCheckpoint(uint64_t seed) : rng_(seed) {}
 
-  std::vector<OwnedTensor> tensors;
+  std::vector<StoredTensor> tensors;
 
   void add(const std::string& name, DType dtype, const std::vector<int64_t>& shape, std::string bytes) {
     tensors.push_back({name, dtype, shape, std::move(bytes)});
   }
-  OwnedTensor& find(const std::string& name) {
-    for (OwnedTensor& tensor : tensors)
+  StoredTensor& find(const std::string& name) {
+    for (StoredTensor& tensor : tensors)
       if (tensor.name == name) return tensor;
     throw std::runtime_error("the test has no tensor " + name);
   }
   void remove(const std::string& name) {
-    std::erase_if(tensors, [&](const OwnedTensor& tensor) { return tensor.name == name; });
+    std::erase_if(tensors, [&](const StoredTensor& tensor) { return tensor.name == name; });
   }
 
   // Random values of a bf16, f16 or f32 tensor, as a reader sees them.
@@ -145,7 +145,7 @@ class TestCheckpoint {
   static void append(std::string& bytes, Value value) {
     bytes.append(reinterpret_cast<const char*>(&value), sizeof(value));
   }
-  static ConstTensorView view(const OwnedTensor& tensor) {
+  static ConstTensorView view(const StoredTensor& tensor) {
     ConstTensorView result(tensor.bytes.data(), tensor.dtype, {});
     result.ndim = static_cast<int32_t>(tensor.shape.size());
     int64_t stride = 1;
@@ -241,5 +241,35 @@ inline OssLayer add_gpt_oss(TestCheckpoint& checkpoint, const Model& model, cons
   }
   return truth;
 }
+
+// A valid one of a Mixtral layer with eight experts, larger than any machine's memory, and almost no bytes on the disk.
+class HugeCheckpoint {
+ public:
+  explicit HugeCheckpoint(const std::filesystem::path& folder) : model(tiny_model(1 << 20, 1 << 15, 8)) {
+    nlohmann::json header = nlohmann::json::object();
+    int64_t end = 0;
+    const auto add = [&](const std::string& name, int64_t rows, int64_t cols) {
+      const int64_t begin = end;
+      end += 2 * rows * cols;
+      header["model.layers.0.block_sparse_moe." + name + ".weight"] = {
+          {"dtype", "BF16"}, {"shape", {rows, cols}}, {"data_offsets", {begin, end}}};
+    };
+    add("gate", 8, model.hidden);
+    for (int e = 0; e < 8; ++e) {
+      const std::string expert = "experts." + std::to_string(e);
+      add(expert + ".w1", model.intermediate, model.hidden);
+      add(expert + ".w2", model.hidden, model.intermediate);
+      add(expert + ".w3", model.intermediate, model.hidden);
+    }
+    const std::string text = header.dump();
+    const auto length = static_cast<uint64_t>(text.size());
+    const std::filesystem::path file = folder / "model.safetensors";
+    write_file(file, std::string(reinterpret_cast<const char*>(&length), 8) + text);
+    std::filesystem::resize_file(file, 8 + length + static_cast<uint64_t>(end));
+  }
+  int64_t weight_bytes() const { return int64_t{8} * 3 * 2 * model.hidden * model.intermediate; }
+
+  Model model;
+};
 
 }  // namespace mixlane::test

@@ -8,7 +8,7 @@ set(comm comm gpu core)
 set(gpu gpu core)
 set(ops ops comm gpu core)
 set(layer layer ops comm core)
-set(io io core ops)
+set(io io core gpu ops)
 
 function(check_includes file from)
   file(STRINGS ${file} includes REGEX "^#include \"")

@@ -51,9 +51,9 @@ struct Lines {
   }
 };
 
-constexpr Lines kNone{{2.1, 0.5, 26}, {1.9, 0.5, 15}};
-constexpr Lines kOneshot{{2.75, 1.2, 0.15}, {6.5, 1.5, 0.24}};
-constexpr Lines kCluster{{3.1, 1.6, 0.022}, {8.2, 2.5, 0.03}};
+constexpr Lines kNone{{1.1, 0.1, 31}, {1.9, 0.5, 15}};
+constexpr Lines kOneshot{{2.19, 0.1, 0.39}, {6.5, 1.5, 0.24}};
+constexpr Lines kCluster{{2.95, 1, 0.022}, {8.2, 2.5, 0.03}};
 constexpr Lines kMultiPhase{{8.5, 5, 0.65}, {10.5, 4.8, 3.5}};
 constexpr Lines kRadix{{21, 0.2, 1.6}, {22, 0.2, 10}};
 

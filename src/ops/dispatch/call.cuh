@@ -249,6 +249,21 @@ __device__ inline void be_late(const Exchange& exchange, uint32_t number) {
   if (exchange.jitter_ns != 0) wait_a_little(exchange, number);
 }
 
+// The same: a rank that stops in mid-call. Every other block waits in the call that is to stall.
+template <ExchangeStage kStage>
+static __device__ __noinline__ void stall_in_call(const Exchange& exchange) {
+  const uint32_t* const epoch =
+      kStage == ExchangeStage::dispatch ? &exchange.state->dispatch_epoch : &exchange.state->combine_epoch;
+  const bool one_of_two = blockIdx.x % 2 == 1 || gridDim.x == 1;
+  if (one_of_two && gpu::load_relaxed<Scope::device>(epoch) + 1 == exchange.stall_epoch) spin_ns(exchange.stall_ns);
+  __syncthreads();
+}
+// Before a block sends, and before it counts as a reader of the state; by all its threads.
+template <ExchangeStage kStage>
+__device__ void stall_if_asked(const Exchange& exchange) {
+  if (exchange.stall_ns != 0) stall_in_call<kStage>(exchange);
+}
+
 // ---------------------------------------------------------------------------------------------------------------------
 // Shares of the work
 

@@ -17,4 +17,24 @@ __global__ void __launch_bounds__((kMostThreads<kSource, kInbox>), kWire == Comb
     add_up<kWire, kSource, kInbox>(args, shared);
 }
 
+// The same where only the device knows how many tokens count: by the inbox if they are few.
+template <PartialSource kSource>
+__global__ void __launch_bounds__((kMostThreads<kSource, true>), 2)
+    combine_latency_by_count(const MIXLANE_GRID_CONSTANT CombineKernelArgs args) {
+  constexpr CombineWire kWire = CombineWire::bf16;
+  __shared__ CombineShared shared;
+  begin_launch(args);
+  const bool sends = blockIdx.x < args.num_send_blocks;
+  if (*args.exchange.routing.num_tokens <= args.exchange.window.inbox_rows) {
+    if (sends)
+      send_partials<kWire, kSource, true>(args, shared);
+    else
+      add_up<kWire, kSource, true>(args, shared);
+  } else if (sends) {
+    send_partials<kWire, kSource, false>(args, shared);
+  } else {
+    add_up<kWire, kSource, false>(args, shared);
+  }
+}
+
 }  // namespace mixlane::exchange_gpu

@@ -28,6 +28,15 @@ Kernel kernel_for(PartialSource source, bool inbox) {
   return nullptr;
 }
 
+Kernel by_count(PartialSource source) {
+  switch (source) {
+    case PartialSource::pairs: return combine_latency_by_count<PartialSource::pairs>;
+    case PartialSource::reduced_bf16: return combine_latency_by_count<PartialSource::reduced_bf16>;
+    case PartialSource::reduced_f32: return combine_latency_by_count<PartialSource::reduced_f32>;
+  }
+  return nullptr;
+}
+
 Kernel kernel_for(CombineWire wire, PartialSource source, bool inbox) {
   switch (wire) {
     case CombineWire::bf16: return kernel_for<CombineWire::bf16>(source, inbox);
@@ -45,7 +54,9 @@ constexpr uint32_t kMinSendBlocks = 32;
 
 uint32_t num_threads_for(const CombineKernelArgs& args, uint32_t num_blocks) {
   const bool pairs = args.source == PartialSource::pairs;
-  if (!args.uses_inbox) return threads_for(args.num_octets, kWave);  // a wave lists pairs and flags rows
+  // A wave lists pairs and flags rows.
+  if (args.inbox_by_count) return threads_for(args.num_octets, kWave, pairs ? kMaxThreads : kMaxSharingThreads);
+  if (!args.uses_inbox) return threads_for(args.num_octets, kWave);
   const uint32_t aside = pairs ? kWave : 0;
   const uint32_t log2_parts = Share::parts_for(args.num_tokens, num_blocks);
   if (log2_parts == 0) return threads_for(args.num_octets, aside, pairs ? kMaxThreads : kMaxSharingThreads);
@@ -69,13 +80,16 @@ void load_combine_kernels(CombineWire wire) {
   for (const PartialSource source : {PartialSource::pairs, PartialSource::reduced_bf16, PartialSource::reduced_f32})
     for (const bool inbox : {true, false})
       gpu::max_resident_blocks(reinterpret_cast<const void*>(kernel_for(wire, source, inbox)), kMaxSharingThreads, 0);
+  if (wire != CombineWire::bf16) return;
+  for (const PartialSource source : {PartialSource::pairs, PartialSource::reduced_bf16, PartialSource::reduced_f32})
+    gpu::max_resident_blocks(reinterpret_cast<const void*>(by_count(source)), kMaxSharingThreads, 0);
 }
 
 void launch_combine(CombineKernelArgs args, CombineWire wire, const Budget& budget, Stream stream) {
-  const Kernel kernel = kernel_for(wire, args.source, args.uses_inbox);
+  const Kernel kernel = args.inbox_by_count ? by_count(args.source) : kernel_for(wire, args.source, args.uses_inbox);
   // Blocks that add up wait for peers, whose blocks may wait for this rank's sending ones: all must run at once. Blocks go
   // to the emptiest multiprocessors, so a limit leaves room for one each.
-  const bool lean = args.uses_inbox && args.source != PartialSource::pairs;
+  const bool lean = (args.uses_inbox || args.inbox_by_count) && args.source != PartialSource::pairs;
   const int resident =
       gpu::max_resident_blocks(reinterpret_cast<const void*>(kernel), lean ? kMaxSharingThreads : kMaxThreads, 0);
   const int each = budget.limited ? 1 : std::clamp(resident, 1, kMaxBlocksPerMultiprocessor);

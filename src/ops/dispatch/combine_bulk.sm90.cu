@@ -34,6 +34,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   __shared__ BulkShared shared;
   std::byte* const pieces = rows + int64_t{rings.num_rows} * rings.row_bytes;
   begin_launch(args);
+  stall_if_asked<ExchangeStage::combine>(args.exchange);
   Call call = open_call<ExchangeStage::combine>(args.exchange);
   const Exchange& exchange = args.exchange;
   CallState& state = *exchange.state;

@@ -71,11 +71,12 @@ struct FirstRow {
   FirstRow() = default;
   __device__ FirstRow(const CombineKernelArgs& args, uint32_t num_threads) {
     const Window& window = args.exchange.window;
-    share.log2_parts =
-        Share::parts_for(args.num_tokens * (static_cast<uint32_t>(window.num_ranks) - 1), args.num_send_blocks);
+    const uint32_t num_tokens =
+        args.counts_on_device ? static_cast<uint32_t>(*args.exchange.routing.num_tokens) : args.num_tokens;
+    share.log2_parts = Share::parts_for(num_tokens * (static_cast<uint32_t>(window.num_ranks) - 1), args.num_send_blocks);
     share.part = blockIdx.x & ((1u << share.log2_parts) - 1);
     slot = static_cast<int>(blockIdx.x >> share.log2_parts);
-    if (window.num_ranks == 1 || slot >= window.capacity) return;
+    if (window.num_ranks == 1 || slot >= window.capacity || slot >= static_cast<int>(num_tokens)) return;
     owner = window.rank + 1 == window.num_ranks ? 0 : window.rank + 1;
     const uint32_t first = first_octet<kWire>(args, share) + threadIdx.x, end = end_octet<kWire>(args, share);
 #pragma unroll
@@ -186,6 +187,7 @@ static __device__ __noinline__ void send_rows_aside(const CombineKernelArgs& arg
 template <CombineWire kWire, PartialSource kSource, bool kInbox>
 __device__ void send_partials(const CombineKernelArgs& args, CombineShared& shared) {
   const Exchange& exchange = args.exchange;
+  stall_if_asked<ExchangeStage::combine>(exchange);
   constexpr bool kGuesses = kInbox && kSource != PartialSource::pairs;
   FirstRow<kWire, kSource, kInbox> guess;
   if constexpr (kGuesses) guess = FirstRow<kWire, kSource, kInbox>(args, num_sending<kSource, kInbox>());

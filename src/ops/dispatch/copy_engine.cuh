@@ -127,6 +127,7 @@ __global__ void __launch_bounds__(kMaxThreads)
   __shared__ ReceiveShared shared;
   const Exchange& exchange = args.exchange;
   const Window& window = exchange.window;
+  stall_if_asked<ExchangeStage::dispatch>(exchange);
   const Call call = open_call<ExchangeStage::dispatch>(exchange);
   const int rank = static_cast<int>(threadIdx.x);
   if (rank < kMaxRanks) shared.received[rank] = 0;
@@ -181,6 +182,7 @@ __global__ void __launch_bounds__(kRowThreads)
   __shared__ uint32_t shared_masked;
   const Exchange& exchange = args.exchange;
   const Window& window = exchange.window;
+  stall_if_asked<ExchangeStage::combine>(exchange);
   Call call = open_call<ExchangeStage::combine>(exchange);
   if (begin == 0) {
     if (call.needs_credits) call.masked = exchange_credits(exchange, call.number, call.masked, &shared_masked);

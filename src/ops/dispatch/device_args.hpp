@@ -90,7 +90,7 @@ struct Exchange {
   uint64_t deadline_ns = 0;
   bool fail_on_timeout = true;
   uint32_t jitter_ns = 0;    // tests: blocks are late by up to so long
-  uint32_t stall_epoch = 0;  // tests: dispatch.throughput waits in this call, before the second half of its blocks of rows
+  uint32_t stall_epoch = 0;  // tests: in this call of the stage blocks wait before they send
   uint64_t stall_ns = 0;
   DeviceRouting routing;
 };
@@ -128,11 +128,12 @@ struct DispatchKernelArgs {
   const int32_t* num_tokens = nullptr;  // null: all rows
   uint32_t num_rows = 0;
   uint32_t num_topk = 0;
-  bool wants_inbox = false;    // for combine
-  uint32_t num_receivers = 0;  // blocks that copy the peers' lines to their places; 0: the last block does
-  bool plain_ids = false;      // eight per token at multiples of 16 bytes, as many experts on every rank in their order
-  uint32_t num_packets = 0;    // 16 bytes of input each, of a row; a multiple of 16 if quantised
-  uint32_t num_values = 0;     // of a row
+  bool wants_inbox = false;     // for combine
+  bool inbox_by_count = false;  // only if so few tokens count
+  uint32_t num_receivers = 0;   // blocks that copy the peers' lines to their places; 0: the last block does
+  bool plain_ids = false;       // eight per token at multiples of 16 bytes, as many experts on every rank in their order
+  uint32_t num_packets = 0;     // 16 bytes of input each, of a row; a multiple of 16 if quantised
+  uint32_t num_values = 0;      // of a row
   uint32_t payload_bytes = 0;
   uint32_t num_scale_words = 0;
   uint32_t num_byte_scales = 0;  // 0: the scales are f32
@@ -161,6 +162,7 @@ struct CombineKernelArgs {
   uint32_t num_tokens = 0;        // rows of the output
   bool counts_on_device = false;  // fewer of them may count
   bool uses_inbox = false;        // this rank's dispatch said that it wants its partial sums there
+  bool inbox_by_count = false;    // or did so if so few of its tokens counted
   uint32_t num_send_blocks = 0;
 };
 

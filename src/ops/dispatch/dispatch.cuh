@@ -23,12 +23,14 @@ template <class Send>
 __device__ void dispatch_rows(const DispatchKernelArgs& args, DispatchShared& shared, bool whole_rows, Send&& send) {
   begin_launch(args);
   const uint32_t num_tokens = num_tokens_of(args), num_senders = gridDim.x - 1 - args.num_receivers;
-  if (blockIdx.x < num_senders)
+  if (blockIdx.x < num_senders) {
+    stall_if_asked<ExchangeStage::dispatch>(args.exchange);
     send(Share::of(num_tokens, num_senders, blockIdx.x, whole_rows));
-  else if (blockIdx.x + 1 < gridDim.x)
+  } else if (blockIdx.x + 1 < gridDim.x) {
     receive_lines(args, blockIdx.x - num_senders);
-  else
+  } else {
     receive_rows(args, num_tokens, shared.receive);
+  }
 }
 
 // kOneRow: no block has more than one row.
@@ -40,6 +42,21 @@ __global__ void __launch_bounds__(kMaxSharingThreads, 2)
   dispatch_rows(args, shared, false, [&](const Share& share) {
     RowSender<kPayload> sender(args, share, scales, shared.send);
     if constexpr (kOneRow)
+      send_one_row(args, share, sender, shared.send);
+    else
+      send_share(args, share, sender, shared.send);
+  });
+}
+
+// The same where only the device knows how many of the rows count: few go the shorter way.
+template <Payload kPayload>
+__global__ void __launch_bounds__(kMaxSharingThreads, 2)
+    dispatch_latency_by_count(const MIXLANE_GRID_CONSTANT DispatchKernelArgs args) {
+  extern __shared__ float scales[];
+  __shared__ DispatchShared shared;
+  dispatch_rows(args, shared, false, [&](const Share& share) {
+    RowSender<kPayload> sender(args, share, scales, shared.send);
+    if (num_tokens_of(args) <= min(gridDim.x - 1, blockDim.x))
       send_one_row(args, share, sender, shared.send);
     else
       send_share(args, share, sender, shared.send);

@@ -8,13 +8,14 @@ namespace {
 
 using Kernel = void (*)(DispatchKernelArgs);
 
-enum class Way { in_lines, one_row, any };
+enum class Way { in_lines, one_row, by_count, any };
 
 template <Payload kPayload>
 Kernel kernel_for(Way way) {
   switch (way) {
     case Way::in_lines: return dispatch_latency_lines<kPayload>;
     case Way::one_row: return dispatch_latency<kPayload, true>;
+    case Way::by_count: return dispatch_latency_by_count<kPayload>;
     case Way::any: return dispatch_latency<kPayload, false>;
   }
   return nullptr;
@@ -75,7 +76,7 @@ void launch_in_lines(DispatchKernelArgs args, Payload payload, const Budget& bud
 
 void load_dispatch_kernels() {
   for (const Payload payload : {Payload::copy, Payload::quantize_1x128, Payload::quantize_row, Payload::quantize_1x32})
-    for (const Way way : {Way::in_lines, Way::one_row, Way::any})
+    for (const Way way : {Way::in_lines, Way::one_row, Way::by_count, Way::any})
       gpu::max_resident_blocks(reinterpret_cast<const void*>(kernel_for(payload, way)), kMaxSharingThreads, 0);
 }
 
@@ -93,7 +94,8 @@ void launch_dispatch(DispatchKernelArgs args, Payload payload, const Budget& bud
                                                           : threads_for(args.num_packets, 0, kMaxSharingThreads);
   const bool one_row = args.num_rows <= std::min(most, num_threads);
   args.scale_rows = one_row ? 1 : scale_rows_for(args.num_scale_words);
-  gpu::launch(kernel_for(payload, one_row ? Way::one_row : Way::any),
+  const Way way = one_row ? Way::one_row : args.num_tokens != nullptr ? Way::by_count : Way::any;
+  gpu::launch(kernel_for(payload, way),
               {.variant = "dispatch.latency",
                .num_blocks = wanted + 1,
                .num_threads = num_threads,

@@ -97,8 +97,8 @@ class GpuBackend final : public ExchangeBackend {
   void refuse(ExchangeStage, const Error&) override {}  // the peers' wait ends at the deadline
 
   std::shared_ptr<RoutingState> prepare_dispatch(const DispatchArgs& args, const RoutingState* replay, Status&) override;
-  void prepare_combine(const CombineArgs& args, const RoutingState&) override {
-    combine_args_ = make_args(args);
+  void prepare_combine(const CombineArgs& args, const RoutingState& state) override {
+    combine_args_ = make_args(args, static_cast<const GpuRouting&>(state).counts_on_device);
     combine_mover_ = choice().of(args, combine_args_);
   }
   ReceivedRows dispatch_send(const DispatchArgs& args, RoutingState& state, Status& status, Stream stream) override;
@@ -115,11 +115,14 @@ class GpuBackend final : public ExchangeBackend {
   }
   int ranks_on_this_gpu();
   ExpertOwners make_owners() const;
-  Exchange make_exchange(Status* status) const;
+  Exchange make_exchange(ExchangeStage stage, Status* status) const;
   DispatchKernelArgs make_args(const DispatchArgs& args) const;
-  CombineKernelArgs make_args(const CombineArgs& args) const;
+  CombineKernelArgs make_args(const CombineArgs& args, bool counts_on_device) const;
   ReceivedRows received_rows() const;
   ReadyRows ready_rows() const;
+  // Whether calls whose number of tokens is on the device use the inbox by that number: combine.latency does their combine
+  // then, which neither a limit nor copy engines should be passed over for.
+  bool counts_for_inbox() const { return layout_.inbox_rows > 0 && !budget_.limited && !config_.copy_engine; }
   MoverChoice choice() const { return {context_, config_, comm_->num_ranks(), layout_.records, budget_, copies_.get()}; }
 
   Context& context_;
@@ -170,7 +173,7 @@ ExpertOwners GpuBackend::make_owners() const {
   return owners;
 }
 
-Exchange GpuBackend::make_exchange(Status* status) const {
+Exchange GpuBackend::make_exchange(ExchangeStage stage, Status* status) const {
   Exchange exchange;
   Window& window = exchange.window;
   for (int r = 0; r < comm_->num_ranks(); ++r) window.parts[r] = windows_->part(r);
@@ -197,7 +200,7 @@ Exchange GpuBackend::make_exchange(Status* status) const {
   exchange.deadline_ns = static_cast<uint64_t>(std::chrono::nanoseconds(comm_->deadline()).count());
   exchange.fail_on_timeout = config_.on_peer_timeout == OnPeerTimeout::fail;
   exchange.jitter_ns = static_cast<uint32_t>(1000 * fault_.jitter_us);
-  if (fault_.hits(ExchangeStage::dispatch, comm_->rank(), fault_.epoch) && fault_.stall_ms >= 0) {
+  if (fault_.hits(stage, comm_->rank(), fault_.epoch) && fault_.stall_ms >= 0) {
     exchange.stall_epoch = static_cast<uint32_t>(fault_.epoch);
     exchange.stall_ns = static_cast<uint64_t>(fault_.stall_ms) * 1'000'000;
   }
@@ -210,7 +213,7 @@ Exchange GpuBackend::make_exchange(Status* status) const {
 
 DispatchKernelArgs GpuBackend::make_args(const DispatchArgs& args) const {
   DispatchKernelArgs to;
-  to.exchange = make_exchange(args.status);
+  to.exchange = make_exchange(ExchangeStage::dispatch, args.status);
   to.hidden = rows_of("hidden", args.hidden);
   if (args.scales.given()) {
     to.scales = args.scales.data;
@@ -223,6 +226,8 @@ DispatchKernelArgs GpuBackend::make_args(const DispatchArgs& args) const {
   to.num_rows = static_cast<uint32_t>(args.hidden.shape[0]);
   to.num_topk = static_cast<uint32_t>(config_.num_topk);
   to.wants_inbox = args.hidden.shape[0] <= to.exchange.window.inbox_rows;
+  to.inbox_by_count = !to.wants_inbox && args.num_tokens.given() && counts_for_inbox();
+  to.wants_inbox |= to.inbox_by_count;
   to.plain_ids = config_.num_topk == 8 && reinterpret_cast<uintptr_t>(to.ids) % kPacket == 0 && owners_.table == nullptr &&
                  owners_.num_larger == 0;
   const bool quantizes = payload_of(config_, args) != Payload::copy;
@@ -320,9 +325,9 @@ ReadyRows GpuBackend::ready_rows() const {
 // ---------------------------------------------------------------------------------------------------------------------
 // Combine
 
-CombineKernelArgs GpuBackend::make_args(const CombineArgs& args) const {
+CombineKernelArgs GpuBackend::make_args(const CombineArgs& args, bool counts_on_device) const {
   CombineKernelArgs to;
-  to.exchange = make_exchange(args.status);
+  to.exchange = make_exchange(ExchangeStage::combine, args.status);
   const bool reduced = args.reduced_rows.given();
   const ConstTensorView& rows = reduced ? args.reduced_rows : args.expert_rows;
   to.rows = rows_of(reduced ? "reduced_rows" : "expert_rows", rows);
@@ -344,14 +349,15 @@ CombineKernelArgs GpuBackend::make_args(const CombineArgs& args) const {
   to.output_dtype = args.output.dtype;
   to.num_tokens = static_cast<uint32_t>(args.output.shape[0]);
   to.num_octets = static_cast<uint32_t>(config_.hidden / 8);
+  to.counts_on_device = counts_on_device;
   to.uses_inbox = args.output.shape[0] <= to.exchange.window.inbox_rows;
+  to.inbox_by_count = !to.uses_inbox && counts_on_device && counts_for_inbox();
   return to;
 }
 
-void GpuBackend::combine_send(const CombineArgs&, const RoutingState& state, Status&, Stream stream) {
+void GpuBackend::combine_send(const CombineArgs&, const RoutingState&, Status&, Stream stream) {
   const gpu::DeviceGuard guard(device_);
   stream_ = stream;
-  combine_args_.counts_on_device = static_cast<const GpuRouting&>(state).counts_on_device;
   if (check_) check_->before_combine(combine_args_, budget_, stream);
   if (combine_mover_ == Mover::copy_engines)
     copies_->send(combine_args_, budget_, stream);
@@ -366,7 +372,8 @@ void GpuBackend::combine_receive(Stream stream) {
   if (!by_copies && !check_) return;
   const gpu::DeviceGuard guard(device_);
   if (by_copies) copies_->receive(combine_args_, budget_, stream);
-  if (check_) check_->after_combine(combine_args_, !combine_args_.uses_inbox, budget_, stream);
+  if (check_)
+    check_->after_combine(combine_args_, !combine_args_.uses_inbox && !combine_args_.inbox_by_count, budget_, stream);
 }
 
 std::vector<int> GpuBackend::masked_ranks() const {

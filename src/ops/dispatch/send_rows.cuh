@@ -286,8 +286,9 @@ class RowSender {
 
 __device__ inline void send_header(const DispatchKernelArgs& args, const Call& call, uint32_t count, int peer) {
   const Window& window = args.exchange.window;
+  const bool wants_inbox = args.wants_inbox && (!args.inbox_by_count || *args.num_tokens <= window.inbox_rows);
   gpu::store_relaxed_system(&source_line(window, peer, window.rank)->dispatch_header,
-                            uint64_t{call.epoch} << 32 | (args.wants_inbox ? kWantsInbox : 0) | count);
+                            uint64_t{call.epoch} << 32 | (wants_inbox ? kWantsInbox : 0) | count);
 }
 
 // All threads of the block. Everything that can be is fetched before the first result is looked at; first what the slots

@@ -1,7 +1,7 @@
 #include "ops/experts/choose.hpp"
 
 #include <algorithm>
-#include <array>
+#include <bit>
 
 #include "core/stage_states.hpp"
 #include "ops/experts/op.hpp"
@@ -48,13 +48,17 @@ struct Rates {
   }
 };
 
-constexpr Rates kWgmma{24, 32, 4200, 1.8};
-constexpr Rates kWgmmaNarrow{24, 32, 3900, 1.8};
 constexpr Rates kMma{150, 11, 950, 1};
 
 }  // namespace
 
 const TuneSpace& experts_tune_space() { return kSpace; }
+
+int64_t experts_bucket(int64_t num_rows, int64_t num_topk) {
+  constexpr uint64_t kMaxPairs = 1 << 18;
+  const uint64_t pairs = std::min(static_cast<uint64_t>(num_rows * num_topk), kMaxPairs);
+  return std::max<int64_t>(static_cast<int64_t>(std::bit_ceil(pairs)) / num_topk, 1);
+}
 
 PackedKey experts_key(const ExpertsArgs& args) {
   const ExpertWeights& w = args.weights;
@@ -63,7 +67,7 @@ PackedKey experts_key(const ExpertsArgs& args) {
           w.hidden,
           w.intermediate,
           args.num_topk,
-          token_bucket(args.rows.shape[0], args.num_topk)};
+          experts_bucket(args.rows.shape[0], args.num_topk)};
 }
 
 StageTuning& experts_tuning(const Context& context) {
@@ -73,12 +77,6 @@ StageTuning& experts_tuning(const Context& context) {
       .tuning;
 }
 
-double estimate_experts_wgmma(const ExpertsArgs& args, int num_multiprocessors) {
-  return kWgmma.us(args, num_multiprocessors);
-}
-double estimate_experts_wgmma_narrow(const ExpertsArgs& args, int num_multiprocessors) {
-  return kWgmmaNarrow.us(args, num_multiprocessors);
-}
 double estimate_experts_mma(const ExpertsArgs& args, int num_multiprocessors) { return kMma.us(args, num_multiprocessors); }
 
 }  // namespace mixlane

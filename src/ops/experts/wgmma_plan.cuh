@@ -116,7 +116,7 @@ struct Schedule {
   uint32_t num_items = 0;
   uint32_t num_tiles = 0;      // of an expert's weights; 0: the product is not made
   uint32_t narrow_tokens = 0;  // most rows of a narrow tile
-  uint32_t tile_tokens = 0;    // of a full tile
+  uint32_t tile_tokens = 0;    // of a full tile, a power of two
   uint32_t pair_shift = 0;     // two of these are 1 << pair_shift
   uint32_t long_tokens = 0;    // most rows of a remaining one
   uint32_t num_steps = 0;      // of k
@@ -129,9 +129,10 @@ struct Schedule {
     num_tiles = num_weight_tiles;
     num_steps = Step<kOperands>::num_steps(depth);
     narrow_tokens = Step<kOperands>::kTokens;
-    tile_tokens = has_wide ? kWideTokens : narrow_tokens;
-    pair_shift = 32 - static_cast<uint32_t>(__clz(static_cast<int>(tile_tokens)));
-    long_tokens = max(tile_tokens, has_wide ? Step<kOperands>::kMaxTokens : 0);
+    const auto tokens_log2 = 31 - static_cast<uint32_t>(__clz(static_cast<int>(has_wide ? kWideTokens : narrow_tokens)));
+    tile_tokens = 1u << tokens_log2;
+    pair_shift = tokens_log2 + 1;
+    long_tokens = has_wide ? Step<kOperands>::kMaxTokens : narrow_tokens;
     splits = has_wide && kOperands != Operands::bf16;
   }
 

@@ -39,6 +39,22 @@ double rounded(double sum, CombineWire wire) {
   return wire == CombineWire::f32 ? static_cast<float>(sum) : sum;
 }
 
+// Rows of normal values. Making these is slow, so rows are pieces of as many, at random places.
+std::vector<uint16_t> random_rows(Rng& rng, int64_t num_rows, int64_t hidden) {
+  constexpr size_t kNumValues = 1 << 16;
+  static const std::vector<uint16_t> values = [] {
+    Rng own(1);
+    return normal_bf16(own, kNumValues);
+  }();
+  std::vector<uint16_t> rows;
+  rows.reserve(static_cast<size_t>(num_rows * hidden));
+  for (int64_t row = 0; row < num_rows; ++row) {
+    const auto begin = values.begin() + static_cast<int64_t>(rng() % (kNumValues - static_cast<uint64_t>(hidden)));
+    rows.insert(rows.end(), begin, begin + hidden);
+  }
+  return rows;
+}
+
 // A row of partial sums, rounded to the wire.
 void round_to_wire(std::vector<double>& row, CombineWire wire) {
   if (wire != CombineWire::fp8_1x128) {
@@ -84,8 +100,8 @@ DispatcherConfig small_config() {
 Inputs make_inputs(Rng& rng, const DispatcherConfig& config, int64_t num_tokens, bool holes) {
   Inputs inputs;
   inputs.num_tokens = num_tokens;
-  inputs.hidden = normal_bf16(rng, num_tokens * config.hidden);
-  inputs.addend = normal_bf16(rng, num_tokens * config.hidden);
+  inputs.hidden = random_rows(rng, num_tokens, config.hidden);
+  inputs.addend = random_rows(rng, num_tokens, config.hidden);
   inputs.ids = random_ids(rng, num_tokens, config.num_topk, config.num_experts);
   inputs.weights = normal_f32(rng, num_tokens * config.num_topk);
   if (holes)
@@ -134,13 +150,15 @@ std::vector<uint16_t> Oracle::output(int rank, bool with_addend) const {
     if (masked >> by & 1) continue;
     for (const int64_t t : tokens(rank, by)) {
       std::vector<double> partial(static_cast<size_t>(hidden), 0.0);
-      for (int64_t h = 0; h < hidden; ++h)
-        for (int k = 0; k < config.num_topk; ++k) {
-          const int32_t id = in.ids[t * config.num_topk + k];
-          if (owner(id) != by) continue;
+      for (int k = 0; k < config.num_topk; ++k) {
+        const int32_t id = in.ids[t * config.num_topk + k];
+        if (owner(id) != by) continue;
+        const double weight = in.weights[t * config.num_topk + k];
+        for (int64_t h = 0; h < hidden; ++h) {
           const double value = bf16_to_f32(expert_value(in.hidden[t * hidden + h], id));
-          partial[h] = add_product(partial[h], in.weights[t * config.num_topk + k], value, config.combine_wire);
+          partial[h] = add_product(partial[h], weight, value, config.combine_wire);
         }
+      }
       round_to_wire(partial, config.combine_wire);
       for (int64_t h = 0; h < hidden; ++h) {
         double& sum = sums[t * hidden + h];

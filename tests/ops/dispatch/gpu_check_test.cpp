@@ -94,12 +94,14 @@ TEST_F(ProtocolCheckGpu, WorksInGraphs) {
 
 // Rank 1 gets a wrong bit in epoch 3: it says so in this epoch, about the first slot, and nobody says anything else.
 // (Of so many tokens that no inbox takes their sums: those are cleared by the time of the comparison.)
-void expect_the_flip(const char* fault, bool in_combine, WireFormat wire) {
+void expect_the_flip(const char* fault, bool in_combine, WireFormat wire, std::string_view variant) {
+  SCOPED_TRACE(std::string(variant));
   setenv("MIXLANE_FAULT", fault, 1);
   test::run_ranks(2, [&](auto comm) {
     DispatcherConfig config = config_with(wire, CombineWire::bf16);
     const int num_tokens = in_combine ? 520 : 40;
     config.max_tokens = num_tokens;
+    config.copy_engine = true;
     GpuRank gpu_rank(comm, config);
     const int rank = comm->rank();
     for (int epoch = 1; epoch <= 4; ++epoch) {
@@ -107,8 +109,12 @@ void expect_the_flip(const char* fault, bool in_combine, WireFormat wire) {
       std::vector<Inputs> inputs;
       for (int r = 0; r < 2; ++r) inputs.push_back(test::make_inputs(rng, config, num_tokens, false));
       const Oracle oracle{gpu_rank.dispatcher().config(), inputs};
-      const ReceivedRows received = gpu_rank.dispatch(inputs[rank]);
-      if (in_combine) gpu_rank.combine(received, oracle, false);
+      const ReceivedRows received =
+          gpu_rank.dispatch(inputs[rank], {.variant = in_combine ? "auto" : variant, .fp8_input = wire != WireFormat::bf16});
+      if (in_combine && variant == "combine.throughput")
+        gpu_rank.combine_reduced(received, oracle, DType::bf16, variant);
+      else if (in_combine)
+        gpu_rank.combine(received, oracle, false, variant);
       const Status status = gpu_rank.take_status();
       // A rank that sends a wrong sum is found out by the rows' owner.
       const bool finds = epoch == 3 && rank == (in_combine ? 0 : 1);
@@ -129,11 +135,21 @@ void expect_the_flip(const char* fault, bool in_combine, WireFormat wire) {
   });
 }
 
-TEST_F(ProtocolCheckGpu, NamesTheWrongRowOfADispatch) {
-  expect_the_flip("flip:dispatch:1:3", false, WireFormat::bf16);
-  expect_the_flip("flip:dispatch:1:3", false, WireFormat::fp8_1x128);
+// Those that the GPU has, of a stage.
+std::vector<std::string> variants_of(const std::string& stage) {
+  std::vector<std::string> all{stage + ".latency", stage + ".copy_engine"};
+  if (gpu::kDeviceType == DeviceType::cuda && gpu::compute_capability(0) >= 90) all.push_back(stage + ".throughput");
+  return all;
 }
-TEST_F(ProtocolCheckGpu, NamesTheWrongRowOfACombine) { expect_the_flip("flip:combine:1:3", true, WireFormat::bf16); }
+TEST_F(ProtocolCheckGpu, NamesTheWrongRowOfADispatch) {
+  for (const std::string& variant : variants_of("dispatch"))
+    for (const WireFormat wire : {WireFormat::bf16, WireFormat::fp8_1x128})
+      expect_the_flip("flip:dispatch:1:3", false, wire, variant);
+}
+TEST_F(ProtocolCheckGpu, NamesTheWrongRowOfACombine) {
+  for (const std::string& variant : variants_of("combine"))
+    expect_the_flip("flip:combine:1:3", true, WireFormat::bf16, variant);
+}
 
 TEST_F(ProtocolCheckGpu, RanksMustAgreeOnIt) {
   test::run_ranks(2, [](auto comm) {

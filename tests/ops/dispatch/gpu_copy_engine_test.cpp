@@ -308,6 +308,26 @@ TEST_F(CopyEngineGpu, NeedsMemoryOfItsOwn) {
   });
 }
 
+TEST_F(CopyEngineGpu, RanksThatShareAGpuSayWhyTheyUseOtherVariants) {
+  const int num_ranks = gpu::num_devices() + 1;
+  if (num_ranks > 8) GTEST_SKIP() << "more GPUs than ranks";
+  run_ranks(num_ranks, [&](auto comm) {
+    DispatcherConfig config = small_config();
+    config.copy_engine = true;
+    GpuRank gpu_rank(comm, config);
+    const std::vector<std::string> notices = gpu_rank.context().notices();
+    ASSERT_EQ(notices.size(), 1u);
+    EXPECT_NE(notices[0].find("copy_engine is replaced by other variants"), std::string::npos) << notices[0];
+    EXPECT_NE(notices[0].find("ranks 0 and " + std::to_string(num_ranks - 1) + " share a GPU"), std::string::npos)
+        << notices[0];
+    const std::vector<Inputs> inputs = make_all_inputs(3, config, num_ranks);
+    const Oracle oracle{gpu_rank.dispatcher().config(), inputs};
+    const ReceivedRows received = gpu_rank.dispatch(inputs[comm->rank()], {.variant = "dispatch.copy_engine"});
+    test::expect_received(received, oracle, comm->rank());
+    EXPECT_EQ(gpu_rank.combine(received, oracle, true, "combine.copy_engine"), oracle.output(comm->rank(), true));
+  });
+}
+
 TEST(CopyRanges, CoverAllRowsInOrder) {
   for (const int64_t rows : {0, 1, 255, 256, 257, 511, 700, 1024, 4096, 8192, 100'000}) {
     const std::vector<exchange_gpu::RowRange> ranges = exchange_gpu::copy_ranges(rows);

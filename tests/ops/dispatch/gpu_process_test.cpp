@@ -1,5 +1,7 @@
 // Rank processes that share GPU memory. A program of its own: the test's process must not touch the GPU before it forks.
 #include <gtest/gtest.h>
+#include <signal.h>
+#include <unistd.h>
 
 #include <chrono>
 #include <thread>
@@ -63,8 +65,10 @@ TEST(ExchangeGpuProcesses, RowsCrossProcesses) {
   }
 }
 
-TEST(ExchangeGpuProcesses, AKilledRankIsNamedAndTheOthersGoOn) {
-  const std::vector<Ended> all = test::run_ranks(3, [](int index) {
+// Between two calls, or while its kernel is sending.
+void expect_the_others_to_go_on(bool in_mid_call) {
+  const std::vector<Ended> all = test::run_ranks(3, [&](int index) {
+    if (in_mid_call) setenv("MIXLANE_FAULT", "stall_5000:dispatch:1:3", 1);
     const auto comm = join();
     GpuRank rank(comm, config_of(OnPeerTimeout::mask));
     comm->barrier();
@@ -72,7 +76,13 @@ TEST(ExchangeGpuProcesses, AKilledRankIsNamedAndTheOthersGoOn) {
     for (uint64_t seed = 0; seed < 6; ++seed) {
       const std::vector<Inputs> inputs = test::make_all_inputs(seed, rank.dispatcher().config(), 3);
       const Oracle oracle{rank.dispatcher().config(), inputs, seed < 2 ? 0u : 1u << 1};
-      if (index == 1 && seed == 2) raise(SIGKILL);
+      if (index == 1 && seed == 2) {
+        std::thread([&] {
+          if (in_mid_call) std::this_thread::sleep_for(200ms);
+          kill(getpid(), SIGKILL);
+        }).detach();
+        if (!in_mid_call) std::this_thread::sleep_for(10s);
+      }
       const ReceivedRows received = rank.dispatch(inputs[index]);
       const Status status = rank.take_status();
       require(status.code == (seed == 2 ? ErrorCode::peer_timeout : ErrorCode::ok), describe(status) + " is not expected");
@@ -86,6 +96,23 @@ TEST(ExchangeGpuProcesses, AKilledRankIsNamedAndTheOthersGoOn) {
   EXPECT_EQ(all[1].signal, SIGKILL);
   EXPECT_EQ(all[0].exit_code, 0) << all[0].error;
   EXPECT_EQ(all[2].exit_code, 0) << all[2].error;
+}
+
+TEST(ExchangeGpuProcesses, AKilledRankIsNamedAndTheOthersGoOn) { expect_the_others_to_go_on(false); }
+TEST(ExchangeGpuProcesses, ARankKilledInMidCallIsNamedAndTheOthersGoOn) { expect_the_others_to_go_on(true); }
+
+// More than the GPU has if memory outlived its group, or a peer's mapping of it.
+TEST(ExchangeGpuProcesses, WindowsAreGivenBack) {
+  const std::vector<Ended> all = test::run_ranks(2, [](int index) {
+    const auto comm = join();
+    const int64_t bytes = gpu::properties(0).memory_bytes / 16;
+    for (int i = 0; i < 20; ++i) {
+      const auto windows = comm->allocate(bytes, "windows", test::device_of_rank(index));
+      require(windows->part(1 - index) != nullptr, "a part is not mapped");
+    }
+  });
+  if (no_gpu(all)) GTEST_SKIP() << kNoGpu;
+  for (const Ended& ended : all) EXPECT_EQ(ended.exit_code, 0) << ended.error;
 }
 
 TEST(ExchangeGpuProcesses, DifferentKindsOfMemoryAreRefused) {

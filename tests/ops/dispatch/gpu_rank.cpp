@@ -196,7 +196,7 @@ std::vector<uint16_t> GpuRank::combine(const ReceivedRows& received, const Oracl
 }
 
 std::vector<uint16_t> GpuRank::combine_reduced(const ReceivedRows& received, const Oracle& oracle, DType dtype,
-                                               std::string_view variant) {
+                                               std::string_view variant, int64_t num_tokens) {
   const DispatcherConfig& config = dispatcher_->config();
   const int64_t hidden = config.hidden, num_rows = int64_t{num_ranks_} * config.capacity;
   const ExpertRows made = make_expert_rows(received, oracle, rank_);
@@ -218,7 +218,7 @@ std::vector<uint16_t> GpuRank::combine_reduced(const ReceivedRows& received, con
     up(reduced_, to_bf16(sums));
   gpu::fill(output_.data(), 0xff, output_.bytes(), stream());
   gpu::synchronize(stream());
-  const int64_t num_tokens = oracle.inputs[rank_].num_tokens;
+  if (num_tokens < 0) num_tokens = oracle.inputs[rank_].num_tokens;
   CombineArgs args = combine_args(received.handle, num_tokens, 0, false);
   args.expert_rows = {};
   args.pair_slots = {};

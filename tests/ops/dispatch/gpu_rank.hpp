@@ -24,15 +24,17 @@ class GpuRank {
 
   void set_deadline(std::chrono::milliseconds deadline) { comm_->set_deadline(deadline); }
   Dispatcher& dispatcher() { return *dispatcher_; }
+  const Context& context() const { return context_; }
   Stream stream() const { return stream_.get(); }
 
   // Enqueues, waits, and returns host views of what arrived, valid until the next call.
   ReceivedRows dispatch(const Inputs& inputs, const GpuCall& call = {});
   std::vector<uint16_t> combine(const ReceivedRows& received, const Oracle& oracle, bool with_addend,
                                 std::string_view variant = "auto");
-  // The same with rows that are reduced before, in bf16 or f32.
+  // The same with rows that are reduced before, in bf16 or f32. `num_tokens`: of a dispatch with their number on the device,
+  // all of its rows.
   std::vector<uint16_t> combine_reduced(const ReceivedRows& received, const Oracle& oracle, DType dtype,
-                                        std::string_view variant = "auto");
+                                        std::string_view variant = "auto", int64_t num_tokens = -1);
   // Of all calls since the last look.
   Status take_status();
 

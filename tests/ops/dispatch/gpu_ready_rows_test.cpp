@@ -24,8 +24,6 @@ using test::Oracle;
 using test::Rng;
 using test::run_ranks;
 
-const int kManyQueues = setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
-
 class ReadyRowsGpu : public test::GpuTest {
  protected:
   void SetUp() override {
@@ -35,11 +33,8 @@ class ReadyRowsGpu : public test::GpuTest {
   void TearDown() override { unsetenv("MIXLANE_FAULT"); }
 };
 
-DispatcherConfig small_config() {
-  DispatcherConfig config;
-  config.hidden = 24;
-  config.num_topk = 3;
-  config.num_experts = 11;
+DispatcherConfig early_rows_config() {
+  DispatcherConfig config = test::small_config();
   config.max_tokens = 400;
   config.early_rows = true;
   return config;
@@ -124,12 +119,12 @@ TEST_F(ReadyRowsGpu, AreReadAsTheyCome) {
   setenv("MIXLANE_FAULT", "jitter_50", 1);
   for (const int num_ranks : {1, 2, 3, 5})
     run_ranks(num_ranks, [&](auto comm) {
-      GpuRank gpu_rank(comm, small_config());
+      GpuRank gpu_rank(comm, early_rows_config());
       Consumer consumer(gpu_rank);
       const int rank = comm->rank();
       comm->barrier();
       for (uint64_t seed = 0; seed < 12; ++seed) {
-        const std::vector<Inputs> inputs = make_all_inputs(seed, small_config(), num_ranks);
+        const std::vector<Inputs> inputs = make_all_inputs(seed, early_rows_config(), num_ranks);
         const Oracle oracle{gpu_rank.dispatcher().config(), inputs};
         ReceivedRows received;
         if ((seed + static_cast<uint64_t>(rank)) % 3 == 2) {
@@ -152,7 +147,7 @@ TEST_F(ReadyRowsGpu, AreReadAsTheyCome) {
 
 TEST_F(ReadyRowsGpu, InGraphsAndWithoutRoomForAll) {
   run_ranks(2, [](auto comm) {
-    DispatcherConfig config = small_config();
+    DispatcherConfig config = early_rows_config();
     config.capacity = 90;
     GpuRank gpu_rank(comm, config);
     Consumer consumer(gpu_rank);
@@ -182,7 +177,7 @@ TEST_F(ReadyRowsGpu, InGraphsAndWithoutRoomForAll) {
 TEST_F(ReadyRowsGpu, TheFirstAreReadBeforeTheLastAreSent) {
   setenv("MIXLANE_FAULT", "stall_50:dispatch:1:2", 1);
   run_ranks(2, [](auto comm) {
-    GpuRank gpu_rank(comm, small_config());
+    GpuRank gpu_rank(comm, early_rows_config());
     Consumer consumer(gpu_rank);
     const int rank = comm->rank();
     const gpu::DeviceGuard guard(test::device_of_rank(rank));
@@ -191,8 +186,8 @@ TEST_F(ReadyRowsGpu, TheFirstAreReadBeforeTheLastAreSent) {
     comm->barrier();
     for (uint64_t epoch = 1; epoch <= 3; ++epoch) {
       Rng rng(epoch);
-      const std::vector<Inputs> inputs{make_inputs(rng, small_config(), 400, false),
-                                       make_inputs(rng, small_config(), 400, false)};
+      const std::vector<Inputs> inputs{make_inputs(rng, early_rows_config(), 400, false),
+                                       make_inputs(rng, early_rows_config(), 400, false)};
       const Oracle oracle{gpu_rank.dispatcher().config(), inputs};
       const GpuCall call{.variant = "dispatch.throughput"};
       gpu_rank.send(inputs[rank], call);
@@ -221,7 +216,7 @@ TEST_F(ReadyRowsGpu, ARankThatNeverComes) {
   run_ranks(
       3,
       [](auto comm) {
-        DispatcherConfig config = small_config();
+        DispatcherConfig config = early_rows_config();
         config.on_peer_timeout = OnPeerTimeout::mask;
         GpuRank gpu_rank(comm, config);
         Consumer consumer(gpu_rank);

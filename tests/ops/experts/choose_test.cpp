@@ -5,6 +5,7 @@
 #include "io/tuned.hpp"
 #include "mixlane/tuning.hpp"
 #include "ops/experts/op.hpp"
+#include "ops/experts/wgmma_config.hpp"
 #include "support/files.hpp"
 #include "support/gpu.hpp"
 
@@ -20,12 +21,29 @@ TEST(ExpertsChoice, KeysSayFormatShapeAndSize) {
     args.rows.shape[0] = 5;
     args.num_topk = 2;
     const std::string text = key_text(experts_tune_space(), experts_key(args));
-    EXPECT_EQ(text, fmt::format("quant={} experts=4 hidden=64 intermediate=48 topk=2 tokens=6", name(format)));
+    EXPECT_EQ(text, fmt::format("quant={} experts=4 hidden=64 intermediate=48 topk=2 tokens=8", name(format)));
   }
 }
 
-// Neither reads fewer bytes nor multiplies less: the model prefers the simpler tiles nowhere, decoding for mma.sync never.
-TEST(ExpertsChoice, EstimatesPutTheVariantsInOrder) {
+TEST(ExpertsChoice, SizesArePowersOfTwoOfPairs) {
+  EXPECT_EQ(experts_bucket(1, 8), 1);
+  EXPECT_EQ(experts_bucket(3, 8), 4);
+  EXPECT_EQ(experts_bucket(4096, 8), 4096);
+  EXPECT_EQ(experts_bucket(4097, 8), 8192);
+  EXPECT_EQ(experts_bucket(2, 6), 2) << "12 pairs of at most 16";
+  EXPECT_EQ(experts_bucket(3, 6), 5) << "18 pairs of at most 32";
+  EXPECT_EQ(experts_bucket(1'000'000, 8), 32768) << "the largest stands for all above";
+  EXPECT_EQ(experts_bucket(0, 8), 1);
+  for (const int64_t topk : {1, 2, 3, 6, 8, 10, 22})
+    for (int64_t rows = 1; rows < 100'000; rows += 1 + rows / 7) {
+      const int64_t bucket = experts_bucket(rows, topk);
+      EXPECT_EQ(experts_bucket(bucket, topk), bucket) << rows << " x " << topk;
+      EXPECT_GE(bucket, std::min<int64_t>(rows, (1 << 18) / topk)) << rows << " x " << topk;
+    }
+}
+
+// Decoding for mma.sync is never the better choice where both run.
+TEST(ExpertsChoice, ModelPrefersWgmmaToMma) {
   for (const QuantFormat format : kFormats)
     for (const int rows : {1, 40, 4000}) {
       ExpertsShape shape;
@@ -33,11 +51,8 @@ TEST(ExpertsChoice, EstimatesPutTheVariantsInOrder) {
       ExpertsCase test(shape, 1);
       ExpertsArgs args = test.args();
       args.rows.shape[0] = rows;
-      const double wgmma = estimate_experts_wgmma(args, 132), narrow = estimate_experts_wgmma_narrow(args, 132);
-      EXPECT_GT(wgmma, 0);
-      EXPECT_LE(wgmma, narrow);
-      EXPECT_LT(narrow, estimate_experts_mma(args, 132));
-      EXPECT_LT(estimate_experts_wgmma(args, 132), estimate_experts_wgmma(args, 66));
+      for (const WgmmaConfig config : wgmma_candidates(format))
+        EXPECT_LT(estimate_wgmma_us(wgmma_shape(args, 132), config), estimate_experts_mma(args, 132));
     }
 }
 

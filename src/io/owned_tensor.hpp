@@ -1,4 +1,4 @@
-// A tensor that owns its host memory.
+// A tensor that owns its memory.
 #pragma once
 
 #include <algorithm>
@@ -10,17 +10,17 @@
 
 namespace mixlane {
 
-struct HostTensor {
-  TensorView view;  // empty if nothing was made
+struct OwnedTensor {
+  TensorView view;  // empty if nothing was made; it says on which device
   std::shared_ptr<void> memory;
   int64_t bytes = 0;
 };
 
-// A contiguous tensor of at most kMaxDims dimensions, with undefined content, aligned for vector loads. Throws out_of_memory
-// naming `what` and its size.
-inline HostTensor make_host_tensor(std::string_view what, DType dtype, std::span<const int64_t> shape) {
+// A contiguous tensor of at most kMaxDims dimensions in host memory, with undefined content, aligned for vector loads.
+// Throws out_of_memory naming `what` and its size.
+inline OwnedTensor make_host_tensor(std::string_view what, DType dtype, std::span<const int64_t> shape) {
   constexpr int64_t kAlignment = 64;
-  HostTensor tensor;
+  OwnedTensor tensor;
   tensor.view = TensorView(nullptr, dtype, {});
   tensor.view.ndim = static_cast<int32_t>(shape.size());
   int64_t stride = 1;
@@ -36,7 +36,7 @@ inline HostTensor make_host_tensor(std::string_view what, DType dtype, std::span
   return tensor;
 }
 
-inline HostTensor make_host_tensor(std::string_view what, DType dtype, std::initializer_list<int64_t> shape) {
+inline OwnedTensor make_host_tensor(std::string_view what, DType dtype, std::initializer_list<int64_t> shape) {
   return make_host_tensor(what, dtype, std::span(shape.begin(), shape.size()));
 }
 
