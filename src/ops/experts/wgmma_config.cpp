@@ -20,14 +20,14 @@ WgmmaShape wgmma_shape(const ExpertsArgs& args, int num_multiprocessors) {
 }
 
 int num_wgmma_launches(QuantFormat format, WgmmaConfig config) {
-  // The scale of a whole activated row needs a pass between the products.
-  const bool needs_two = format == QuantFormat::fp8_channel;
+  // The scale of a whole activated row needs a pass between the products; who decodes e2m1 weights, all registers.
+  const bool needs_two = format == QuantFormat::fp8_channel || has_mx_weights(format);
   return needs_two || config.launches == WgmmaConfig::Launches::two ? 2 : 1;
 }
 
 std::string refuse_wgmma_config(QuantFormat format, WgmmaConfig config) {
   if (config.tiles == WgmmaConfig::Tiles::narrow && has_mx_weights(format))
-    return "experts.wgmma has no wide tiles of e2m1 weights: it is the same";
+    return "experts.wgmma decodes e2m1 weights for wide tiles or for narrow ones by the rows that there are";
   if (config.launches == WgmmaConfig::Launches::two && num_wgmma_launches(format, {}) == 2)
     return "experts.wgmma takes two launches of this format: it is the same";
   return "";

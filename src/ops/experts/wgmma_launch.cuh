@@ -23,20 +23,15 @@ void launch_kernel(const WgmmaLaunch& args, int num_multiprocessors, Stream stre
               stream, args);
 }
 
+// Packed weights: of one product.
 template <Operands kOperands>
 void launch_wgmma(const WgmmaLaunch& args, int num_multiprocessors, Stream stream) {
-  if constexpr (!is_packed(kOperands)) {
+  if constexpr (!is_packed(kOperands))
     launch_kernel<kOperands, Runs::both>(args, num_multiprocessors, stream);
-  } else {
-    // One for each product: `first` has slots, `down` the same.
-    WgmmaLaunch one = args;
-    one.down = WgmmaArgs{};
-    if (args.runs_first) launch_kernel<kOperands, Runs::first>(one, num_multiprocessors, stream);
-    one.down = args.down;
-    one.first = WgmmaArgs{};
-    one.first.slots = args.down.slots;
-    if (args.runs_down) launch_kernel<kOperands, Runs::down>(one, num_multiprocessors, stream);
-  }
+  else if (args.runs_first)
+    launch_kernel<kOperands, Runs::first>(args, num_multiprocessors, stream);
+  else
+    launch_kernel<kOperands, Runs::down>(args, num_multiprocessors, stream);
 }
 
 }  // namespace mixlane::experts_gpu
