@@ -63,9 +63,7 @@ class Consumers {
       const uint32_t slot = tiles.schedule().hands_over ? handed_over_tile() : own_tile(tiles, item, first, end, place);
       // The same for all lanes, which the compiler believes now: stages and addresses go to uniform registers.
       const Tile& tile = fixed().tiles[__shfl_sync(~0u, slot, 0)];
-      if constexpr (Step<kOperands>::kHasWide) {
-        if (tile.wide) return run_wide(tile, place, stored);
-      }
+      if (tile.wide) return run_wide(tile, place, stored);
       run_narrow(tile, place, stored);
     });
     if constexpr (kRuns == Runs::both) stored.tell();
@@ -188,7 +186,7 @@ template <Product kProduct, Operands kOperands>
 __device__ bool has_wide_tiles(const WgmmaArgs& args, bool narrow) {
   if (narrow) return false;
   if (kOperands == Operands::e4m3_block && kProduct == Product::gate_up && args.num_outputs % 128 != 0) return false;
-  return Step<kOperands>::kHasWide;
+  return true;
 }
 
 // By one thread.

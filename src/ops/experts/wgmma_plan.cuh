@@ -98,9 +98,8 @@ struct Step {
   static constexpr uint32_t kDepth = kTokenRows * 128 / kTokenValueBytes;
   static constexpr uint32_t kWeightBytes = kTileRows * kWeightRowBytes;
 
-  // Most rows of a narrow tile. Where there are wide ones, these take over when they are faster; e4m3's sums, products and
+  // Most rows of a narrow tile. Wide ones take over where they are faster; e4m3's sums, products and
   // scales share the registers besides.
-  static constexpr bool kHasWide = true;
   static constexpr uint32_t kTokens = kTokenValueBytes == 2 ? 96 : 64;
   // Narrow tiles may be longer than wide ones: a few rows too many do not become tiles of their own.
   static constexpr uint32_t kMaxTokens = kOperands == Operands::bf16 ? 160 : 128;
