@@ -1,9 +1,9 @@
 // Is the layer's output right? A sample of every rank's tokens against the plain reference, on the ranks themselves.
 #pragma once
 
-#include "mixlane/weights.hpp"
 #include "measure/gate.hpp"
 #include "mixlane/layer.hpp"
+#include "mixlane/weights.hpp"
 #include "results/record.hpp"
 #include "run/tokens.hpp"
 

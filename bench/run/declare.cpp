@@ -133,6 +133,10 @@ void declare_stages(CLI::App& command, BenchArguments& a) {
   command.add_option("--quant-group", texts.quant_group, "quant: 1x128, row, 128x128, 1x32 [what --quant takes; 1x128]")
       ->delimiter(',')
       ->group(group);
+  command.add_option("--experts-output", texts.experts_output, "experts: a row per pairs, tokens (weighted sums) [pairs]")
+      ->delimiter(',')
+      ->group(group);
+  command.add_option("--batch-invariant", texts.batch_invariant, "experts: off, on [off]")->delimiter(',')->group(group);
 }
 
 void declare_exchange(CLI::App& command, BenchArguments& a) {

@@ -118,7 +118,8 @@ namespace {
 void check_layer_options(const BenchOptions& options) {
   if (!options.stages.empty() || options.stage_options_text.any() || options.exchange_text.any() || options.kernel_times)
     fail(ErrorCode::invalid_argument,
-         "--stages, --kernel-times, --align-block, --id-type, --logits-type, --quant-group, --dispatch, --combine-rows, "
+         "--stages, --kernel-times, --align-block, --id-type, --logits-type, --quant-group, --experts-output, "
+         "--batch-invariant, --dispatch, --combine-rows, "
          "--input, --multiprocessors, --padded-to and --overlap are of stages alone, which run on a GPU: add --device cuda "
          "or "
          "hip; on the cpu the layer's table has every stage");
@@ -139,9 +140,13 @@ void check_gpu_options(const BenchOptions& options) {
          "--checkpoint on a GPU has the weights of the experts stage, --stages {} does not; add experts, or leave "
          "--checkpoint out",
          fmt::join(chosen, ","));
+  const auto of_one_rank = [](const std::string& stage) { return stage != "dispatch" && stage != "combine"; };
+  const bool lone = options.stages.empty() || std::any_of(options.stages.begin(), options.stages.end(), of_one_rank);
   for (const Workload& workload : options.workloads)
-    if (workload.skew == Skew::ragged)
-      fail(ErrorCode::invalid_argument, "--workload ragged spreads tokens over ranks; stages alone have one rank's");
+    if (workload.skew == Skew::ragged && lone)
+      fail(ErrorCode::invalid_argument,
+           "--workload ragged spreads tokens over ranks, which only --stages dispatch,combine have; other stages alone have "
+           "one rank's");
   std::vector<std::string> known = stage_names();
   known.insert(known.end(), {"dispatch", "combine"});
   for (const std::string& stage : options.stages)
@@ -188,6 +193,8 @@ BenchOptions resolve(const BenchArguments& arguments, const std::vector<std::str
   require_distinct("--id-type", options.stage_options_text.id_type);
   require_distinct("--logits-type", options.stage_options_text.logits_type);
   require_distinct("--quant-group", options.stage_options_text.quant_group);
+  require_distinct("--experts-output", options.stage_options_text.experts_output);
+  require_distinct("--batch-invariant", options.stage_options_text.batch_invariant);
   require_distinct("--dispatch", options.exchange_text.dispatch);
   require_distinct("--combine-rows", options.exchange_text.combine_rows);
   require_distinct("--input", options.exchange_text.input);

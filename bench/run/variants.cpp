@@ -65,6 +65,7 @@ std::string resolved_variant(const Context& context, const MoeLayerConfig& confi
     ExpertsArgs args;
     args.weights = stage == Stage::experts ? weights.experts : weights.shared;
     args.activation = config.activation;
+    args.batch_invariant = config.batch_invariant;
     args.variant = config.experts_variant;
     return std::string(select_experts(context, args).info.id);
   }

@@ -78,14 +78,11 @@ std::string load_text(const CheckpointSource& source, const LoadFigures& figures
   const double read = static_cast<double>(figures.read_bytes) * 1e-9,
                stored = static_cast<double>(figures.stored_bytes) * 1e-9;
   const double rate = read / figures.best_s;
-  const std::string size = figures.read_bytes == figures.stored_bytes
-                               ? fmt::format("{:.2f} GB", read)
-                               : fmt::format("{:.2f} GB, of which {:.2f} GB were made,", read, stored);
   return fmt::format(
-      "weights of layer {}, {} experts in {}: {} in {:.3f} s, {:.1f} GB/s, {:.0f} % of a bare copy's {:.1f} GB/s (best of "
-      "{}; "
-      "the first took {:.3f} s, opening the folder {:.3f} s)",
-      source.layer, source.num_experts, name(source.format), size, figures.best_s, rate,
+      "weights of layer {}, {} experts in {}: {:.2f} GB read and {:.2f} GB stored in {:.3f} s, {:.1f} GB/s read, {:.0f} % "
+      "of "
+      "a bare copy's {:.1f} GB/s (best of {}; the first took {:.3f} s, opening the folder {:.3f} s)",
+      source.layer, source.num_experts, name(source.format), read, stored, figures.best_s, rate,
       100 * rate / std::max(figures.copy_gbs, 1e-9), figures.copy_gbs, figures.num_loads, figures.first_s, figures.open_s);
 }
 

@@ -48,8 +48,8 @@ class CheckpointExperts final : public PlacedExperts {
   std::map<int, LayerWeights> on_host_;
 };
 
-// "weights of layer 3, 32 experts in fp8: 1.41 GB in 0.033 s, 42.7 GB/s, 78 % of a bare copy's 55.0 GB/s (...)". Rates are
-// of the bytes that were read.
+// "weights of layer 3, 32 experts in fp8: 1.41 GB read and 1.41 GB stored in 0.031 s, 45.1 GB/s read, 81 % of a bare
+// copy's 55.5 GB/s (...)".
 std::string load_text(const CheckpointSource& source, const LoadFigures& figures);
 
 }  // namespace mixlane::bench

@@ -37,6 +37,13 @@ ScaleGroup parse_group(const std::string& text) {
   fail(ErrorCode::invalid_argument, "--quant-group '{}' is unknown; valid ones: 1x128, row, 128x128, 1x32", text);
 }
 
+// One of two names.
+bool parse_either(std::string_view option, const std::string& text, std::string_view no, std::string_view yes) {
+  if (text != no && text != yes)
+    fail(ErrorCode::invalid_argument, "{} '{}' is unknown; valid ones: {}, {}", option, text, no, yes);
+  return text == yes;
+}
+
 std::vector<std::string> split(const std::string& text, char at) {
   std::vector<std::string> parts;
   for (size_t begin = 0; begin <= text.size();) {
@@ -80,6 +87,13 @@ StageOptions parse_stage_options(const StageOptionTexts& texts) {
   if (!texts.logits_type.empty())
     options.logits_types = parse_types("--logits-type", texts.logits_type, {DType::f32, DType::bf16, DType::f16});
   for (const std::string& text : texts.quant_group) options.quant_groups.push_back(parse_group(text));
+  if (!texts.experts_output.empty()) options.experts_outputs.clear();
+  for (const std::string& text : texts.experts_output)
+    options.experts_outputs.push_back(parse_either("--experts-output", text, "pairs", "tokens") ? ExpertsOutput::tokens
+                                                                                                : ExpertsOutput::pairs);
+  if (!texts.batch_invariant.empty()) options.batch_invariant.clear();
+  for (const std::string& text : texts.batch_invariant)
+    options.batch_invariant.push_back(parse_either("--batch-invariant", text, "off", "on"));
   return options;
 }
 

@@ -12,11 +12,16 @@ namespace mixlane::bench {
 
 struct StageVariants;
 
+// What a call of experts writes: a row per pair, or the weighted sum of each token's.
+enum class ExpertsOutput { pairs, tokens };
+
 struct StageOptions {
   std::vector<int> align_blocks{128};
   std::vector<DType> id_types{DType::i32};  // of the ids that routing writes and align reads
   std::vector<DType> logits_types{DType::f32};
   std::vector<ScaleGroup> quant_groups;  // empty: what the quantisation says, see quant_groups_of
+  std::vector<ExpertsOutput> experts_outputs{ExpertsOutput::pairs};
+  std::vector<bool> batch_invariant{false};  // of experts
 };
 
 // The groups of activations of an experts' arithmetic; 1x128 where it takes bf16.
@@ -27,8 +32,11 @@ std::string_view short_name(ScaleGroup group);
 // As typed, empty for the default -> options. Throws invalid_argument naming the option, the value and the valid ones.
 struct StageOptionTexts {
   std::vector<int> align_block;
-  std::vector<std::string> id_type, logits_type, quant_group;
-  bool any() const { return !align_block.empty() || !id_type.empty() || !logits_type.empty() || !quant_group.empty(); }
+  std::vector<std::string> id_type, logits_type, quant_group, experts_output, batch_invariant;
+  bool any() const {
+    return !align_block.empty() || !id_type.empty() || !logits_type.empty() || !quant_group.empty() ||
+           !experts_output.empty() || !batch_invariant.empty();
+  }
 };
 StageOptions parse_stage_options(const StageOptionTexts& texts);
 

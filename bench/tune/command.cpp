@@ -48,7 +48,7 @@ void declare(CLI::App& command, TuneOptions& o) {
       .add_option(
           "--tokens", o.tokens,
           "Of a rank of dispatch and combine, or rows of experts, up to the next size that is tuned; default: every size "
-          "to 8192")
+          "to 8192, of experts to 32768")
       ->delimiter(',')
       ->check(CLI::Range(1, 1 << 20));
   command.add_option("--multiprocessors", o.multiprocessors, "How many a dispatch or combine may keep busy; 0 = all")
@@ -60,7 +60,8 @@ void declare(CLI::App& command, TuneOptions& o) {
       ->capture_default_str();
   command.add_option("--out", o.out, "Folder, or .json file, that gets the choices")->capture_default_str();
   command.add_flag("--replace", o.replace, "Let new choices displace different ones in the file");
-  command.add_flag("--regret", o.regret, "Measure what is tuned instead of tuning: auto against every variant");
+  command.add_flag("--regret", o.regret,
+                   "Measure what is tuned instead of tuning: auto against every variant of align or experts");
   command.add_option("--json", o.json, "With --regret: write every point to this file; - is standard output");
   command.add_flag("--list", o.list, "Print the tuned tables there are");
   command.footer(kFooter);

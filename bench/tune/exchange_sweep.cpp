@@ -37,7 +37,7 @@ struct Contender {
 
 bool needs_copies(std::string_view way) { return way == "copy_engine"; }
 
-// Ranks with few tokens get partial sums in their inboxes, whatever they ask for.
+// Ranks with few tokens get partial sums in their inboxes, whatever they ask for: there is nothing to choose.
 bool is_latency_here(ExchangeStage stage, int64_t tokens) {
   return stage == ExchangeStage::combine && tokens <= exchange_gpu::kInboxRows;
 }
@@ -107,9 +107,10 @@ std::vector<TunedTable> tune_exchange(const std::vector<ExchangeStage>& stages, 
       const std::vector<Contender> all = contenders_for(stand, {inputs, gpus, exchange_case});
       for (const bool copies : {false, true})
         for (size_t s = 0; s < stages.size(); ++s) {
+          if (is_latency_here(stages[s], tokens)) continue;
           std::vector<const Contender*> contenders;
           for (const Contender& each : all)
-            if (!needs_copies(each.way_name) || (copies && !is_latency_here(stages[s], tokens))) contenders.push_back(&each);
+            if (!needs_copies(each.way_name) || copies) contenders.push_back(&each);
           if (contenders.size() < 2) continue;
           const ExchangeKey key{sweep.num_ranks, int64_t{hidden} * 2, sweep.num_multiprocessors, copies, tokens};
           tables[s].entries.push_back(race_entry(stages[s], key, contenders, sweep.race));
@@ -125,7 +126,8 @@ std::vector<TunedTable> tune_exchange(const std::vector<ExchangeStage>& stages, 
 }
 
 int tune_exchange_stage(Context& context, const TuneOptions& options) {
-  if (options.regret) fail(ErrorCode::invalid_argument, "--regret is measured of align; leave it out for {}", options.stage);
+  if (options.regret)
+    fail(ErrorCode::invalid_argument, "--regret is measured of align and experts; leave it out for {}", options.stage);
   if (!options.shapes.empty() || !options.ids.empty())
     fail(ErrorCode::invalid_argument, "--shapes and --ids are of align; {} takes --hidden, --ranks and --multiprocessors",
          options.stage);

@@ -21,6 +21,7 @@ struct MoeLayerConfig {
   std::string align_variant = "auto";
   std::string experts_variant = "auto";
   std::string combine_variant = "auto";
+  bool batch_invariant = false;  // a token's bits don't depend on the other tokens: ExpertsArgs::batch_invariant
 };
 
 struct MoeLayerWeights {

@@ -2,7 +2,9 @@
 // docs/tuning.md.
 #pragma once
 
+#include <algorithm>
 #include <array>
+#include <limits>
 #include <unordered_map>
 
 #include "core/registry.hpp"
@@ -92,6 +94,9 @@ class StageTuning {
   bool noted_ = false;
 };
 
+// A variant that the model expects to take this many times what the best one takes is not worth measuring.
+inline constexpr double kHopelessEstimate = 3;
+
 // select() where "auto" is the tuned choice for `key` if there is one and it takes the arguments, else the variant whose
 // estimate is lowest among those that take them. Every variant of `table` has an estimate; `table` is what `tuning` chooses
 // from.
@@ -102,18 +107,20 @@ const Variant<Args>& select_tuned(std::span<const Variant<Args>> table, std::str
   const int tuned = tuning.find(key);
   if (tuned >= 0 && takes(table[tuned], context, args)) return table[tuned];
   const Variant<Args>* best = nullptr;
-  double best_us = 0;
-  int num_fitting = 0;
+  double best_us = 0, second_us = std::numeric_limits<double>::infinity();
   for (const Variant<Args>& variant : table) {
     if (!takes(variant, context, args)) continue;
     const double us = variant.estimate_us(args, tuning.machine().num_multiprocessors);
-    if (++num_fitting == 1 || us < best_us) {
+    if (!best || us < best_us) {
+      if (best) second_us = best_us;
       best = &variant;
       best_us = us;
+    } else {
+      second_us = std::min(second_us, us);
     }
   }
   if (!best) return select(table, wanted, context, args);  // throws with every variant's reason
-  if (num_fitting > 1) tuning.note_absent(context, key);
+  if (second_us <= kHopelessEstimate * best_us) tuning.note_absent(context, key);
   return *best;
 }
 

@@ -18,12 +18,16 @@ std::string to_string(const CheckpointTensor& tensor) {
 }
 
 void read_tensor(const CheckpointTensor& tensor, int64_t offset, std::span<std::byte> into) {
-  const auto bytes = static_cast<int64_t>(into.size());
+  iovec whole{into.data(), into.size()};
+  read_tensor(tensor, offset, static_cast<int64_t>(into.size()), {&whole, 1});
+}
+
+void read_tensor(const CheckpointTensor& tensor, int64_t offset, int64_t bytes, std::span<iovec> parts) {
   if (offset < 0 || offset > tensor.entry->bytes - bytes)
     fail(ErrorCode::internal, "{}: bytes {} + {} lie outside of its {}", to_string(tensor), offset, bytes,
          tensor.entry->bytes);
   const int64_t begin = tensor.entry->offset + offset;
-  const int64_t got = tensor.file->read_up_to(begin, into);
+  const int64_t got = tensor.file->read_up_to(begin, parts);
   if (got < bytes)
     fail(ErrorCode::io_error, "{}: the file ends at byte {}, it had {} when it was opened; was it replaced meanwhile?",
          to_string(tensor), begin + got, tensor.file->size());

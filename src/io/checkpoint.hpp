@@ -19,6 +19,8 @@ std::string to_string(const CheckpointTensor& tensor);
 
 // Bytes [offset, offset + into.size()) of a tensor, from any thread. Throws io_error naming file and tensor.
 void read_tensor(const CheckpointTensor& tensor, int64_t offset, std::span<std::byte> into);
+// The same for `bytes` that go to several parts, in order; it changes them.
+void read_tensor(const CheckpointTensor& tensor, int64_t offset, int64_t bytes, std::span<iovec> parts);
 
 class Checkpoint {
  public:

@@ -4,7 +4,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <climits>
 #include <cstring>
 
 namespace mixlane {
@@ -31,20 +33,30 @@ InputFile::InputFile(const std::filesystem::path& file) : path_(file) {
 
 InputFile::~InputFile() { ::close(descriptor_); }
 
-int64_t InputFile::read_up_to(int64_t offset, std::span<std::byte> into) const {
+int64_t InputFile::read_up_to(int64_t offset, std::span<iovec> parts) const {
   int64_t total = 0;
-  while (total < static_cast<int64_t>(into.size())) {
-    const ssize_t got = ::pread(descriptor_, into.data() + total, into.size() - static_cast<size_t>(total), offset + total);
+  while (!parts.empty()) {
+    const int count = static_cast<int>(std::min<size_t>(parts.size(), IOV_MAX));
+    const ssize_t got = ::preadv(descriptor_, parts.data(), count, offset + total);
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) fail_with_errno(path_, "read");
-    if (got == 0) break;
     total += got;
+    auto left = static_cast<size_t>(got);
+    while (!parts.empty() && left >= parts[0].iov_len) {
+      left -= parts[0].iov_len;
+      parts = parts.subspan(1);
+    }
+    if (got == 0) break;
+    if (left == 0) continue;
+    parts[0].iov_base = static_cast<std::byte*>(parts[0].iov_base) + left;
+    parts[0].iov_len -= left;
   }
   return total;
 }
 
 void InputFile::read(int64_t offset, std::span<std::byte> into) const {
-  const int64_t got = read_up_to(offset, into);
+  iovec whole{into.data(), into.size()};
+  const int64_t got = read_up_to(offset, {&whole, 1});
   if (got < static_cast<int64_t>(into.size()))
     fail(ErrorCode::io_error, "{}: ends at byte {}, it had {} when opened", path_.string(), offset + got, size_);
 }

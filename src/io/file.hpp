@@ -1,6 +1,8 @@
 // Files that are read in parts, and files that appear whole or not at all.
 #pragma once
 
+#include <sys/uio.h>
+
 #include <cstddef>
 #include <filesystem>
 #include <functional>
@@ -23,8 +25,8 @@ class InputFile {
   int64_t size() const { return size_; }
   // [offset, offset + into.size()) must lie in the file; from several threads at once. Throws io_error naming the file.
   void read(int64_t offset, std::span<std::byte> into) const;
-  // As read(), but says how much it got: less than asked for only if the file ends there.
-  int64_t read_up_to(int64_t offset, std::span<std::byte> into) const;
+  // Fills the parts in order, which it changes, and says how much it got: less than they hold only if the file ends there.
+  int64_t read_up_to(int64_t offset, std::span<iovec> parts) const;
 
  private:
   std::filesystem::path path_;

@@ -12,6 +12,7 @@
 namespace mixlane {
 namespace {
 
+constexpr int kNumLanes = 2;  // one converts while the other fetches
 constexpr double kGiga = 1e9;
 
 // Bytes of a block that follow each other on the device.
@@ -54,56 +55,62 @@ std::vector<BlockLoad> group_by_block(const std::vector<Chunk>& chunks, int64_t 
 class GpuWeightMemory final : public WeightMemory {
  public:
   GpuWeightMemory(const Context& context, const Staging& staging)
-      : staging_(staging),
-        // Its own: conversions must not share an arena with what the caller has under way.
-        context_({.device = context.device(), .num_threads = context.num_threads()}),
-        stream_(context.device()),
-        num_workers_(std::min(context.num_threads(), staging.max_threads)) {}
+      : staging_(staging), device_(context.device()), num_workers_(std::min(context.num_threads(), staging.max_threads)) {
+    for (int i = 0; i < kNumLanes; ++i)
+      lanes_.push_back({Context({.device = device_, .num_threads = context.num_threads()}), gpu::OwnedStream(device_)});
+  }
   // The copies read the blocks.
   ~GpuWeightMemory() override { quiesce(); }
 
   void require(int64_t bytes, std::string_view what) const override;
   OwnedTensor make(std::string_view what, DType dtype, std::initializer_list<int64_t> shape) override;
-  void fetch(const std::vector<Transfer>& transfers) override;
-  void finish() override { gpu::synchronize(stream_.get()); }
-  int64_t batch_bytes() const override { return int64_t{512} << 20; }
-  Context& context() override { return context_; }
-  Stream stream() const override { return stream_.get(); }
+  int num_lanes() const override { return kNumLanes; }
+  void fetch(const std::vector<Transfer>& transfers, int lane) override;
+  void finish() override {
+    for (const Lane& lane : lanes_) gpu::synchronize(lane.stream.get());
+  }
+  Context& context(int lane) override { return lanes_[static_cast<size_t>(lane)].context; }
+  Stream stream(int lane) const override { return lanes_[static_cast<size_t>(lane)].stream.get(); }
+  int64_t batch_bytes() const override { return staging_.batch_bytes; }
 
  private:
+  struct Lane {
+    Context context;  // conversions must not share an arena with each other, nor with what the caller has under way
+    gpu::OwnedStream stream;
+  };
   void make_blocks();
   std::byte* block(int worker, int turn) const {
     return ring_->data() + (int64_t{worker} * staging_.blocks_per_thread + turn) * staging_.block_bytes;
   }
-  void fill_blocks(int worker, const std::vector<Chunk>& chunks, const std::vector<BlockLoad>& loads, WorkQueue& queue);
+  void fill_blocks(int worker, const std::vector<Chunk>& chunks, const std::vector<BlockLoad>& loads, Stream stream,
+                   WorkQueue& queue);
   void quiesce() noexcept;
 
   Staging staging_;
-  Context context_;
-  gpu::OwnedStream stream_;
+  Device device_;
   int num_workers_;
+  std::vector<Lane> lanes_;
   std::optional<gpu::RegisteredBuffer> ring_;
   std::vector<gpu::Event> copied_;  // a block's last copy
 };
 
 void GpuWeightMemory::require(int64_t bytes, std::string_view what) const {
-  const Device device = context_.device();
-  const gpu::MemoryBudget budget = gpu::memory_budget(device.index);
+  const gpu::MemoryBudget budget = gpu::memory_budget(device_.index);
   if (bytes > budget.free_bytes)
     fail(ErrorCode::out_of_memory,
          "{} need {:.2f} GB of {}:{}, which has {:.2f} GB free of {:.2f}; use more ranks, a smaller quantisation (mxfp4 "
          "takes "
          "about a quarter of bf16), or end what else runs there",
-         what, static_cast<double>(bytes) / kGiga, name(device.type), device.index,
+         what, static_cast<double>(bytes) / kGiga, name(device_.type), device_.index,
          static_cast<double>(budget.free_bytes) / kGiga, static_cast<double>(budget.total_bytes) / kGiga);
 }
 
 OwnedTensor GpuWeightMemory::make(std::string_view what, DType dtype, std::initializer_list<int64_t> shape) {
   OwnedTensor tensor;
-  tensor.view = TensorView(nullptr, dtype, shape, context_.device());
+  tensor.view = TensorView(nullptr, dtype, shape, device_);
   tensor.bytes = size_bytes(dtype, tensor.view.num_values());
   try {
-    auto buffer = std::make_shared<gpu::Buffer>(context_.device(), tensor.bytes);
+    auto buffer = std::make_shared<gpu::Buffer>(device_, tensor.bytes);
     tensor.view.data = buffer->data();
     tensor.memory = std::shared_ptr<void>(buffer, buffer->data());
   } catch (const Error& error) {
@@ -115,13 +122,13 @@ OwnedTensor GpuWeightMemory::make(std::string_view what, DType dtype, std::initi
 
 void GpuWeightMemory::make_blocks() {
   if (ring_) return;
-  const gpu::DeviceGuard guard(context_.device());
+  const gpu::DeviceGuard guard(device_);
   const int64_t num_blocks = int64_t{num_workers_} * staging_.blocks_per_thread;
   copied_.resize(static_cast<size_t>(num_blocks));
   ring_.emplace(num_blocks * staging_.block_bytes, num_workers_);
 }
 
-void GpuWeightMemory::fetch(const std::vector<Transfer>& transfers) {
+void GpuWeightMemory::fetch(const std::vector<Transfer>& transfers, int lane) {
   const std::vector<Chunk> chunks = cut(transfers, staging_.block_bytes);
   const std::vector<BlockLoad> loads = group_by_block(chunks, staging_.block_bytes);
   if (loads.empty()) return;
@@ -129,7 +136,7 @@ void GpuWeightMemory::fetch(const std::vector<Transfer>& transfers) {
   const auto count = static_cast<int64_t>(loads.size());
   try {
     run_workers(static_cast<int>(std::min<int64_t>(num_workers_, count)), count,
-                [&](int worker, WorkQueue& queue) { fill_blocks(worker, chunks, loads, queue); });
+                [&](int worker, WorkQueue& queue) { fill_blocks(worker, chunks, loads, stream(lane), queue); });
   } catch (...) {
     quiesce();
     throw;
@@ -137,8 +144,8 @@ void GpuWeightMemory::fetch(const std::vector<Transfer>& transfers) {
 }
 
 void GpuWeightMemory::fill_blocks(int worker, const std::vector<Chunk>& chunks, const std::vector<BlockLoad>& loads,
-                                  WorkQueue& queue) {
-  const gpu::DeviceGuard guard(context_.device());
+                                  Stream stream, WorkQueue& queue) {
+  const gpu::DeviceGuard guard(device_);
   ChunkScratch scratch;
   std::vector<BlockPart> parts;
   int turn = 0;
@@ -158,18 +165,20 @@ void GpuWeightMemory::fill_blocks(int worker, const std::vector<Chunk>& chunks, 
     }
     const std::byte* from = begin;
     for (const BlockPart& part : parts) {
-      gpu::copy(part.to, from, part.bytes, stream_.get());
+      gpu::copy(part.to, from, part.bytes, stream);
       from += part.bytes;
     }
-    copied.record(stream_.get());
+    copied.record(stream);
   }
 }
 
 // What is under way may fail as well; the first failure has been kept.
 void GpuWeightMemory::quiesce() noexcept {
-  try {
-    gpu::synchronize(stream_.get());
-  } catch (const Error&) {
+  for (const Lane& lane : lanes_) {
+    try {
+      gpu::synchronize(lane.stream.get());
+    } catch (const Error&) {
+    }
   }
 }
 

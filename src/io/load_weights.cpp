@@ -225,7 +225,7 @@ LayerWeights load_layer(WeightMemory& memory, const WeightsRequest& request, Che
   if (has_shared) loaded.weights.shared = place("shared experts", shared, 1, model.shared_intermediate, false);
   if (!request.experts_only) plan_rest(memory, source, plan, loaded);
 
-  memory.fetch(plan.transfers);
+  memory.fetch(plan.transfers, 0);
   run_conversions(memory, plan.conversions);
   memory.finish();
   loaded.read_bytes = bytes_read(plan);

@@ -172,7 +172,7 @@ int64_t dense_bytes(const MatrixSource& source, QuantFormat format) {
   return source.num_rows() * source.cols * 4;
 }
 
-void dequantize_slab(WeightMemory& memory, const Slab& slab, int64_t cols, std::byte* values, std::byte* scales,
+void dequantize_slab(WeightMemory& memory, int lane, const Slab& slab, int64_t cols, std::byte* values, std::byte* scales,
                      const TensorView& output) {
   const int64_t rows = slab.num_rows();
   const Device device = output.device;
@@ -187,38 +187,38 @@ void dequantize_slab(WeightMemory& memory, const Slab& slab, int64_t cols, std::
     args.input = TensorView(values, DType::fp4_e2m1, {rows, cols}, device);
     args.scales = TensorView(scales, DType::e8m0, {rows, cols / kMxGroup}, device);
   }
-  dequantize(memory.context(), args, memory.stream());
+  dequantize(memory.context(lane), args, memory.stream(lane));
 }
 
 // Its slabs, one below the other, as `dtype`.
-void dequantize_matrix(WeightMemory& memory, const MatrixSource& source, std::byte* fetched, DType dtype, std::byte* into,
-                       Device device) {
+void dequantize_matrix(WeightMemory& memory, int lane, const MatrixSource& source, std::byte* fetched, DType dtype,
+                       std::byte* into, Device device) {
   for (const Slab& slab : source.slabs) {
     std::byte* scales = fetched + ceil_div(slab.values.bytes(), kAlign) * kAlign;
-    dequantize_slab(memory, slab, source.cols, fetched, scales,
+    dequantize_slab(memory, lane, slab, source.cols, fetched, scales,
                     TensorView(into, dtype, {slab.num_rows(), source.cols}, device));
     fetched = scales + ceil_div(slab.scales.bytes(), kAlign) * kAlign;
     into += size_bytes(dtype, slab.num_rows() * source.cols);
   }
 }
 
-void convert(WeightMemory& memory, const Conversion& conversion, std::byte* fetched, std::byte* dense) {
+void convert(WeightMemory& memory, int lane, const Conversion& conversion, std::byte* fetched, std::byte* dense) {
   const MatrixSource& source = conversion.from;
   const Device device = conversion.values.device;
   if (conversion.format == QuantFormat::none)
-    return dequantize_matrix(memory, source, fetched, DType::bf16, conversion.values.as<std::byte>(), device);
+    return dequantize_matrix(memory, lane, source, fetched, DType::bf16, conversion.values.as<std::byte>(), device);
   QuantArgs args;
   args.input = TensorView(fetched, DType::f32, {source.num_rows(), source.cols}, device);
   args.input.dtype = plain_dtype(source);
   if (source.slabs[0].format != SourceFormat::plain) {
-    dequantize_matrix(memory, source, fetched, DType::f32, dense, device);
+    dequantize_matrix(memory, lane, source, fetched, DType::f32, dense, device);
     args.input.data = dense;
     args.input.dtype = DType::f32;
   }
   args.group = weight_group(conversion.format);
   args.output = conversion.values;
   args.scales = conversion.scales;
-  quantize(memory.context(), args, memory.stream());
+  quantize(memory.context(lane), args, memory.stream(lane));
 }
 
 // What the scratch of a list of conversions holds.
@@ -235,6 +235,7 @@ struct ScratchSizes {
   }
   // Fetched at a time: at least a matrix.
   int64_t batch(const WeightMemory& memory) const { return std::min(all, std::max(largest, memory.batch_bytes())); }
+  int num_lanes(const WeightMemory& memory) const { return all > batch(memory) ? memory.num_lanes() : 1; }
 };
 
 }  // namespace
@@ -243,29 +244,38 @@ int64_t conversion_bytes(const WeightMemory& memory, const std::vector<MatrixSou
   ScratchSizes sizes;
   for (const MatrixSource& source : sources)
     if (!is_direct(source, format)) sizes.add(source, format);
-  return sizes.batch(memory) + sizes.dense;
+  return sizes.num_lanes(memory) * (sizes.batch(memory) + sizes.dense);
 }
 
 void run_conversions(WeightMemory& memory, const std::vector<Conversion>& conversions) {
   if (conversions.empty()) return;
-  constexpr std::string_view kWhat = "the conversion of weights";
   ScratchSizes sizes;
   for (const Conversion& each : conversions) sizes.add(each.from, each.format);
-  const OwnedTensor fetched = memory.make(kWhat, DType::u8, {sizes.batch(memory)});
-  const OwnedTensor dense = memory.make(kWhat, DType::u8, {sizes.dense});
-  for (size_t first = 0; first < conversions.size();) {
+  struct LaneScratch {
+    OwnedTensor fetched;
+    OwnedTensor dense;
+  };
+  std::vector<LaneScratch> scratch;
+  for (int lane = 0; lane < sizes.num_lanes(memory); ++lane) {
+    constexpr std::string_view kWhat = "the conversion of weights";
+    scratch.push_back({memory.make(kWhat, DType::u8, {sizes.batch(memory)}), memory.make(kWhat, DType::u8, {sizes.dense})});
+  }
+  size_t lane = 0;
+  for (size_t first = 0; first < conversions.size(); lane = (lane + 1) % scratch.size()) {
+    const TensorView& fetched = scratch[lane].fetched.view;
     std::vector<Transfer> transfers;
     std::vector<std::byte*> places;
-    auto* at = fetched.view.as<std::byte>();
+    auto* at = fetched.as<std::byte>();
     const std::byte* const end = at + sizes.batch(memory);
     size_t last = first;
     for (; last < conversions.size() && fetched_bytes(conversions[last].from) <= end - at; ++last) {
       places.push_back(at);
-      at += plan_fetch(conversions[last].from, at, fetched.view.data, &transfers);
+      at += plan_fetch(conversions[last].from, at, fetched.data, &transfers);
     }
-    // The stream's order keeps what is fetched next from overwriting what is still being converted.
-    memory.fetch(transfers);
-    for (size_t i = first; i < last; ++i) convert(memory, conversions[i], places[i - first], dense.view.as<std::byte>());
+    // The lane's order keeps what is fetched next from overwriting what is still being converted.
+    memory.fetch(transfers, static_cast<int>(lane));
+    for (size_t i = first; i < last; ++i)
+      convert(memory, static_cast<int>(lane), conversions[i], places[i - first], scratch[lane].dense.view.as<std::byte>());
     first = last;
   }
   memory.finish();  // before the scratch goes

@@ -9,6 +9,7 @@ namespace mixlane {
 namespace {
 
 constexpr int64_t kScratchBytes = 256 << 10;  // stays in a core's cache between reading and writing
+constexpr int64_t kDealtRowBytes = 256;       // shorter rows cost the system more than a copy does
 
 template <class Bits>
 Bits bits_at(const std::byte* values, int64_t index) {
@@ -48,6 +49,15 @@ RowRun in_values(RowRun run) {
   return run;
 }
 
+// Rows that the system itself deals out: no copy in between.
+void deal_rows(const RowRun& run, const std::array<std::byte*, 2>& into, std::vector<iovec>& parts) {
+  parts.clear();
+  for (int64_t row = 0; row < run.count; ++row)
+    parts.push_back(
+        {into[static_cast<size_t>(row % run.ways)] + row / run.ways * run.row_bytes, static_cast<size_t>(run.row_bytes)});
+  read_tensor(run.tensor, run.offset, run.bytes(), parts);
+}
+
 }  // namespace
 
 bool is_plain(DType dtype) { return dtype == DType::bf16 || dtype == DType::f16 || dtype == DType::f32; }
@@ -83,22 +93,23 @@ void read_chunk(const Chunk& chunk, const std::array<std::byte*, 2>& into, Chunk
   const RowRun& run = chunk.from;
   const bool converts = chunk.dtype != run.dtype();
   if (run.ways == 1 && !converts) return read_tensor(run.tensor, run.offset, {into[0], static_cast<size_t>(run.bytes())});
+  if (!converts && run.row_bytes >= kDealtRowBytes) return deal_rows(run, into, scratch.parts);
   const int64_t to_row_bytes = chunk.bytes() / run.count;
   const int64_t values_per_row = run.row_bytes / size_bytes(run.dtype(), 1);
   const int64_t step = std::max<int64_t>(kScratchBytes / run.row_bytes, 1);
-  scratch.resize(static_cast<size_t>(std::min(step, run.count) * run.row_bytes));
+  scratch.bytes.resize(static_cast<size_t>(std::min(step, run.count) * run.row_bytes));
   for (int64_t first = 0; first < run.count; first += step) {
     const int64_t count = std::min(step, run.count - first);
     read_tensor(run.tensor, run.offset + first * run.row_bytes,
-                {scratch.data(), static_cast<size_t>(count * run.row_bytes)});
+                {scratch.bytes.data(), static_cast<size_t>(count * run.row_bytes)});
     if (run.ways == 1) {
-      convert_values(run.dtype(), scratch.data(), count * values_per_row, chunk.dtype, into[0] + first * to_row_bytes);
+      convert_values(run.dtype(), scratch.bytes.data(), count * values_per_row, chunk.dtype, into[0] + first * to_row_bytes);
       continue;
     }
     for (int64_t i = 0; i < count; ++i) {
       const int64_t row = first + i;
       std::byte* to = into[static_cast<size_t>(row % run.ways)] + row / run.ways * to_row_bytes;
-      const std::byte* from = scratch.data() + i * run.row_bytes;
+      const std::byte* from = scratch.bytes.data() + i * run.row_bytes;
       if (converts)
         convert_values(run.dtype(), from, values_per_row, chunk.dtype, to);
       else

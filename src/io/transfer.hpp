@@ -55,7 +55,10 @@ struct Chunk {
 std::vector<Chunk> cut(const std::vector<Transfer>& transfers, int64_t max_bytes);
 
 // A thread's own memory for what can't go straight into its place.
-using ChunkScratch = std::vector<std::byte>;
+struct ChunkScratch {
+  std::vector<std::byte> bytes;
+  std::vector<iovec> parts;
+};
 // Reads a chunk's rows into `into`, one address per way. Throws io_error naming file and tensor.
 void read_chunk(const Chunk& chunk, const std::array<std::byte*, 2>& into, ChunkScratch& scratch);
 

@@ -26,7 +26,8 @@ class HostWeightMemory final : public WeightMemory {
     return make_host_tensor(what, dtype, shape);
   }
 
-  void fetch(const std::vector<Transfer>& transfers) override {
+  int num_lanes() const override { return 1; }
+  void fetch(const std::vector<Transfer>& transfers, int) override {
     const std::vector<Chunk> chunks = cut(transfers, kChunkBytes);
     const auto count = static_cast<int64_t>(chunks.size());
     run_workers(static_cast<int>(std::min<int64_t>(context_.num_threads(), count)), count, [&](int, WorkQueue& queue) {
@@ -40,8 +41,8 @@ class HostWeightMemory final : public WeightMemory {
   void finish() override {}
   int64_t batch_bytes() const override { return int64_t{64} << 20; }
 
-  Context& context() override { return context_; }
-  Stream stream() const override { return {}; }
+  Context& context(int) override { return context_; }
+  Stream stream(int) const override { return {}; }
 
  private:
   Context& context_;

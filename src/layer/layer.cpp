@@ -196,6 +196,7 @@ TensorView MoeLayer::Impl::run_routed_experts(const ReceivedRows& received, cons
                .expert_offsets = aligned.expert_offsets,
                .input_weights = config.routing.weight_on_input ? received.topk_weights : TensorView(),
                .output = rows,
+               .batch_invariant = config.batch_invariant,
                .variant = config.experts_variant},
               stream);
   return rows;
@@ -213,6 +214,7 @@ ConstTensorView MoeLayer::Impl::run_local_terms(const MoeLayerArgs& args, const 
                  .activation = config.activation,
                  .rows = args.hidden,
                  .output = shared_rows,
+                 .batch_invariant = config.batch_invariant,
                  .variant = config.experts_variant},
                 stream);
     if (!has_zero_experts() && !weights.shared_gate.given()) return shared_rows;

@@ -195,6 +195,7 @@ TEST_F(ExchangeBench, ASweepStoresEveryWay) {
   arguments.tokens = {1, 33};
   arguments.has_tokens = true;
   arguments.ranks = 2;
+  arguments.workload = {"balanced", "ragged"};
   arguments.stages = {"dispatch", "combine"};
   arguments.exchange_text.dispatch = {"latency", "copy_engine+latency"};
   arguments.exchange_text.combine_rows = {"reduced", "pairs"};
@@ -206,9 +207,11 @@ TEST_F(ExchangeBench, ASweepStoresEveryWay) {
   ASSERT_EQ(run_stage_sweep(resolve(arguments, {"mixlane", "bench"})), 0);
   const Collection found = collect_results(arguments.out);
   ASSERT_EQ(found.files.size(), 1u);
-  ASSERT_EQ(found.files[0].records.size(), 4u);
+  ASSERT_EQ(found.files[0].records.size(), 8u);
   for (const Record& record : found.files[0].records) {
-    EXPECT_EQ(record.rank_tokens, std::vector<int>(2, record.tokens));
+    ASSERT_EQ(record.rank_tokens.size(), 2u);
+    const bool ragged = record.workload == "ragged";  // one rank has none
+    EXPECT_EQ(record.rank_tokens[0] + record.rank_tokens[1], ragged ? record.tokens : 2 * record.tokens);
     std::set<std::string> seen;
     for (const StageRecord& stage : record.stages) {
       seen.insert(stage.stage + " " + stage.variant);
@@ -243,7 +246,9 @@ TEST_P(ExchangeTuning, ChoosesTheFastestAndItsTableIsFound) {
   ExchangeSweep sweep;
   sweep.num_ranks = 2;
   sweep.hidden = {64};
-  sweep.tokens = {1, 48};
+  // There is nothing to choose for combines of fewer.
+  const bool dispatches = stage == ExchangeStage::dispatch;
+  sweep.tokens = dispatches ? std::vector<int64_t>{1, 48} : std::vector<int64_t>{768, 1024};
   const TunedTable table = tune_exchange({stage}, exchange_tuning(context, stage).machine(), sweep,
                                          {"2026-01-01T00:00:00Z", "GPU", "driver", "commit", "command"})
                                .front();
@@ -264,7 +269,7 @@ TEST_P(ExchangeTuning, ChoosesTheFastestAndItsTableIsFound) {
   mixlane::test::write_file(folder / tuned_file_name(table), tuned_json(table));
   Context fresh({.device = gpu_device()});
   load_tuned(fresh, folder.path().string());
-  for (const int64_t tokens : {1, 40, 48}) {
+  for (const int64_t tokens : dispatches ? std::vector<int64_t>{1, 40, 48} : std::vector<int64_t>{768, 1000, 1024}) {
     const ExchangeKey key{2, 128, 0, true, tokens};
     const auto entry = std::find_if(table.entries.begin(), table.entries.end(), [&](const TunedEntry& each) {
       return key_text(table, each) == key_text(exchange_tune_space(stage), key.packed());

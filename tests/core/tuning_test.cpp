@@ -129,7 +129,7 @@ TEST(Tuning, TableThenModelThenOneNotice) {
   StageTuning tuning = tuning_of(context);
   EXPECT_EQ(choice(context, tuning, {5}, {5, 0}), "demo.large");
   EXPECT_TRUE(context.notices().empty());
-  EXPECT_EQ(choice(context, tuning, {5}, {6, 0}), "demo.small");
+  EXPECT_EQ(choice(context, tuning, {7}, {6, 0}), "demo.small");
   EXPECT_EQ(choice(context, tuning, {50}, {50, 1}), "demo.large");
   ASSERT_EQ(context.notices().size(), 1u);
   EXPECT_EQ(context.notices()[0],
@@ -142,6 +142,7 @@ TEST(Tuning, NothingToChooseIsNoReasonForANotice) {
   StageTuning tuning = tuning_of(context);
   EXPECT_EQ(choice(context, tuning, {101}, {101, 0}), "demo.large");
   EXPECT_EQ(choice(context, tuning, {5}, {5, 0}, "demo.large"), "demo.large");
+  EXPECT_EQ(choice(context, tuning, {1}, {1, 0}), "demo.small") << "ten times as fast by the model";
   EXPECT_TRUE(context.notices().empty());
 }
 

@@ -273,14 +273,15 @@ class WatchedMemory final : public WeightMemory {
   OwnedTensor make(std::string_view what, DType dtype, std::initializer_list<int64_t> shape) override {
     return memory_->make(what, dtype, shape);
   }
-  void fetch(const std::vector<Transfer>& transfers) override {
+  int num_lanes() const override { return 1; }
+  void fetch(const std::vector<Transfer>& transfers, int lane) override {
     for (const Transfer& transfer : transfers) runs.push_back(transfer.from);
-    memory_->fetch(transfers);
+    memory_->fetch(transfers, lane);
   }
   void finish() override { memory_->finish(); }
   int64_t batch_bytes() const override { return 1; }  // a matrix at a time
-  Context& context() override { return memory_->context(); }
-  Stream stream() const override { return memory_->stream(); }
+  Context& context(int lane) override { return memory_->context(lane); }
+  Stream stream(int lane) const override { return memory_->stream(lane); }
 
   std::vector<RowRun> runs;
 

@@ -6,8 +6,8 @@
 #include <map>
 
 #include "io/random_source.hpp"
-#include "mixlane/weights.hpp"
 #include "mixlane/quant.hpp"
+#include "mixlane/weights.hpp"
 #include "support/errors.hpp"
 
 namespace mixlane::test {
@@ -50,7 +50,7 @@ constexpr ConstTensorView ExpertWeights::*kTensors[] = {&ExpertWeights::gate_up,
                                                         &ExpertWeights::gate_up_bias, &ExpertWeights::down,
                                                         &ExpertWeights::down_scales,  &ExpertWeights::down_bias};
 constexpr QuantFormat kFormats[] = {QuantFormat::none, QuantFormat::fp8_block, QuantFormat::fp8_channel, QuantFormat::mxfp4,
-                                   QuantFormat::mxfp4_fp8};
+                                    QuantFormat::mxfp4_fp8};
 
 TEST(RandomWeights, SameForAnyRankSplitAndThreads) {
   Model model = small_model();

@@ -189,8 +189,17 @@ TEST(InputFile, ReadsAnyRangeAndSaysWhereTheFileEnds) {
     file.read(static_cast<int64_t>(offset), std::as_writable_bytes(std::span(got)));
     EXPECT_EQ(got, text.substr(offset, bytes));
   }
+  // In more parts than the system takes at a time, some of them empty.
+  std::string scattered(20'000, ' ');
+  std::vector<iovec> parts;
+  for (size_t at = 0, i = 0; at < scattered.size(); at += i++ % 11) parts.push_back({scattered.data() + at, i % 11});
+  parts.back().iov_len =
+      static_cast<size_t>(scattered.data() + scattered.size() - static_cast<char*>(parts.back().iov_base));
+  EXPECT_EQ(file.read_up_to(0, parts), 20'000);
+  EXPECT_EQ(scattered, text);
   std::vector<std::byte> two(2);
-  EXPECT_EQ(file.read_up_to(19'999, two), 1);
+  iovec beyond{two.data(), 2};
+  EXPECT_EQ(file.read_up_to(19'999, {&beyond, 1}), 1);
   expect_error(ErrorCode::io_error, {(folder / "f").string(), "20000"}, [&] { file.read(19'999, two); });
 }
 

@@ -69,7 +69,7 @@ class WeightsGpu : public GpuTest {
     Checkpoint opened(from.path());
     for (const QuantFormat format : kFormats) {
       const LayerWeights wanted = load_weights(cpu, {model, format, experts}, from.path(), layer);
-      for (const Staging& staging : {Staging{4000, 1, 2}, Staging{10'007, 3, 3}, Staging{}}) {
+      for (const Staging& staging : {Staging{4000, 1, 2, 1}, Staging{10'007, 3, 3, 100'000}, Staging{}}) {
         SCOPED_TRACE(fmt::format("{} in blocks of {}", name(format), staging.block_bytes));
         const std::unique_ptr<WeightMemory> memory = open_weight_memory(*device, staging);
         expect_same(load_layer(*memory, {model, format, experts}, opened, layer), wanted);
@@ -133,7 +133,8 @@ TEST_F(WeightsGpu, MoreThanTheBlocksHold) {
     const WeightsRequest request{model, format, {6, 5, 4, 3, 2, 1, 0}};
     const LayerWeights wanted = load_weights(cpu, request, folder.path(), 0);
     expect_same(load_weights(*device, request, folder.path(), 0), wanted);
-    const std::unique_ptr<WeightMemory> memory = open_weight_memory(*device, {.block_bytes = 1'000'003, .max_threads = 3});
+    const std::unique_ptr<WeightMemory> memory =
+        open_weight_memory(*device, {.block_bytes = 1'000'003, .max_threads = 3, .batch_bytes = 20 << 20});
     expect_same(load_layer(*memory, request, opened, 0), wanted);
   }
 }

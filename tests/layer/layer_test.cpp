@@ -125,6 +125,7 @@ struct RunOptions {
   CombineWire combine_wire = CombineWire::f32;
   std::string experts_variant = "auto";
   int repeats = 1;
+  bool batch_invariant = false;
 };
 
 // Runs the batch on num_ranks rank threads; rank r gets tokens [split[r], split[r + 1]). Returns the bf16 output bits.
@@ -142,6 +143,7 @@ std::vector<uint16_t> run_layer(const World& w, const Batch& batch, const std::v
     config.dispatch.max_tokens = static_cast<int>(batch.total);
     config.dispatch.combine_wire = options.combine_wire;
     config.experts_variant = options.experts_variant;
+    config.batch_invariant = options.batch_invariant;
     MoeLayer layer(context, comm, config, rank_weights(w, first, count));
     const int64_t begin = split[rank], num_tokens = split[rank + 1] - begin;
     for (int repeat = 0; repeat < options.repeats; ++repeat)
@@ -304,6 +306,21 @@ TEST(Layer, IsBitwiseEqualOnAnyNumberOfRanksOverTheF64Wire) {
     const auto on_one = run_layer(world, batch, even_split(batch.total, 1), options);
     for (const int num_ranks : {2, 4, 8})
       EXPECT_EQ(on_one, run_layer(world, batch, even_split(batch.total, num_ranks), options)) << num_ranks << " ranks";
+  }
+}
+
+TEST(Layer, ATokensBitsAreItsOwnWithBatchInvariant) {
+  Rng rng(11);
+  const World world = make_world({128, 64, {.num_experts = 4, .num_topk = 2, .renormalize = true}, {}, true}, rng);
+  const Batch batch = make_batch(world, 40, rng);
+  const auto together = run_layer(world, batch, even_split(batch.total, 2), {.batch_invariant = true});
+  for (const int64_t token : {0, 7, 39}) {
+    Batch alone;
+    alone.total = 1;
+    alone.hidden.assign(&batch.hidden[token * 128], &batch.hidden[token * 128] + 128);
+    alone.logits.assign(&batch.logits[token * 4], &batch.logits[token * 4] + 4);
+    const auto row = run_layer(world, alone, {0, 1, 1}, {.batch_invariant = true});
+    EXPECT_TRUE(std::equal(row.begin(), row.end(), &together[token * 128])) << "token " << token;
   }
 }
 

@@ -1,6 +1,7 @@
 // combine.throughput: this rank's tokens, by two waves that find and fetch their partial sums and many that add up.
 #pragma once
 
+#include "gpu/ptx/acquire.cuh"
 #include "ops/dispatch/combine_bulk.cuh"
 
 namespace mixlane::exchange_gpu::bulk_combine {
@@ -21,14 +22,19 @@ class Looker {
   }
 
   __device__ void look(uint32_t num_tokens, uint32_t* counter) {
+    // Small groups, so that multiprocessors end together.
     const uint32_t most = min(kWave >> log2_lanes_, kMaxTokens);
-    const Groups groups(num_tokens, max(min((num_tokens + gridDim.x - 1) / gridDim.x, most), 1u));
-    uint32_t group = blockIdx.x;
+    const Groups groups(num_tokens, max(min(num_tokens / gridDim.x / kGroupsOfBlock, most), 1u));
+    uint32_t group = blockIdx.x, taken = Groups::take(counter);
+    int slot = slot_of(groups, group);
     while (group < groups.count) {
-      const uint32_t next = Groups::take(counter);
-      const uint32_t token = groups.begin(group) + (HardwareWave::lane() >> log2_lanes_);
-      look_for_group(token, groups.end(group), groups.end(group) - groups.begin(group));
-      group = HardwareWave::shuffle(next, 0);
+      // What comes next is on its way while this rank waits.
+      const uint32_t next = HardwareWave::shuffle(taken, 0);
+      taken = Groups::take(counter);
+      const int next_slot = slot_of(groups, next);
+      look_for_group(groups.begin(group), groups.end(group), slot);
+      group = next;
+      slot = next_slot;
     }
     HardwareWave::sync();
     __threadfence_block();
@@ -36,27 +42,36 @@ class Looker {
   }
 
  private:
-  // `token`: this lane's, if it is before `end`, of `count` in the wave.
-  __device__ void look_for_group(uint32_t token, uint32_t end, uint32_t count) {
+  __device__ uint32_t which() const { return HardwareWave::lane() >> log2_lanes_; }
+
+  // Of the lane's token in its rank, -1 for none.
+  __device__ int slot_of(const Groups& groups, uint32_t group) const {
+    const int num_ranks = args_.exchange.window.num_ranks;
+    if (group >= groups.count || which() >= groups.end(group) - groups.begin(group) || rank_ >= num_ranks) return -1;
+    return args_.exchange.routing.slots[int64_t{groups.begin(group) + which()} * num_ranks + rank_];
+  }
+
+  // The tokens [begin, end).
+  __device__ void look_for_group(uint32_t begin, uint32_t end, int slot) {
     const Exchange& exchange = args_.exchange;
     const Window& window = exchange.window;
-    const bool counts = token < end && rank_ < window.num_ranks;
-    const int slot = counts ? exchange.routing.slots[int64_t{token} * window.num_ranks + rank_] : -1;
+    const uint32_t count = end - begin;
     const uint32_t masked = *static_cast<volatile uint32_t*>(&shared_.masked);
     const std::byte* from = nullptr;
-    const gpu::Packet* flag = nullptr;
+    const uint32_t* flag = nullptr;
     if (slot >= 0 && (masked >> rank_ & 1u) == 0) {
       const bool own = rank_ == window.rank;
       from = own ? args_.rows.data + (int64_t{rank_} * window.capacity + slot) * args_.rows.stride
                  : partial_at(window, window.rank, rank_, slot);
-      if (!own) flag = reinterpret_cast<const gpu::Packet*>(row_flag(window, window.rank, rank_, slot));
+      if (!own) flag = row_flag(window, window.rank, rank_, slot);
     }
     uint64_t since = 0;
     uint32_t done = 0;
 #pragma unroll 1
     for (uint32_t looks = 1; done < count; ++looks) {
       if (flag != nullptr) {
-        const gpu::Packet words = gpu::load_packet_system(flag);
+        // No fence later: it would wait for what all waves have stored.
+        const gpu::Packet words = gpu::ptx::load_acquire_packet_system(flag);
         uint32_t stale = call_.epoch;
         for (const uint32_t word : words.words) stale = word != call_.epoch ? word : stale;
         if (stale == call_.epoch) {
@@ -71,8 +86,7 @@ class Looker {
       const uint32_t complete =
           waiting == 0 ? count : min(static_cast<uint32_t>(__ffs(static_cast<int>(waiting)) - 1) >> log2_lanes_, count);
       if (complete == done) continue;
-      __threadfence_system();
-      hand_over(done, complete, token, from);
+      hand_over(done, complete, begin + which(), from);
       done = complete;
     }
   }
@@ -81,9 +95,8 @@ class Looker {
   __device__ void hand_over(uint32_t begin, uint32_t end, uint32_t token, const std::byte* from) {
     while (num_found_ + (end - begin) - *static_cast<volatile uint32_t*>(&shared_.num_fetched) > kFound) {
     }
-    const uint32_t which = HardwareWave::lane() >> log2_lanes_;
-    if (which >= begin && which < end) {
-      Found& found = shared_.found[(num_found_ + which - begin) % kFound];
+    if (which() >= begin && which() < end) {
+      Found& found = shared_.found[(num_found_ + which() - begin) % kFound];
       found.from[rank_] = from;
       if (rank_ == 0) found.token = token;
     }
@@ -121,6 +134,7 @@ class Fetcher {
       __threadfence_block();
       gpu::ptx::fence_async_proxy();
       for (; fetched != found; ++fetched) fetch_token(shared_.found[fetched % kFound]);
+      HardwareWave::sync();  // all lanes have read them
       *static_cast<volatile uint32_t*>(&shared_.num_fetched) = fetched;
     } while (!all);
     // Nothing comes any more.

@@ -17,20 +17,27 @@ constexpr int64_t kUsualBytes = 144 * 1024, kMostBytes = 200 * 1024;
 constexpr uint32_t kMinStages = 3;
 
 __global__ void __launch_bounds__(kThreads, 1)
-    dispatch_throughput_bulk(const MIXLANE_GRID_CONSTANT DispatchKernelArgs args, uint32_t row_bytes, uint32_t num_stages) {
+    dispatch_throughput_bulk(const MIXLANE_GRID_CONSTANT DispatchKernelArgs args, uint32_t row_bytes, uint32_t num_stages,
+                             bool receives) {
   extern __shared__ __align__(128) std::byte rows[];
   __shared__ BulkShared shared;
   gpu::prefetch_args(args);
+  if (receives) gpu::allow_next_kernel();
   gpu::wait_for_previous_kernel();
-  gpu::allow_next_kernel();  // not before: the receiving kernel reads the state without waiting for this one
-  const Call call = open_call<ExchangeStage::dispatch>(args.exchange);
+  // Not before: a receiving kernel reads the state without waiting for this one.
+  if (!receives) gpu::allow_next_kernel();
+  const uint32_t num_tokens = num_tokens_of(args);
+  if (receives && blockIdx.x + 1 == gridDim.x) {
+    receive_rows(args, num_tokens, shared.checked);
+    return;
+  }
   if (args.num_tokens && blockIdx.x + 1 == gridDim.x) report_num_tokens(args);
-  BulkSender(args, call, num_tokens_of(args), rows, row_bytes, num_stages, shared).run();
+  BulkSender(args, num_tokens, rows, row_bytes, num_stages, receives, shared).run();
 }
 
-// One block, behind the one above and what the caller put between: waits for the others' rows and closes the call. It may
-// begin while this rank still sends, but a rank that is late with its credit must be found before those that wait for it
-// too.
+// Where kernels may read rows before the call is over: one block, behind the one above and what the caller put between. It
+// waits for the others' rows and closes the call. It may begin while this rank still sends, but a rank that is late with its
+// credit must be found before those that wait for it too.
 __global__ void __launch_bounds__(kReceiveThreads)
     dispatch_throughput_receive(const MIXLANE_GRID_CONSTANT DispatchKernelArgs args) {
   __shared__ ReceiveShared shared;
@@ -71,17 +78,19 @@ void load_bulk_kernel() {
   gpu::max_resident_blocks(reinterpret_cast<const void*>(dispatch_throughput_receive), kReceiveThreads, 0);
 }
 
-void launch_dispatch_bulk(const DispatchKernelArgs& args, const Budget& budget, Stream stream) {
+void launch_dispatch_bulk(const DispatchKernelArgs& args, bool receives, const Budget& budget, Stream stream) {
   const uint32_t row_bytes = row_bytes_of(args), each = stage_bytes(row_bytes);
   const auto num_stages = static_cast<uint32_t>(std::clamp<int64_t>(kUsualBytes / each, kMinStages, kMaxStages));
-  const auto most = std::max(static_cast<uint32_t>(budget.num_multiprocessors), 1u);
+  // The block that waits has a multiprocessor of its own, beside those of a limit.
+  const uint32_t aside = receives && !budget.limited ? 1 : 0;
+  const uint32_t most = std::max(static_cast<uint32_t>(budget.num_multiprocessors) - aside, 1u);
   gpu::launch(dispatch_throughput_bulk,
               {.variant = "dispatch.throughput",
-               .num_blocks = std::clamp(args.num_rows, 1u, most),
+               .num_blocks = std::clamp(args.num_rows, 1u, most) + (receives ? 1 : 0),
                .num_threads = kThreads,
                .shared_bytes = int64_t{num_stages} * each,
                .overlaps_previous = budget.overlaps},
-              stream, args, row_bytes, num_stages);
+              stream, args, row_bytes, num_stages, receives);
 }
 
 void launch_dispatch_bulk_receive(const DispatchKernelArgs& args, const Budget& budget, Stream stream) {

@@ -51,7 +51,7 @@ template <ExchangeStage kStage>
 __device__ Call open_call(const Exchange& exchange) {
   Call call;
   const uint4 words = *reinterpret_cast<const uint4*>(exchange.state);
-  call.before = {words.x, words.y, words.z, words.w, 0};
+  call.before = {words.x, words.y, words.z, 0};
   call.masked = gpu::load_relaxed<Scope::device>(exchange.masked);
   call.ended = (call.masked & kEnded) != 0;
   if (call.ended) call.masked = ~0u;  // nothing is sent and nothing awaited
@@ -81,8 +81,11 @@ __device__ void close_call(const Exchange& exchange, const Call& call) {
   *reinterpret_cast<uint4*>(exchange.state) =
       make_uint4(call.before.dispatch_epoch + (dispatch ? 1 : 0), call.before.combine_epoch + (dispatch ? 0 : 1),
                  1 + static_cast<uint32_t>(kStage), 0);
-  exchange.state->num_readers = 0;
-  if constexpr (!dispatch) exchange.state->pushed[(call.epoch + 1) % 2] = exchange.state->added[(call.epoch + 1) % 2] = 0;
+  const uint32_t next = (call.epoch + 1) % 2;
+  if constexpr (dispatch)
+    exchange.state->sent[next] = 0;
+  else
+    exchange.state->pushed[next] = exchange.state->added[next] = 0;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ __global__ void __launch_bounds__((kMostThreads<kSource, kInbox>), kWire == Comb
 
 // The same where only the device knows how many tokens count: by the inbox if they are few.
 template <PartialSource kSource>
-__global__ void __launch_bounds__((kMostThreads<kSource, true>), 2)
+__global__ void __launch_bounds__(kMaxThreads, 2)
     combine_latency_by_count(const MIXLANE_GRID_CONSTANT CombineKernelArgs args) {
   constexpr CombineWire kWire = CombineWire::bf16;
   __shared__ CombineShared shared;

@@ -54,9 +54,7 @@ constexpr uint32_t kMinSendBlocks = 32;
 
 uint32_t num_threads_for(const CombineKernelArgs& args, uint32_t num_blocks) {
   const bool pairs = args.source == PartialSource::pairs;
-  // A wave lists pairs and flags rows.
-  if (args.inbox_by_count) return threads_for(args.num_octets, kWave, pairs ? kMaxThreads : kMaxSharingThreads);
-  if (!args.uses_inbox) return threads_for(args.num_octets, kWave);
+  if (!args.uses_inbox) return threads_for(args.num_octets, kWave);  // a wave lists pairs and flags rows
   const uint32_t aside = pairs ? kWave : 0;
   const uint32_t log2_parts = Share::parts_for(args.num_tokens, num_blocks);
   if (log2_parts == 0) return threads_for(args.num_octets, aside, pairs ? kMaxThreads : kMaxSharingThreads);
@@ -89,7 +87,7 @@ void launch_combine(CombineKernelArgs args, CombineWire wire, const Budget& budg
   const Kernel kernel = args.inbox_by_count ? by_count(args.source) : kernel_for(wire, args.source, args.uses_inbox);
   // Blocks that add up wait for peers, whose blocks may wait for this rank's sending ones: all must run at once. Blocks go
   // to the emptiest multiprocessors, so a limit leaves room for one each.
-  const bool lean = (args.uses_inbox || args.inbox_by_count) && args.source != PartialSource::pairs;
+  const bool lean = args.uses_inbox && args.source != PartialSource::pairs;
   const int resident =
       gpu::max_resident_blocks(reinterpret_cast<const void*>(kernel), lean ? kMaxSharingThreads : kMaxThreads, 0);
   const int each = budget.limited ? 1 : std::clamp(resident, 1, kMaxBlocksPerMultiprocessor);

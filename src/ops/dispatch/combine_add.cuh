@@ -55,6 +55,19 @@ __device__ void add_addend(const CombineKernelArgs& args, uint32_t token, uint32
   }
 }
 
+// A thread's octets of a token's sum, a block's width apart, those before `end`.
+template <uint32_t kCount, class Sum>
+__device__ void store_sums(const CombineKernelArgs& args, uint32_t token, uint32_t first, uint32_t end,
+                           Sum (&sums)[kCount][gpu::kOctet]) {
+#pragma unroll
+  for (uint32_t i = 0; i < kCount; ++i) {
+    const uint32_t octet = first + i * blockDim.x;
+    if (octet >= end) break;
+    if (args.addend.data) add_addend(args, token, octet, sums[i]);
+    store_output(args, token, octet, sums[i]);
+  }
+}
+
 // One token, or a part of its row; all threads of the block.
 template <CombineWire kWire, PartialSource kSource>
 __device__ void add_up_row(const CombineKernelArgs& args, const Call& call, uint32_t token, const Share& share,
@@ -115,13 +128,7 @@ __device__ void add_up_row(const CombineKernelArgs& args, const Call& call, uint
           for (int v = 0; v < gpu::kOctet; ++v) sums[i][v] += values[g][i].value(v);
       }
     }
-#pragma unroll
-    for (uint32_t i = 0; i < kHeldOctets; ++i) {
-      const uint32_t octet = first + i * blockDim.x;
-      if (octet >= end) break;
-      if (args.addend.data) add_addend(args, token, octet, sums[i]);
-      store_output(args, token, octet, sums[i]);
-    }
+    store_sums(args, token, first, end, sums);
   }
 }
 
@@ -177,13 +184,7 @@ __device__ void add_up_from_inbox(const CombineKernelArgs& args, const Call& cal
 #pragma unroll
           for (int v = 0; v < gpu::kOctet; ++v) sums[i][v] += values[i].value(v);
       }
-#pragma unroll
-      for (uint32_t i = 0; i < kHeldOctets; ++i) {
-        const uint32_t octet = first + i * blockDim.x;
-        if (octet >= end) break;
-        if (args.addend.data) add_addend(args, token, octet, sums[i]);
-        store_output(args, token, octet, sums[i]);
-      }
+      store_sums(args, token, first, end, sums);
     } while (__syncthreads_or(late) != 0);
 #pragma unroll 1
     for (int r = 0; r < window.num_ranks; ++r) {

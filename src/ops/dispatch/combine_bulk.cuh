@@ -21,11 +21,14 @@ constexpr int64_t kSharedBytes = 210 * 1024;
 constexpr int64_t kPushBytes = 90 * 1024;  // for rows on their way to their owners, of which two must fit
 constexpr uint32_t kMaxRows = 14;
 constexpr uint32_t kMinPieces = 4, kMaxPieces = 8;
-constexpr uint32_t kMaxGroup = 4;   // rows flagged together
-constexpr uint32_t kMaxTokens = 8;  // taken at once
-constexpr uint32_t kTaken = 2;      // groups of rows that are being pushed
-constexpr uint32_t kFlagged = 4;    // groups whose stores are under way
-constexpr uint32_t kFound = 16;     // tokens whose partial sums have come, but are not yet fetched
+constexpr uint32_t kMaxTokens = 4;               // taken at once
+constexpr uint32_t kGroupsOfBlock = 16;          // of tokens, at least
+constexpr uint32_t kTaken = 2;                   // groups of rows that are being pushed
+constexpr uint32_t kManyRows = 64;               // of a block: the call has few multiprocessors
+constexpr uint32_t kBehind = 1, kBehindFew = 4;  // rows whose stores are under way while an older one's complete
+constexpr uint32_t kTogether = 16;               // rows flagged at once, towards the end of a call fewer
+constexpr uint32_t kFlags = 32;                  // rows that are stored, but not yet flagged
+constexpr uint32_t kFound = 16;                  // tokens whose partial sums have come, but are not yet fetched
 constexpr uint32_t kNoPiece = ~0u;
 
 // How shared memory is divided.
@@ -62,11 +65,9 @@ struct BulkShared {
   uint32_t num_found;  // tokens
   uint32_t num_fetched;
   bool all_found;
-  uint32_t taken[kTaken];     // groups of rows
-  uint32_t stored[kFlagged];  // groups
-  uint32_t num_arrived;       // groups whose stores are known to be done
-  uint32_t num_flagged;
-  bool all_arrived;
+  uint32_t taken[kTaken];  // groups of rows
+  uint32_t* flag[kFlags];  // of rows that have been stored
+  Arrivals arrivals;       // of rows
   uint32_t masked;
 };
 

@@ -22,8 +22,9 @@ __device__ inline void prepare(BulkShared& shared) {
   init(shared.piece_full, 1);
   init(shared.piece_empty, kAddingWaves);
   gpu::ptx::mbarrier_init_fence();
-  shared.num_arrived = shared.num_flagged = shared.num_found = shared.num_fetched = 0;
-  shared.all_arrived = shared.all_found = false;
+  shared.arrivals.clear(1);
+  shared.num_found = shared.num_fetched = 0;
+  shared.all_found = false;
 }
 
 template <CombineWire kWire>
@@ -35,8 +36,11 @@ __global__ void __launch_bounds__(kThreads, 1)
   std::byte* const pieces = rows + int64_t{rings.num_rows} * rings.row_bytes;
   begin_launch(args);
   stall_if_asked<ExchangeStage::combine>(args.exchange);
-  Call call = open_call<ExchangeStage::combine>(args.exchange);
   const Exchange& exchange = args.exchange;
+  // Owners with few tokens, who do not read flags.
+  const uint32_t with_inbox = kWire == CombineWire::bf16 ? *exchange.routing.with_inbox : 0;
+  const ReceivedCounts received(exchange);
+  Call call = open_call<ExchangeStage::combine>(exchange);
   CallState& state = *exchange.state;
   if (threadIdx.x == 0) prepare(shared);
   if (call.needs_credits) call.masked = exchange_credits(exchange, call.number, call.masked, &shared.masked);
@@ -46,8 +50,6 @@ __global__ void __launch_bounds__(kThreads, 1)
   else
     count_reader(exchange, call);
   send_combine_headers(exchange, call);
-  // Owners with few tokens, who do not read flags.
-  const uint32_t with_inbox = kWire == CombineWire::bf16 ? *exchange.routing.with_inbox : 0;
   const uint32_t wave = HardwareWave::index_in_block();
   if (wave == kLookWave) {
     Looker(args, call, shared)
@@ -56,14 +58,14 @@ __global__ void __launch_bounds__(kThreads, 1)
   } else if (wave == kFetchWave) {
     Fetcher(args, rings, WireOctet<kWire>::kBytes, pieces, shared).fetch();
   } else if (wave > kFetchWave) {
-    const ReceivedRange range(exchange, call.masked | with_inbox);
+    const ReceivedRange range(received, call.masked | with_inbox);
     Pusher pusher(args, call, range, rings, rows, shared);
     if (wave == kLoadWave) pusher.load(&state.pushed[call.epoch % 2]);
     if (wave == kStoreWave) pusher.store();
     if (wave == kFlagWave) pusher.flag();
   } else {
     if constexpr (kWire == CombineWire::bf16) {
-      const ReceivedRange few(exchange, call.masked | ~with_inbox);
+      const ReceivedRange few(received, call.masked | ~with_inbox);
       for (uint32_t row = blockIdx.x; row < few.total(); row += gridDim.x) {
         int owner = 0, slot = 0;
         few.find(row, owner, slot);

@@ -143,15 +143,7 @@ __global__ void __launch_bounds__(kMaxThreads)
   wait_for_all(exchange, call, shared);
   __syncthreads();
   if (shared.in_lines != 0) unpack_all(exchange, call, shared);
-  if (rank < window.num_ranks) {
-    const bool here = (shared.late >> rank & 1u) == 0;
-    exchange.routing.sent_count[rank] = here ? sent : 0;
-    exchange.routing.recv_count[rank] = !here ? 0 : rank == window.rank ? sent : static_cast<int32_t>(shared.received[rank]);
-  }
-  if (rank != 0) return;
-  *exchange.routing.num_tokens = static_cast<int32_t>(num_tokens_of(args));
-  *exchange.routing.with_inbox = shared.with_inbox;
-  close_call<ExchangeStage::dispatch>(exchange, call);
+  close_dispatch(exchange, call, static_cast<uint32_t>(sent), num_tokens_of(args), shared);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

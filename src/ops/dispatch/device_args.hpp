@@ -42,14 +42,13 @@ inline constexpr uint32_t kEndedBy = 2;  // + r: it takes part in no call any mo
 struct alignas(16) CallState {
   uint32_t dispatch_epoch;
   uint32_t combine_epoch;
-  uint32_t last_stage;  // 0: no call yet; else 1 + ExchangeStage
-  // Of dispatch.throughput: blocks of rows taken beyond the first one of each block of the grid. Zero between calls.
-  uint32_t next_block;
+  uint32_t last_stage;   // 0: no call yet; else 1 + ExchangeStage
   uint32_t num_readers;  // blocks of this launch that have read the above
-  // Of combine.throughput: groups of rows and of tokens taken in calls of even and of odd epochs. Who closes a call, while
-  // other blocks may still work, clears those of the next one.
-  uint32_t pushed[2] = {};
-  uint32_t added[2] = {};
+  // Taken in calls of even and of odd epochs, beyond the first one of each block of the grid. Who closes a call, while other
+  // blocks may still work, clears those of the next one.
+  uint32_t sent[2] = {};    // dispatch.throughput: blocks of rows
+  uint32_t pushed[2] = {};  // combine.throughput: groups of rows
+  uint32_t added[2] = {};   // and of tokens
 };
 
 struct Window {
@@ -130,6 +129,7 @@ struct DispatchKernelArgs {
   uint32_t num_topk = 0;
   bool wants_inbox = false;     // for combine
   bool inbox_by_count = false;  // only if so few tokens count
+  bool whole_rows = false;      // no block sends a part of a row: what a block flags is read when its flag has come
   uint32_t num_receivers = 0;   // blocks that copy the peers' lines to their places; 0: the last block does
   bool plain_ids = false;       // eight per token at multiples of 16 bytes, as many experts on every rank in their order
   uint32_t num_packets = 0;     // 16 bytes of input each, of a row; a multiple of 16 if quantised

@@ -39,7 +39,7 @@ __global__ void __launch_bounds__(kMaxSharingThreads, 2)
     dispatch_latency(const MIXLANE_GRID_CONSTANT DispatchKernelArgs args) {
   extern __shared__ float scales[];
   __shared__ DispatchShared shared;
-  dispatch_rows(args, shared, false, [&](const Share& share) {
+  dispatch_rows(args, shared, args.whole_rows, [&](const Share& share) {
     RowSender<kPayload> sender(args, share, scales, shared.send);
     if constexpr (kOneRow)
       send_one_row(args, share, sender, shared.send);
@@ -54,9 +54,10 @@ __global__ void __launch_bounds__(kMaxSharingThreads, 2)
     dispatch_latency_by_count(const MIXLANE_GRID_CONSTANT DispatchKernelArgs args) {
   extern __shared__ float scales[];
   __shared__ DispatchShared shared;
-  dispatch_rows(args, shared, false, [&](const Share& share) {
+  dispatch_rows(args, shared, args.whole_rows, [&](const Share& share) {
     RowSender<kPayload> sender(args, share, scales, shared.send);
-    if (num_tokens_of(args) <= min(gridDim.x - 1, blockDim.x))
+    const uint32_t num_senders = gridDim.x - 1, num_threads = blockDim.x;
+    if (num_tokens_of(args) <= min(num_senders, num_threads))
       send_one_row(args, share, sender, shared.send);
     else
       send_share(args, share, sender, shared.send);

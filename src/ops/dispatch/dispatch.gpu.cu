@@ -89,7 +89,7 @@ void launch_dispatch(DispatchKernelArgs args, Payload payload, const Budget& bud
     return;
   }
   const uint32_t wanted = std::clamp(args.num_rows < most ? args.num_rows * kRowParts : most, 1u, most);
-  const uint32_t packets = args.num_packets >> Share::parts_for(args.num_rows, wanted);
+  const uint32_t packets = args.num_packets >> (args.whole_rows ? 0 : Share::parts_for(args.num_rows, wanted));
   const uint32_t num_threads = packets < args.num_packets ? std::min(small_block(packets / kHeld), kMaxSharingThreads)
                                                           : threads_for(args.num_packets, 0, kMaxSharingThreads);
   const bool one_row = args.num_rows <= std::min(most, num_threads);

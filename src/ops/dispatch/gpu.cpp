@@ -226,6 +226,7 @@ DispatchKernelArgs GpuBackend::make_args(const DispatchArgs& args) const {
   to.num_rows = static_cast<uint32_t>(args.hidden.shape[0]);
   to.num_topk = static_cast<uint32_t>(config_.num_topk);
   to.wants_inbox = args.hidden.shape[0] <= to.exchange.window.inbox_rows;
+  to.whole_rows = config_.early_rows;
   to.inbox_by_count = !to.wants_inbox && args.num_tokens.given() && counts_for_inbox();
   to.wants_inbox |= to.inbox_by_count;
   to.plain_ids = config_.num_topk == 8 && reinterpret_cast<uintptr_t>(to.ids) % kPacket == 0 && owners_.table == nullptr &&
@@ -271,7 +272,7 @@ ReceivedRows GpuBackend::dispatch_send(const DispatchArgs& args, RoutingState& s
   if (dispatch_mover_ == Mover::copy_engines)
     copies_->send(dispatch_args_, budget_, stream);
   else if (dispatch_mover_ == Mover::bulk_copies)
-    launch_dispatch_bulk(dispatch_args_, budget_, stream);
+    launch_dispatch_bulk(dispatch_args_, !config_.early_rows, budget_, stream);
   else
     launch_dispatch(dispatch_args_, payload_of(config_, args), budget_, stream);
   if (check_) {
@@ -287,7 +288,8 @@ void GpuBackend::dispatch_receive(Stream stream) {
   if (dispatch_mover_ == Mover::stores && !check_) return;
   const gpu::DeviceGuard guard(device_);
   if (dispatch_mover_ == Mover::copy_engines) copies_->receive(dispatch_args_, stream);
-  if (dispatch_mover_ == Mover::bulk_copies) launch_dispatch_bulk_receive(dispatch_args_, budget_, stream);
+  if (dispatch_mover_ == Mover::bulk_copies && config_.early_rows)
+    launch_dispatch_bulk_receive(dispatch_args_, budget_, stream);
   if (check_) check_->after_dispatch(sent_, dispatch_args_, payload_of(config_, sent_), budget_, stream);
 }
 

@@ -25,7 +25,8 @@ void launch_dispatch(DispatchKernelArgs args, Payload payload, const Budget& bud
 // dispatch.throughput by bulk copies, for rows of which three fit in shared memory.
 bool takes_bulk(const DispatchKernelArgs& args);
 void load_bulk_kernel();
-void launch_dispatch_bulk(const DispatchKernelArgs& args, const Budget& budget, Stream stream);
+// `receives`: there is no launch_dispatch_bulk_receive.
+void launch_dispatch_bulk(const DispatchKernelArgs& args, bool receives, const Budget& budget, Stream stream);
 void launch_dispatch_bulk_receive(const DispatchKernelArgs& args, const Budget& budget, Stream stream);
 void launch_combine(CombineKernelArgs args, CombineWire wire, const Budget& budget, Stream stream);
 // combine.throughput by bulk copies, for reduced rows of the wire's type of which three fit in shared memory.

@@ -60,6 +60,8 @@ Mover MoverChoice::of(const DispatchArgs& args, const DispatchKernelArgs& made) 
 // A rank with few tokens gets its partial sums from its inbox, which only combine.latency does. This goes by their number
 // alone, so that calls from graphs and from the host may take turns; if only the device knows it, combine.latency looks.
 Mover MoverChoice::of(const CombineArgs& args, const CombineKernelArgs& made) const {
+  const bool by_stores = made.uses_inbox || made.inbox_by_count;
+  if (by_stores && args.variant == "auto") return Mover::stores;
   const int64_t num_tokens = args.output.shape[0];
   const bool can = budget.has_bulk_copies && takes_bulk(made, config.combine_wire);
   Mover wanted = Mover::stores;
@@ -78,7 +80,7 @@ Mover MoverChoice::of(const CombineArgs& args, const CombineKernelArgs& made) co
            "combine.throughput takes reduced rows of the wire's type, of at most 64 KiB, on sm_90; use combine.latency");
     wanted = Mover::bulk_copies;
   }
-  return made.uses_inbox || made.inbox_by_count ? Mover::stores : wanted;
+  return by_stores ? Mover::stores : wanted;
 }
 
 }  // namespace mixlane

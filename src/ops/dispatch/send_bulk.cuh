@@ -11,6 +11,8 @@ constexpr uint32_t kThreads = 512;
 constexpr uint32_t kWaves = kThreads / kWave;
 constexpr uint32_t kMaxStages = 16;
 
+constexpr uint32_t kFetched = 3;  // tokens of those before the block's, by each thread at once
+
 // What the waves of a block do; all of them count tokens before.
 constexpr uint32_t kSlotWave = 0;
 constexpr uint32_t kLoadWave = 1;
@@ -22,14 +24,17 @@ constexpr uint32_t kTailWave = 6, kTailWaves = 8;
 
 // Tokens whose rows are flagged together: so few that multiprocessors, whose shares of the link differ, end together.
 constexpr uint32_t kTokensOfBlock = 8;
-constexpr uint32_t kTaken = 3;    // blocks of rows that a block of the grid works on
-constexpr uint32_t kBatches = 3;  // of slots
-constexpr uint32_t kFlags = 8;    // on their way
+constexpr uint32_t kBlocksEach = 4;  // for each block of the grid, if there are tokens for them
+constexpr uint32_t kTaken = 3;       // blocks of rows that a block of the grid works on
+constexpr uint32_t kBatches = 3;     // of slots
+constexpr uint32_t kFlags = 8;       // on their way
+constexpr uint32_t kTogether = 4;    // of them, if nobody reads rows before the call is over
 
 // Rows whose stores are under way while the rows before them leave shared memory, and that follow a block of rows before its
 // stores are waited for: by then they have arrived.
 constexpr uint32_t kRowsLeaving = 3;  // 1 in a ring of few
-constexpr uint32_t kRowsBeforeFlag = 4;
+constexpr uint32_t kRowsBeforeFlag = 4, kRowsBeforeFlagFew = 1;
+constexpr uint32_t kFewRows = 16;  // of a block
 
 struct BulkShared {
   uint64_t full[kMaxStages];   // a row's bytes have come and its tail is written
@@ -42,11 +47,10 @@ struct BulkShared {
   Batch batch[kBatches];
   struct {
     uint32_t block;
+    uint32_t end;              // rows that this block of the grid has stored up to its end
     uint32_t rows[kMaxRanks];  // for each rank, up to its end
-  } arrived[kFlags];
-  uint32_t num_arrived;  // blocks of rows whose stores are known to be done
-  uint32_t num_flagged;
-  bool all_arrived;
+  } sent[kFlags];
+  Arrivals arrivals;  // of blocks of rows
   uint32_t before[kMaxRanks];
   uint32_t masked;
   ReceiveShared checked;
@@ -61,9 +65,9 @@ struct RowBlocks {
   uint32_t count;
   uint32_t num_tokens;
 
-  __device__ explicit RowBlocks(uint32_t tokens) : num_tokens(tokens) {
+  __device__ RowBlocks(uint32_t tokens, uint32_t num_senders) : num_tokens(tokens) {
     const auto parts = [](uint32_t total, uint32_t each) { return (total + each - 1) / each; };
-    size = max(max(parts(tokens, kMaxSendBlocks), min(parts(tokens, gridDim.x), kTokensOfBlock)), 1u);
+    size = max(max(parts(tokens, kMaxSendBlocks), min(tokens / num_senders / kBlocksEach, kTokensOfBlock)), 1u);
     count = parts(tokens, size);
   }
   __device__ uint32_t begin(uint32_t block) const { return block * size; }
@@ -72,11 +76,13 @@ struct RowBlocks {
 
 class BulkSender {
  public:
-  __device__ BulkSender(const DispatchKernelArgs& args, const Call& call, uint32_t num_tokens, std::byte* rows,
-                        uint32_t row_bytes, uint32_t num_stages, BulkShared& shared)
+  // `receives`: the grid's last block does not send, but waits for the others' rows.
+  __device__ BulkSender(const DispatchKernelArgs& args, uint32_t num_tokens, std::byte* rows, uint32_t row_bytes,
+                        uint32_t num_stages, bool receives, BulkShared& shared)
       : args_(args),
-        call_(call),
-        blocks_(num_tokens),
+        receives_(receives),
+        num_senders_(gridDim.x - (receives ? 1 : 0)),
+        blocks_(num_tokens, num_senders_),
         rows_(rows),
         row_bytes_(row_bytes),
         num_stages_(num_stages),
@@ -86,18 +92,22 @@ class BulkSender {
   // All threads of the block.
   __device__ void run() {
     const uint32_t wave = HardwareWave::index_in_block();
+    // What slots depend on is fetched first.
+    FetchedToken before[kFetched], own;
+    fetch(before, own);
+    call_ = open_call<ExchangeStage::dispatch>(args_.exchange);
     if (threadIdx.x == 0) prepare();
     if (threadIdx.x < kMaxRanks) shared_.before[threadIdx.x] = 0;
-    __syncthreads();
+    count_reader(args_.exchange, call_);  // a barrier as well
     if (wave == kLoadWave) load_first();
-    if (blockIdx.x < blocks_.count) count_before();
+    if (blockIdx.x < blocks_.count) count_before(before);
     if (call_.needs_credits) call_.masked = exchange_credits(args_.exchange, call_.number, call_.masked, &shared_.masked);
     if (blockIdx.x == 0 && wave == kCheckWave) send_headers();
     be_late(args_.exchange, call_.number);
     __syncthreads();
-    if (wave == kCheckWave && blockIdx.x + 1 == gridDim.x) check_tokens();
+    if (wave == kCheckWave && blockIdx.x + 1 == gridDim.x) check_tokens();  // not where that block receives
     if (wave == kTakeWave && leads()) take_blocks();
-    if (wave == kSlotWave) find_slots();
+    if (wave == kSlotWave) find_slots(own);
     if (wave == kLoadWave) load_rows();
     if (wave >= kTailWave && wave < kTailWave + num_tail_waves_) write_tails(wave - kTailWave);
     if (wave == kStoreWave) store_rows();
@@ -122,8 +132,7 @@ class BulkSender {
       gpu::ptx::mbarrier_init(shared_.batch_empty + i, 1);
     }
     gpu::ptx::mbarrier_init_fence();
-    shared_.num_arrived = shared_.num_flagged = 0;
-    shared_.all_arrived = false;
+    shared_.arrivals.clear(receives_ ? kTogether : 1);
   }
 
   // Lane r: how many of the tokens [first, end) go to rank r, those counted that are this wave's of `num_waves`.
@@ -144,9 +153,21 @@ class BulkSender {
     return result;
   }
 
+  // The tokens before this block's first one, those of `before`, and what the slot wave begins with.
+  __device__ void fetch(FetchedToken (&before)[kFetched], FetchedToken& own) const {
+    if (blockIdx.x >= blocks_.count) return;
+    const uint32_t begin = blocks_.begin(blockIdx.x), token = begin + threadIdx.x;
+#pragma unroll
+    for (uint32_t i = 0; i < kFetched; ++i)
+      before[i] = FetchedToken(args_, i * kThreads + threadIdx.x, i * kThreads + threadIdx.x < begin);
+    own = FetchedToken(args_, token, HardwareWave::index_in_block() == kSlotWave && token < blocks_.end(blockIdx.x));
+  }
+
   // By all waves: the tokens before this block's first one.
-  __device__ void count_before() {
-    const uint32_t found = count_tokens(0, blocks_.begin(blockIdx.x), HardwareWave::index_in_block(), kWaves);
+  __device__ void count_before(const FetchedToken (&fetched)[kFetched]) {
+    uint32_t found = count_tokens(kFetched * kThreads, blocks_.begin(blockIdx.x), HardwareWave::index_in_block(), kWaves);
+#pragma unroll
+    for (const FetchedToken& each : fetched) found += count_by_rank(each.ranks(args_), args_.exchange.window.num_ranks);
     if (HardwareWave::lane() < kMaxRanks && found != 0) atomicAdd(&shared_.before[HardwareWave::lane()], found);
   }
 
@@ -156,7 +177,7 @@ class BulkSender {
     if (rank < args_.exchange.window.num_ranks && call_.sends_to(rank)) send_header(args_, call_, blocks_.count, rank);
   }
 
-  // A wave of the last block: what is wrong with the ids, and how many rows go where.
+  // A wave of the last block, if no block of this grid receives: what is wrong with the ids, and how many rows go where.
   __device__ void check_tokens() {
     const Exchange& exchange = args_.exchange;
     ReceiveShared& found = shared_.checked;
@@ -191,7 +212,7 @@ class BulkSender {
     do {
       if (turn.round != 0) gpu::ptx::mbarrier_wait(shared_.taken_empty + turn.stage, (turn.round - 1) & 1u);
       const bool first = turn.round == 0 && turn.stage == 0;
-      block = first ? blockIdx.x : gridDim.x + atomicAdd(&args_.exchange.state->next_block, 1u);
+      block = first ? blockIdx.x : num_senders_ + atomicAdd(&args_.exchange.state->sent[call_.epoch % 2], 1u);
       shared_.taken[turn.stage] = block;
       gpu::ptx::mbarrier_arrive(shared_.taken_full + turn.stage);
       turn.next(kTaken);
@@ -211,7 +232,8 @@ class BulkSender {
     }
   }
 
-  __device__ void find_slots() {
+  // `own`: the first block's tokens.
+  __device__ void find_slots(const FetchedToken& own) {
     const uint32_t lane = HardwareWave::lane();
     std::byte* const records = own_records(args_.exchange.window);
     uint32_t next = lane < kMaxRanks ? shared_.before[lane] : 0, counted = blocks_.begin(blockIdx.x);
@@ -223,7 +245,9 @@ class BulkSender {
         next += count_tokens(counted, first, 0, 1);
         counted = end;
         if (turn.round != 0) gpu::ptx::mbarrier_wait(shared_.batch_empty + turn.stage, (turn.round - 1) & 1u);
-        const uint32_t before = next, ranks = token < end ? ranks_of(args_, token) : 0;
+        const uint32_t before = next, ranks = token >= end         ? 0
+                                              : token == own.token ? own.ranks(args_)
+                                                                   : ranks_of(args_, token);
         const uint64_t distances = take_slots(args_, call_, ranks, records, next, shared_.batch[turn.stage]);
         HardwareWave::sync();
         if (leads()) gpu::ptx::mbarrier_arrive(shared_.batch_full + turn.stage);
@@ -236,23 +260,19 @@ class BulkSender {
     gpu::ptx::bulk_load(stage(turn), args_.hidden.data + token * args_.hidden.stride, args_.payload_bytes,
                         shared_.full + turn.stage);
   }
-  // The first block's rows are on their way before anything is known about them.
-  __device__ uint32_t num_loaded_first() const {
-    return blockIdx.x < blocks_.count ? min(blocks_.end(blockIdx.x) - blocks_.begin(blockIdx.x), num_stages_) : 0;
-  }
+  // The first row is on its way before anything is known about it; more of them would hold up the ids.
   __device__ void load_first() const {
-    if (!leads()) return;
-    for (Turn turn; turn.stage < num_loaded_first(); ++turn.stage) load(blocks_.begin(blockIdx.x) + turn.stage, turn);
+    if (leads() && blockIdx.x < blocks_.count) load(blocks_.begin(blockIdx.x), {});
   }
   __device__ void load_rows() const {
     Turn turn;
-    uint32_t num_loaded = num_loaded_first();
+    bool first = true;
     each_block([&](uint32_t block) {
       if (!leads()) return;
 #pragma unroll 1
       for (uint32_t token = blocks_.begin(block); token < blocks_.end(block); ++token, turn.next(num_stages_)) {
-        if (num_loaded != 0) {
-          --num_loaded;
+        if (first) {
+          first = false;
           continue;
         }
         if (turn.round != 0) gpu::ptx::mbarrier_wait(shared_.empty + turn.stage, (turn.round - 1) & 1u);
@@ -286,13 +306,14 @@ class BulkSender {
   __device__ void store_rows() {
     Turn turn, freed, batch_turn;
     const uint32_t leaving = num_stages_ >= 2 * kRowsLeaving ? kRowsLeaving : 1;
-    uint32_t num_stored = 0, num_sent = 0, following = 0;
-    bool waits = false, stalled = false;  // a block of rows for its stores to arrive
+    const bool few = blocks_.num_tokens < kFewRows * num_senders_;
+    uint32_t num_stored = 0, num_sent = 0, num_arrived = 0;  // rows; blocks of rows
+    bool stalled = false;
     each_block([&](uint32_t block) {
       if (args_.exchange.jitter_ns != 0) spin_a_little(args_.exchange, call_.number + 7919 * block);
       if (!stalled && args_.exchange.stall_epoch == call_.epoch && 2 * block >= blocks_.count) {
-        if (waits && leads()) say_arrived<0>(num_sent);
-        waits = false;
+        if (leads()) shared_.arrivals.say<0>(num_sent);
+        num_arrived = num_sent;
         stalled = true;
         spin_ns(args_.exchange.stall_ns);
       }
@@ -315,70 +336,47 @@ class BulkSender {
             gpu::ptx::mbarrier_arrive(shared_.empty + freed.stage);
             freed.next(num_stages_);
           }
-          if (!waits || ++following != kRowsBeforeFlag) continue;
-          say_arrived<kRowsBeforeFlag>(num_sent);
-          waits = false;
+          const uint32_t behind = few ? kRowsBeforeFlagFew : kRowsBeforeFlag;
+          if (num_arrived == num_sent || shared_.sent[num_arrived % kFlags].end + behind > num_stored) continue;
+          ++num_arrived;
+          if (few)
+            shared_.arrivals.say<kRowsBeforeFlagFew>(num_arrived);
+          else
+            shared_.arrivals.say<kRowsBeforeFlag>(num_arrived);
         }
-        if (end == blocks_.end(block)) {
-          if (waits && leads()) say_arrived<0>(num_sent);
-          note_rows(num_sent++, block, batch);
-          following = 0;
-          waits = true;
-        }
+        if (end == blocks_.end(block)) note_rows(num_sent++, block, num_stored, batch);
         HardwareWave::sync();
         if (leads()) gpu::ptx::mbarrier_arrive(shared_.batch_empty + batch_turn.stage);
       }
     });
-    if (!leads()) return;
-    say_arrived<0>(num_sent);
-    *static_cast<volatile bool*>(&shared_.all_arrived) = true;
+    if (leads()) shared_.arrivals.say_last(num_sent);
   }
-  // What the flag of the `number`th block will say. A whole wave.
-  __device__ void note_rows(uint32_t number, uint32_t block, const Batch& batch) {
-    while (number - *static_cast<volatile uint32_t*>(&shared_.num_flagged) >= kFlags) {
-    }
-    auto& note = shared_.arrived[number % kFlags];
+  // What the flag of the `number`th block will say; lane 0 knows its `end`. A whole wave.
+  __device__ void note_rows(uint32_t number, uint32_t block, uint32_t end, const Batch& batch) {
+    shared_.arrivals.wait_for_flags(number + 1, kFlags);
+    auto& note = shared_.sent[number % kFlags];
     if (leads()) note.block = block;
+    if (leads()) note.end = end;
     if (HardwareWave::lane() < kMaxRanks) note.rows[HardwareWave::lane()] = batch.rows[HardwareWave::lane()];
   }
-  // One thread: the stores of all blocks sent so far are done, all but those of the kNewer latest rows.
-  template <int kNewer>
-  __device__ void say_arrived(uint32_t num_sent) {
-    gpu::ptx::wait_for_stores<kNewer>();
-    __threadfence_block();
-    *static_cast<volatile uint32_t*>(&shared_.num_arrived) = num_sent;
-  }
-
-  // A wave of its own: making sure that a receiver that sees the flag sees the rows takes a while.
+  // A wave of its own: lanes are ranks.
   __device__ void flag_blocks() {
     const Window& window = args_.exchange.window;
     const int rank = static_cast<int>(HardwareWave::lane());
-    uint32_t flagged = 0;
-    bool all = false;
-    do {
-      uint32_t arrived = 0;
-      do {
-        all = *static_cast<volatile bool*>(&shared_.all_arrived);
-        __threadfence_block();
-        arrived = *static_cast<volatile uint32_t*>(&shared_.num_arrived);
-        all = HardwareWave::shuffle(static_cast<int>(all), 0) != 0;
-        arrived = HardwareWave::shuffle(arrived, 0);
-      } while (arrived == flagged && !all);
-      gpu::ptx::fence_async_proxy();
-      __threadfence_system();
-      for (; flagged != arrived; ++flagged) {
-        const auto& note = shared_.arrived[flagged % kFlags];
+    shared_.arrivals.flag_all([&](uint32_t first, uint32_t end) {
+      for (uint32_t number = first; number != end; ++number) {
+        const auto& note = shared_.sent[number % kFlags];
         if (rank < window.num_ranks && call_.sends_to(rank))
           gpu::store_relaxed_system(done_flags(window, rank, window.rank) + note.block,
                                     uint64_t{call_.epoch} << 32 | note.rows[rank]);
       }
-      HardwareWave::sync();
-      *static_cast<volatile uint32_t*>(&shared_.num_flagged) = flagged;
-    } while (!all);
+    });
   }
 
   const DispatchKernelArgs& args_;
   Call call_;
+  bool receives_;
+  uint32_t num_senders_;
   RowBlocks blocks_;
   std::byte* rows_;
   uint32_t row_bytes_;

@@ -5,7 +5,7 @@
 
 #include "core/stage_states.hpp"
 #include "ops/experts/op.hpp"
-#include "ops/quant/formats.hpp"
+#include "ops/experts/wgmma_config.hpp"
 
 namespace mixlane {
 namespace {
@@ -29,26 +29,6 @@ std::vector<std::string_view> variant_ids() {
   for (const auto& variant : experts_gpu_variants()) ids.push_back(variant.info.id);
   return ids;
 }
-
-// us = launches + the larger of reading weights and rows and multiplying them, at rates that a multiprocessor of an H200
-// has. Every pair counts as this rank's: an upper bound, but the same one for all variants.
-struct Rates {
-  double launch_us;
-  double bytes_per_ns;         // of a multiprocessor
-  double bf16_flops_per_ns;    // the same
-  double narrow_flops_factor;  // of products of e4m3 values
-
-  double us(const ExpertsArgs& args, int num_multiprocessors) const {
-    const int64_t pairs = args.rows.shape[0] * args.num_topk;
-    const Cost cost = experts_cost(args, std::min<int64_t>(args.weights.num_experts, pairs), pairs);
-    const double factor = quantises_activations(args.weights.format) ? narrow_flops_factor : 1;
-    const double ns = std::max(static_cast<double>(cost.bytes_read + cost.bytes_written) / bytes_per_ns,
-                               static_cast<double>(cost.flops) / (bf16_flops_per_ns * factor));
-    return launch_us + 1e-3 * ns / num_multiprocessors;
-  }
-};
-
-constexpr Rates kMma{150, 11, 950, 1};
 
 }  // namespace
 
@@ -77,6 +57,15 @@ StageTuning& experts_tuning(const Context& context) {
       .tuning;
 }
 
-double estimate_experts_mma(const ExpertsArgs& args, int num_multiprocessors) { return kMma.us(args, num_multiprocessors); }
+double estimate_experts_mma(const ExpertsArgs& args, int num_multiprocessors) {
+  // Two launches, then the larger of decoding weights and multiplying: in one ns on one multiprocessor of an H200.
+  constexpr double kLaunchesUs = 150, kFlops = 500, kDecodedValues = 4.1, kBf16Values = 5.9;
+  const WgmmaShape shape = wgmma_shape(args, num_multiprocessors);
+  const double values = static_cast<double>(gate_up_rows(args.weights, args.activation) + shape.intermediate) *
+                        static_cast<double>(shape.hidden);
+  const double decoding =
+      touched_experts(shape) * values / (shape.format == QuantFormat::none ? kBf16Values : kDecodedValues);
+  return kLaunchesUs + 1e-3 * std::max(decoding, 2 * shape.num_pairs * values / kFlops) / num_multiprocessors;
+}
 
 }  // namespace mixlane

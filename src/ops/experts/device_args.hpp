@@ -41,4 +41,20 @@ struct ScaleRowsArgs {
   gpu::Divider by_topk;
 };
 
+struct SumPairsArgs {
+  Rows<const std::byte> pair_rows;        // bf16, per slot
+  const int32_t* pair_slots = nullptr;    // [rows, num_topk]
+  Floats<const float> weights;            // per pair; null: all 1
+  const int32_t* offsets = nullptr;       // slots [offsets[0], offsets[num_experts]) are the experts'
+  const int32_t* segment_rows = nullptr;  // null: all count
+  Rows<std::byte> output;
+  bool output_f32 = false;
+  bool packets = false;  // rows of output begin at multiples of 16 bytes
+  uint32_t num_experts = 0;
+  uint32_t num_segments = 1;
+  uint32_t rows_per_segment = 0;
+  uint32_t num_topk = 1;
+  uint32_t hidden = 0;
+};
+
 }  // namespace mixlane::experts_gpu

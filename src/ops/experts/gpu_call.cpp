@@ -4,17 +4,13 @@
 
 #include "core/error.hpp"
 #include "ops/experts/launchers.hpp"
+#include "ops/experts/op.hpp"
 #include "ops/experts/operands.hpp"
 
 namespace mixlane::experts_gpu {
 namespace {
 
 constexpr int64_t kMaxPairs = int64_t{1} << 31;
-
-// Most slots that hold pairs.
-int64_t num_slots(const ExpertsArgs& args) {
-  return args.sorted_pairs.given() ? std::min(args.sorted_pairs.shape[0], args.output.shape[0]) : args.rows.shape[0];
-}
 
 int64_t input_bytes(const ExpertsArgs& args) {
   if (args.rows.dtype != DType::bf16) return 0;
@@ -35,7 +31,7 @@ int64_t activated_bytes(const ExpertsArgs& args, bool raw) {
   const bool fp8 = quantises_activations(w.format);
   return Arena::rounded(values * (fp8 ? 1 : 2)) +
          (fp8 ? Arena::rounded(slots * num_groups(w.format, w.intermediate) * 4) : 0) +
-         (raw ? Arena::rounded(values * 4) : 0);
+         (raw ? Arena::rounded(values * 4) : 0) + (args.pair_slots.given() ? Arena::rounded(slots * w.hidden * 2) : 0);
 }
 
 }  // namespace
@@ -63,12 +59,38 @@ Rows<std::byte> rows_of(const TensorView& view) {
 bool can_overlap(Device device) { return device.type == DeviceType::cuda && gpu::compute_capability(device.index) >= 90; }
 
 std::string refuse_large(const ExpertsArgs& args) {
+  // Sums go by rows and pieces of 256 values.
+  if (args.pair_slots.given() && args.rows.shape[0] * ceil_div(args.weights.hidden, 256) >= kMaxPairs)
+    return fmt::format("{} rows of {} values to sum; fewer than {} times 256", args.rows.shape[0], args.weights.hidden,
+                       kMaxPairs);
   if (args.rows.shape[0] * args.num_topk < kMaxPairs && num_slots(args) < kMaxPairs) return "";
   return fmt::format("{} rows x {}, {} slots; fewer than {} of each", args.rows.shape[0], args.num_topk, num_slots(args),
                      kMaxPairs);
 }
 
 bool is_empty(const ExpertsArgs& args) { return args.weights.num_experts == 0 || num_slots(args) == 0; }
+
+void sum_pairs(const Context& context, const ExpertsArgs& args, const ConstTensorView& pair_rows, Stream stream) {
+  if (!args.pair_slots.given() || args.rows.shape[0] == 0) return;
+  const Device device = context.device();
+  const gpu::DeviceGuard guard(device);
+  const int64_t num_segments = args.segment_rows.given() ? args.segment_rows.shape[0] : 1;
+  SumPairsArgs to;
+  if (pair_rows.given()) to.pair_rows = rows_of(pair_rows);
+  to.pair_slots = args.pair_slots.as<int32_t>();
+  to.weights = floats_of(args.topk_weights);
+  to.offsets = args.expert_offsets.as<int32_t>();
+  to.segment_rows = args.segment_rows.as<int32_t>();
+  to.output = rows_of(args.output);
+  to.output_f32 = args.output.dtype == DType::f32;
+  to.packets = (reinterpret_cast<uintptr_t>(to.output.data) | static_cast<uintptr_t>(to.output.stride)) % 16 == 0;
+  to.num_experts = static_cast<uint32_t>(args.weights.num_experts);
+  to.num_segments = static_cast<uint32_t>(num_segments);
+  to.rows_per_segment = static_cast<uint32_t>(args.rows.shape[0] / num_segments);
+  to.num_topk = static_cast<uint32_t>(args.num_topk);
+  to.hidden = static_cast<uint32_t>(args.weights.hidden);
+  launch_sum_pairs(to, gpu::num_multiprocessors(device.index), can_overlap(device), stream);
+}
 
 Matrices::Matrices(Context& context, const ExpertsArgs& args, bool raw, int64_t more_bytes, Stream stream)
     : context_(context),
@@ -85,6 +107,7 @@ Matrices::Matrices(Context& context, const ExpertsArgs& args, bool raw, int64_t 
   activated_ = take(fp8 ? DType::fp8_e4m3 : DType::bf16, slots, w.intermediate);
   if (fp8) scales_ = take_scales(slots, w.intermediate);
   if (raw) sums_ = take(DType::f32, slots, w.intermediate);
+  output_ = args.pair_slots.given() ? take(DType::bf16, slots, w.hidden) : args.output;
 }
 
 TensorView Matrices::take(DType dtype, int64_t rows, int64_t cols) {

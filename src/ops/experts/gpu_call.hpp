@@ -20,8 +20,10 @@ Rows<std::byte> rows_of(const TensorView& view);
 bool can_overlap(Device device);
 // Why a call has more rows or slots than kernels count; empty if it has not.
 std::string refuse_large(const ExpertsArgs& args);
-// No experts or no slots: nothing to launch.
+// No experts or no slots: no products.
 bool is_empty(const ExpertsArgs& args);
+// With pair_slots, else nothing: the output's sums of rows per pair, bf16 [slots, H]; of a call that is empty from none.
+void sum_pairs(const Context& context, const ExpertsArgs& args, const ConstTensorView& pair_rows, Stream stream);
 
 // The input rows in the form that gate_up gathers: as they came, or times their pairs' weights, or quantised.
 struct InputRows {
@@ -43,6 +45,8 @@ class Matrices {
   // [slots, I], bf16 or e4m3, and the scales of the latter.
   const TensorView& activated() const { return activated_; }
   const TensorView& scales() const { return scales_; }
+  // bf16 [slots, H]: the call's output, or what its sums are of.
+  const TensorView& output() const { return output_; }
 
  private:
   TensorView take(DType dtype, int64_t rows, int64_t cols);
@@ -56,7 +60,7 @@ class Matrices {
   const gpu::DeviceGuard guard_;
   const Arena::Scope scope_;
   InputRows input_;
-  TensorView sums_, activated_, scales_;
+  TensorView sums_, activated_, scales_, output_;
 };
 
 }  // namespace mixlane::experts_gpu

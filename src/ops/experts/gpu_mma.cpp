@@ -37,7 +37,7 @@ MmaArgs mma_args(const ExpertsArgs& args, const ConstTensorView& rows, const Con
 }  // namespace
 
 void run_mma(Context& context, const ExpertsArgs& args, Stream stream) {
-  if (is_empty(args)) return;
+  if (is_empty(args)) return sum_pairs(context, args, {}, stream);
   const ExpertWeights& w = args.weights;
   const int multiprocessors = gpu::num_multiprocessors(context.device().index);
   const bool overlap = can_overlap(context.device());
@@ -58,9 +58,11 @@ void run_mma(Context& context, const ExpertsArgs& args, Stream stream) {
   launch_mma(gate_up, multiprocessors, overlap, stream);
   if (raw) matrices.quantise_sums(stream);
 
-  MmaArgs down = mma_args(args, matrices.activated(), matrices.scales(), w.down, w.down_scales, w.down_bias, args.output);
+  MmaArgs down =
+      mma_args(args, matrices.activated(), matrices.scales(), w.down, w.down_scales, w.down_bias, matrices.output());
   down.num_outputs = down.weight_rows;
   launch_mma(down, multiprocessors, overlap, stream);
+  sum_pairs(context, args, matrices.output(), stream);
 }
 
 std::string refuse_mma(const Context& context, const ExpertsArgs& args) {

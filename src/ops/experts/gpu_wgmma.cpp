@@ -72,7 +72,7 @@ WgmmaArgs gate_up_args(const ExpertsArgs& args, const InputRows& input, const Te
   return k;
 }
 
-WgmmaArgs down_args(const ExpertsArgs& args, const TensorView& activated, const TensorView& scales) {
+WgmmaArgs down_args(const ExpertsArgs& args, const TensorView& activated, const TensorView& scales, const TensorView& to) {
   const ExpertWeights& w = args.weights;
   WgmmaArgs k;
   k.weights = weights_map(w.down, false);
@@ -81,7 +81,7 @@ WgmmaArgs down_args(const ExpertsArgs& args, const TensorView& activated, const 
   k.token_scales = floats_of(scales);
   set_weight_scales(k, w.format, w.down_scales);
   k.bias = w.down_bias.as<float>();
-  k.output = rows_of(args.output);
+  k.output = rows_of(to);
   k.depth = static_cast<uint32_t>(w.intermediate);
   k.num_outputs = static_cast<uint32_t>(w.hidden);
   k.weight_rows = k.num_outputs;
@@ -118,7 +118,7 @@ std::string refuse_misaligned(std::string_view name, const ConstTensorView& view
 }  // namespace
 
 void run_wgmma(Context& context, const ExpertsArgs& args, WgmmaConfig config, Stream stream) {
-  if (is_empty(args)) return;
+  if (is_empty(args)) return sum_pairs(context, args, {}, stream);
   const QuantFormat format = args.weights.format;
   const Device device = context.device();
   const bool raw = format == QuantFormat::fp8_channel;
@@ -127,24 +127,28 @@ void run_wgmma(Context& context, const ExpertsArgs& args, WgmmaConfig config, St
   WgmmaLaunch both;
   both.gated = args.activation.gated();
   both.narrow = config.tiles == WgmmaConfig::Tiles::narrow;
+  both.batch_invariant = args.batch_invariant;
   both.state = wgmma_state(context.arena());
   both.status = args.status;
   both.first = gate_up_args(args, matrices.input(), matrices.gate_up_output(), matrices.scales());
   both.first.partial_sums = context.arena().take_as<float>(num_floats);
-  both.down = down_args(args, matrices.activated(), matrices.scales());
+  both.down = down_args(args, matrices.activated(), matrices.scales(), matrices.output());
   both.down.partial_sums = context.arena().take_as<float>(num_floats);
   both.runs_first = both.runs_down = true;
-  if (num_wgmma_launches(format, config) == 1) return launch_wgmma(both, format, device, stream);
-
-  WgmmaLaunch first = both;
-  first.runs_down = false;
-  first.down = nothing_of(both.down);
-  launch_wgmma(first, format, device, stream);
-  if (raw) matrices.quantise_sums(stream);
-  WgmmaLaunch down = both;
-  down.runs_first = false;
-  down.first = nothing_of(both.first);
-  launch_wgmma(down, format, device, stream);
+  if (num_wgmma_launches(format, config) == 1) {
+    launch_wgmma(both, format, device, stream);
+  } else {
+    WgmmaLaunch first = both;
+    first.runs_down = false;
+    first.down = nothing_of(both.down);
+    launch_wgmma(first, format, device, stream);
+    if (raw) matrices.quantise_sums(stream);
+    WgmmaLaunch down = both;
+    down.runs_first = false;
+    down.first = nothing_of(both.first);
+    launch_wgmma(down, format, device, stream);
+  }
+  sum_pairs(context, args, matrices.output(), stream);
 }
 
 std::string refuse_wgmma(const Context& context, const ExpertsArgs& args, WgmmaConfig config) {
@@ -162,7 +166,7 @@ std::string refuse_wgmma(const Context& context, const ExpertsArgs& args, WgmmaC
   for (const auto& [name, view] : {std::pair<std::string_view, ConstTensorView>{"weights.gate_up", w.gate_up},
                                    {"weights.down", w.down},
                                    {"rows", args.rows},
-                                   {"output", args.output}})
+                                   {"output", args.pair_slots.given() ? TensorView() : args.output}})
     if (std::string reason = refuse_misaligned(name, view); !reason.empty()) return reason;
   return "";
 }

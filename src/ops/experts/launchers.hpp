@@ -9,6 +9,8 @@ namespace mixlane::experts_gpu {
 
 void launch_scale_rows(const ScaleRowsArgs& args, uint32_t num_pairs, bool overlap, Stream stream);
 
+void launch_sum_pairs(const SumPairsArgs& args, int num_multiprocessors, bool overlap, Stream stream);
+
 // One product of experts.mma.
 void launch_mma(const MmaArgs& args, int num_multiprocessors, bool overlap, Stream stream);
 

@@ -24,6 +24,7 @@
 #include "ops/experts/matmul_library.hpp"
 #include "ops/experts/op.hpp"
 #include "ops/experts/operands.hpp"
+#include "ops/experts/sum_pairs.hpp"
 
 namespace mixlane {
 namespace {
@@ -74,7 +75,9 @@ MIXLANE_CPU_LEVELS void store_bf16(const float* row, int64_t count, uint16_t* ou
 class Call {
  public:
   Call(Context& context, const ExpertsArgs& args)
-      : args_(args),
+      : context_(context),
+        args_(args),
+        rows_(args.output),
         slots_(args),
         hidden_(args.weights.hidden),
         intermediate_(args.weights.intermediate),
@@ -87,7 +90,12 @@ class Call {
 
   void run() {
     std::vector<Tile> tiles = cut_tiles();
-    if (tiles.empty()) return;
+    if (!tiles.empty()) run_tiles(tiles);
+    if (args_.pair_slots.given()) sum_pairs(context_, args_, rows_);
+  }
+
+ private:
+  void run_tiles(std::vector<Tile>& tiles) {
     take_workspace(tiles);
     for (size_t begin = 0; begin < tiles.size();) {
       size_t end = begin;
@@ -101,8 +109,6 @@ class Call {
     }
     if (const char* error = error_.load()) fail(ErrorCode::internal, "oneDNN: {}", error);
   }
-
- private:
   std::vector<Tile> cut_tiles() const {
     std::vector<Tile> tiles;
     for (int64_t e = 0; e < args_.weights.num_experts; ++e)
@@ -130,7 +136,9 @@ class Call {
   // fp8_channel needs the whole activated row before it can quantise it.
   bool whole_rows() const { return format_ == QuantFormat::fp8_channel; }
 
+  const Context& context_;
   const ExpertsArgs& args_;
+  TensorView rows_;  // bf16 [slots, H]: the output, or what its sums are of
   const SlotMap slots_;
   const int64_t hidden_, intermediate_;
   const QuantFormat format_;
@@ -160,6 +168,9 @@ void Call::take_workspace(const std::vector<Tile>& tiles) {
   const int64_t row = std::max(longest, few_rows_scratch(longest));
   const int64_t columns = std::max(kGateUpCols, kDownCols);
 
+  const int64_t pair_rows = args_.pair_slots.given() ? num_slots(args_) : 0;
+  uint16_t* pairs = nullptr;
+
   // Two rounds of the same code: the sum, then the pointers.
   int64_t bytes = 0;
   bool measuring = true;
@@ -172,6 +183,7 @@ void Call::take_workspace(const std::vector<Tile>& tiles) {
   };
   threads_.resize(static_cast<size_t>(num_threads_));
   const auto take_all = [&] {
+    take(pairs, pair_rows * hidden_);
     take(input_, wave_rows_ * hidden_);
     take(input_scales_, wave_rows_ * num_groups(format_, hidden_));
     take(activated_, wave_rows_ * intermediate_);
@@ -189,6 +201,7 @@ void Call::take_workspace(const std::vector<Tile>& tiles) {
   arena_.reserve(bytes);
   measuring = false;
   take_all();
+  if (args_.pair_slots.given()) rows_ = {pairs, DType::bf16, {pair_rows, hidden_}};
 }
 
 void Call::run_wave(std::span<const Tile> tiles) {
@@ -258,7 +271,7 @@ void Call::down(const Tile& tile, int64_t first, int thread) {
            activated_scales_ + tile.scratch_row * num_groups(format_, intermediate_), thread, product, kDownCols);
   for (int64_t m = 0; m < tile.rows; ++m, product += kDownCols) {
     if (matrix.bias) add_row(matrix.bias + first, count, product);
-    store_bf16(product, count, args_.output.as<uint16_t>() + (tile.first_slot + m) * args_.output.strides[0] + first);
+    store_bf16(product, count, rows_.as<uint16_t>() + (tile.first_slot + m) * rows_.strides[0] + first);
   }
 }
 

@@ -6,6 +6,7 @@
 #include "core/check.hpp"
 #include "ops/experts/choose.hpp"
 #include "ops/experts/operands.hpp"
+#include "ops/experts/sum_pairs.hpp"
 #include "ops/quant/formats.hpp"
 
 namespace mixlane {
@@ -13,9 +14,14 @@ namespace {
 
 constexpr std::string_view kOnednn = "experts.onednn";
 
+std::string refuse_onednn(const Context& context, const ExpertsArgs& args) {
+  if (args.batch_invariant) return "batch_invariant: oneDNN's order of sums depends on the number of rows";
+  return onednn_missing(context);
+}
+
 constexpr std::array<Variant<ExpertsArgs>, 2> kCpuVariants{{
     {{kOnednn, "matrix products by oneDNN, own weight streaming for few rows; needs oneDNN and AVX-512 or better"},
-     [](const Context& context, const ExpertsArgs&) { return onednn_missing(context); },
+     refuse_onednn,
      launch_experts_onednn},
     {{"experts.reference", "plain loops in f32, the oracle; needs no library"}, nullptr, launch_experts_reference},
 }};
@@ -101,12 +107,32 @@ void validate_rows(const ExpertsArgs& args, Device device) {
   require_tensor_if_given("input_weights", args.input_weights, {{DType::f32}, {rows, args.num_topk}, true}, device);
 }
 
+// Either a row of output per slot, or one per row of `rows` and what says which slots are whose.
+void validate_output(const ExpertsArgs& args, Device device) {
+  const int64_t rows = args.rows.shape[0], hidden = args.weights.hidden;
+  if (!args.pair_slots.given()) {
+    for (const auto& [name, view] : {std::pair<std::string_view, ConstTensorView>{"topk_weights", args.topk_weights},
+                                     {"segment_rows", args.segment_rows}})
+      if (view.given()) fail(ErrorCode::invalid_argument, "{} is {}; it needs pair_slots", name, to_string(view));
+    return require_tensor("output", args.output, {{DType::bf16}, {kAnySize, hidden}, true}, device);
+  }
+  require_tensor("pair_slots", args.pair_slots, {{DType::i32}, {rows, args.num_topk}}, device);
+  require_tensor_if_given("topk_weights", args.topk_weights, {{DType::f32}, {rows, args.num_topk}, true}, device);
+  require_tensor_if_given("segment_rows", args.segment_rows, {{DType::i32}, {kAnySize}}, device);
+  if (args.segment_rows.given()) {
+    const int64_t segments = args.segment_rows.shape[0];
+    if (segments < 1 || rows % segments != 0)
+      fail(ErrorCode::invalid_argument, "segment_rows has {} segments; they must divide the {} rows", segments, rows);
+  }
+  require_tensor("output", args.output, {{DType::bf16, DType::f32}, {rows, hidden}, true}, device);
+}
+
 void validate_slots(const ExpertsArgs& args, Device device) {
   const int64_t experts = args.weights.num_experts;
   require_tensor("sorted_pairs", args.sorted_pairs, {{DType::i32}, {kAnySize}}, device);
   require_tensor("expert_counts", args.expert_counts, {{DType::i32}, {experts}}, device);
   require_tensor("expert_offsets", args.expert_offsets, {{DType::i32}, {experts + 1}}, device);
-  require_tensor("output", args.output, {{DType::bf16}, {kAnySize, args.weights.hidden}, true}, device);
+  validate_output(args, device);
 }
 
 void validate_dense(const ExpertsArgs& args, Device device) {
@@ -115,6 +141,9 @@ void validate_dense(const ExpertsArgs& args, Device device) {
          "sorted_pairs, expert_counts and expert_offsets are left out for {} experts and num_topk {}; that is for one dense "
          "expert and num_topk 1",
          args.weights.num_experts, args.num_topk);
+  if (args.pair_slots.given())
+    fail(ErrorCode::invalid_argument, "pair_slots is {}; a dense expert's rows are one pair each",
+         to_string(args.pair_slots));
   require_tensor("output", args.output, {{DType::bf16}, {args.rows.shape[0], args.weights.hidden}, true}, device);
 }
 
@@ -122,7 +151,7 @@ void validate_dense(const ExpertsArgs& args, Device device) {
 void validate_slot_values(const ExpertsArgs& args) {
   const SlotMap map(args);
   const auto* offsets = args.expert_offsets.as<int32_t>();
-  const int64_t slots = std::min(args.sorted_pairs.shape[0], args.output.shape[0]);
+  const int64_t slots = num_slots(args);
   const int64_t num_pairs = args.rows.shape[0] * args.num_topk;
   for (int64_t e = 0; e < args.weights.num_experts; ++e) {
     const int64_t begin = map.begin(e), end = begin + map.count(e);
@@ -139,11 +168,27 @@ void validate_slot_values(const ExpertsArgs& args) {
   }
 }
 
+// A pair's slot holds that pair.
+void validate_pair_slots(const ExpertsArgs& args) {
+  const SlotMap map(args);
+  const PairSums sums(args);
+  for (int64_t row = 0; row < args.rows.shape[0]; ++row)
+    for (int64_t k = 0; sums.counts(row) && k < args.num_topk; ++k)
+      if (const int64_t slot = sums.slot(row, k); slot >= 0 && map.pair(slot) != row * args.num_topk + k)
+        fail(ErrorCode::invalid_argument, "pair_slots[{}, {}] is {}, but sorted_pairs[{}] is {}; it must be pair {}", row, k,
+             slot, slot, map.pair(slot), row * args.num_topk + k);
+}
+
 int64_t bytes_per_expert(const ConstTensorView& view) {
   return view.given() && view.shape[0] > 0 ? size_bytes(view.dtype, view.num_values() / view.shape[0]) : 0;
 }
 
 }  // namespace
+
+int64_t num_slots(const ExpertsArgs& args) {
+  if (!args.sorted_pairs.given()) return args.rows.shape[0];
+  return args.pair_slots.given() ? args.sorted_pairs.shape[0] : std::min(args.sorted_pairs.shape[0], args.output.shape[0]);
+}
 
 void validate(const Context& context, const ExpertsArgs& args) {
   validate_activation(args.activation);
@@ -152,7 +197,9 @@ void validate(const Context& context, const ExpertsArgs& args) {
   if (!args.sorted_pairs.given() && !args.expert_counts.given() && !args.expert_offsets.given())
     return validate_dense(args, context.device());
   validate_slots(args, context.device());
-  if (context.device().type == DeviceType::cpu) validate_slot_values(args);
+  if (context.device().type != DeviceType::cpu) return;
+  validate_slot_values(args);
+  if (args.pair_slots.given()) validate_pair_slots(args);
 }
 
 Cost experts_cost(const ExpertsArgs& args, int64_t num_touched_experts, int64_t num_pairs) {
@@ -164,6 +211,10 @@ Cost experts_cost(const ExpertsArgs& args, int64_t num_touched_experts, int64_t 
   cost.bytes_read = num_touched_experts * weight_bytes + num_pairs * size_bytes(args.rows.dtype, w.hidden);
   if (args.row_scales.given()) cost.bytes_read += num_pairs * num_groups(w.format, w.hidden) * 4;
   cost.bytes_written = num_pairs * w.hidden * 2;
+  if (args.pair_slots.given()) {
+    cost.bytes_read += args.rows.shape[0] * args.num_topk * (args.topk_weights.given() ? 8 : 4);
+    cost.bytes_written = args.rows.shape[0] * size_bytes(args.output.dtype, w.hidden);
+  }
   cost.flops = 2 * num_pairs * w.hidden * (gate_up_rows(w, args.activation) + w.intermediate);
   if (quantises_activations(w.format)) cost.fp8_flops = cost.flops;
   return cost;

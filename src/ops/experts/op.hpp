@@ -4,6 +4,7 @@
 //   the pair's weight)
 //     -> gate_up [2 I or I, H] -> + bias -> activation -> rounded or quantised [I]
 //     -> down [H, I] -> + bias -> bf16 row at slot s
+//   with pair_slots: the weighted sum of each row's pairs (sum_pairs.hpp)
 #pragma once
 
 #include <span>
@@ -19,6 +20,9 @@ namespace mixlane {
 inline int64_t gate_up_rows(const ExpertWeights& weights, const Activation& activation) {
   return (activation.gated() ? 2 : 1) * int64_t{weights.intermediate};
 }
+
+// Slots that can hold pairs.
+int64_t num_slots(const ExpertsArgs& args);
 
 // Throws invalid_argument. Looks at shapes and options, and on the CPU at the slots as well.
 void validate(const Context& context, const ExpertsArgs& args);

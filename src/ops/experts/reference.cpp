@@ -8,6 +8,7 @@
 #include "ops/experts/activation.hpp"
 #include "ops/experts/op.hpp"
 #include "ops/experts/operands.hpp"
+#include "ops/experts/sum_pairs.hpp"
 
 namespace mixlane {
 namespace {
@@ -102,15 +103,26 @@ void run_tile(const Context& context, const ExpertsArgs& args, const SlotMap& sl
   }
 }
 
-}  // namespace
-
-void launch_experts_reference(Context& context, const ExpertsArgs& args, Stream) {
+// A row per pair.
+void run_pairs(const Context& context, const ExpertsArgs& args) {
   const SlotMap slots(args);
   for (int64_t e = 0; e < args.weights.num_experts; ++e) {
     const int64_t first = slots.begin(e), last = first + slots.count(e);
     for (int64_t begin = first; begin < last; begin += kTileRows)
       run_tile(context, args, slots, e, begin, std::min(begin + kTileRows, last));
   }
+}
+
+}  // namespace
+
+void launch_experts_reference(Context& context, const ExpertsArgs& args, Stream) {
+  if (!args.pair_slots.given()) return run_pairs(context, args);
+  const int64_t slots = num_slots(args), hidden = args.weights.hidden;
+  std::vector<uint16_t> rows(static_cast<size_t>(slots * hidden));
+  ExpertsArgs pairs = args;
+  pairs.output = {rows.data(), DType::bf16, {slots, hidden}};
+  run_pairs(context, pairs);
+  sum_pairs(context, args, pairs.output);
 }
 
 }  // namespace mixlane

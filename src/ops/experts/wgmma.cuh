@@ -25,14 +25,13 @@ static_assert(kDecoderRegisters<Operands::e2m1> + 2 * kGroupRegisters<Operands::
 
 // The tile's products over `num_steps` stages.
 template <Product kProduct, Operands kOperands, int kN>
-__device__ void multiply_steps(Pipeline<kOperands>& pipe, const WgmmaArgs& args, const Shared& shared, const Tile& tile,
-                               const Place& place, uint32_t num_steps, Accumulators<kN>& sums) {
+__device__ void multiply_steps(Pipeline<kOperands>& pipe, const Shared& shared, const Place& place,
+                               const OwnScales<kProduct>& own, uint32_t num_steps, Accumulators<kN>& sums) {
   if constexpr (kOperands == Operands::bf16) {
     multiply_bf16<kProduct, kN>(pipe, place, num_steps, sums);
   } else if constexpr (is_packed(kOperands)) {
     multiply_packed<kProduct, kN>(pipe, place, num_steps, shared, sums);  // of the file that instantiates it
   } else if constexpr (kOperands == Operands::e4m3_block) {
-    const OwnScales<kProduct> own(args, tile, place);
     multiply_e4m3_block<kProduct, kN>(pipe, place, num_steps, own, sums);
   } else {
     multiply_e4m3_channel<kProduct, kN>(pipe, place, num_steps, sums);
@@ -57,15 +56,18 @@ class Consumers {
 
   __device__ __forceinline__ void run() {
     StoredTiles stored(launch_.state->finished);
-    const Tiles tiles = shared_.tiles(kIndex);
-    tiles.for_each_part([&](uint32_t item, uint32_t first, uint32_t end) {
+    for (;;) {
       const Place place;
-      const uint32_t slot = tiles.schedule().hands_over ? handed_over_tile() : own_tile(tiles, item, first, end, place);
-      // The same for all lanes, which the compiler believes now: stages and addresses go to uniform registers.
-      const Tile& tile = fixed().tiles[__shfl_sync(~0u, slot, 0)];
-      if (tile.wide) return run_wide(tile, place, stored);
+      // The same for all lanes, which the compiler believes now: stages and addresses go to uniform registers. Tiles stay in
+      // shared memory: the products want the registers.
+      const Tile& tile = fixed().tiles[__shfl_sync(~0u, pipe_.take_over(), 0)];
+      if (tile.expert == Tile::kNoMore) break;
+      if (tile.wide) {
+        run_wide(tile, place, stored);
+        continue;
+      }
       run_narrow(tile, place, stored);
-    });
+    }
     if constexpr (kRuns == Runs::both) stored.tell();
   }
 
@@ -73,24 +75,10 @@ class Consumers {
   static constexpr uint32_t kIndex = kProduct == Product::down ? 1 : 0;
 
   __device__ const WgmmaArgs& args() const { return kProduct == Product::down ? launch_.down : launch_.first; }
-  // Tiles stay in shared memory: the products want the registers. To look for one takes most of a microsecond; who copies
-  // its weights has done so already.
-  __device__ uint32_t handed_over_tile() {
-    pipe_.wait_full();
-    return pipe_.next_tile();
-  }
-  // A part of a tile that has no stages is not handed over.
-  __device__ uint32_t own_tile(const Tiles& tiles, uint32_t item, uint32_t first, uint32_t end, const Place& place) const {
-    const uint32_t slot = kTileSlots + place.group;
-    ptx::sync_threads(1 + static_cast<int>(place.group), ptx::kWarpgroupThreads);
-    if (place.thread == 0) fixed().tiles[slot] = tiles.tile(item, first, end, ptx::cluster_rank());
-    ptx::sync_threads(1 + static_cast<int>(place.group), ptx::kWarpgroupThreads);
-    return slot;
-  }
   // Between a tile's products and its epilogue.
   template <class Sums>
   __device__ void before_epilogue(Sums& sums, StoredTiles& stored) const {
-    if constexpr (kRuns == Runs::both && kProduct != Product::down) stored.tell();
+    if constexpr (kRuns == Runs::both && kProduct != Product::down) stored.tell_if_two();
     if constexpr (kRuns == Runs::both && kProduct == Product::down) {
       if (!*reinterpret_cast<const volatile uint32_t*>(&fixed().late)) return;
       float* values = reinterpret_cast<float*>(&sums);
@@ -106,8 +94,9 @@ class Consumers {
   template <int kN>
   __device__ __forceinline__ void run_narrow(const Tile& tile, const Place& place, StoredTiles& stored) {
     Accumulators<kN> sums;
+    const OwnScales<kProduct> own(args(), tile, place);
     const auto multiply = [&](uint32_t first, uint32_t end) {
-      multiply_steps<kProduct, kOperands, kN>(pipe_, args(), shared_, tile, place, end - first, sums);
+      multiply_steps<kProduct, kOperands, kN>(pipe_, shared_, place, own, end - first, sums);
     };
     if constexpr (kN <= static_cast<int>(kRangeWidth)) {
       RangeSums<kN> ranges(args(), fixed().plan.products[kIndex], launch_.state->shares[kIndex], launch_.status, tile,
@@ -191,9 +180,9 @@ __device__ bool has_wide_tiles(const WgmmaArgs& args, bool narrow) {
 
 // By one thread.
 template <Product kProduct, Operands kOperands>
-__device__ void set_schedule(const WgmmaArgs& args, bool narrow, Schedule& schedule) {
+__device__ void set_schedule(const WgmmaArgs& args, const WgmmaLaunch& launch, Schedule& schedule) {
   constexpr uint32_t kOutputs = kProduct == Product::gate_up ? kTileRows / 2 : kTileRows;
-  schedule.set<kOperands>(has_wide_tiles<kProduct, kOperands>(args, narrow), args.depth,
+  schedule.set<kOperands>(has_wide_tiles<kProduct, kOperands>(args, launch.narrow), launch.batch_invariant, args.depth,
                           (args.num_outputs + kOutputs - 1) / kOutputs);
 }
 
@@ -218,9 +207,10 @@ __global__ void __launch_bounds__(kNumThreads<kOperands>, 1) experts_wgmma(const
         ptx::mbarrier_init(&fixed().used[slot], kNumGroups * (ptx::kWarpgroupThreads / 32));
       }
     }
+    for (uint64_t& tile : fixed().handed_over) ptx::mbarrier_init(&tile, 1);
     ptx::mbarrier_init_fence();
-    set_schedule<kFirst, kOperands>(launch.first, launch.narrow, fixed().plan.products[0]);
-    set_schedule<Product::down, kOperands>(launch.down, launch.narrow, fixed().plan.products[1]);
+    set_schedule<kFirst, kOperands>(launch.first, launch, fixed().plan.products[0]);
+    set_schedule<Product::down, kOperands>(launch.down, launch, fixed().plan.products[1]);
     fixed().late = 0;
   }
   // What down alone waits for is the first product; the row counts are older than that, and so are its weights.

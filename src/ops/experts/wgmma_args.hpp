@@ -53,6 +53,7 @@ struct WgmmaLaunch {
   bool runs_first = false, runs_down = false;
   bool gated = false;   // the first product is gate_up, else up
   bool narrow = false;  // no wide tiles
+  bool batch_invariant = false;
   WgmmaState* state = nullptr;
   Status* status = nullptr;  // may be null
 };

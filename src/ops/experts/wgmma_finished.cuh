@@ -16,24 +16,34 @@ __device__ inline void report_late(Status* status) {
   status->waited_us = kMaxWaitNs / 1000;
 }
 
-// A multiplying warp's side. It tells of a tile when the next one's products are made: a release waits until the tile's
-// stores are out, by then they are.
+// A multiplying warp's side. It tells of tiles two at a time and when the next one's products are made: a release takes a
+// microsecond or two while weights stream, more if the tile's stores are not out yet.
 class StoredTiles {
  public:
   __device__ explicit StoredTiles(uint32_t* finished) : finished_(finished) {}
   // This warp's part of a tile with rows.
-  __device__ void add(const Tile& tile) { expert_ = tile.num_rows > 0 ? tile.expert : kNone; }
+  __device__ void add(const Tile& tile) {
+    if (tile.num_rows == 0) return;
+    before_ = expert_;
+    expert_ = tile.expert;
+  }
+  __device__ void tell_if_two() {
+    if (before_ != kNone) tell();
+  }
   __device__ void tell() {
     if (expert_ == kNone) return;
     __syncwarp();
-    if (threadIdx.x % 32 == 0) gpu::fetch_add_release<gpu::Scope::device>(finished_ + expert_, 1);
-    expert_ = kNone;
+    if (threadIdx.x % 32 == 0) {
+      gpu::fetch_add_release<gpu::Scope::device>(finished_ + expert_, before_ == expert_ ? 2 : 1);
+      if (before_ != kNone && before_ != expert_) gpu::fetch_add_release<gpu::Scope::device>(finished_ + before_, 1);
+    }
+    expert_ = before_ = kNone;
   }
 
  private:
   static constexpr uint32_t kNone = ~0u;
   uint32_t* finished_;
-  uint32_t expert_ = kNone;
+  uint32_t expert_ = kNone, before_ = kNone;
 };
 
 // The side of a warp that copies activated rows or their scales.

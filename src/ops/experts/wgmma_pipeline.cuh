@@ -122,8 +122,18 @@ class Pipeline {
   __device__ std::byte* tokens() const { return weights() + Step<kOperands>::kWeightBytes; }
   // Between a token's rows of 128 bytes.
   __device__ uint32_t token_bytes() const { return Step<kOperands>::token_bytes(fixed().plan.max_width); }
-  // The next tile's place: its first stage is empty or, for who multiplies, full.
-  __device__ uint32_t next_tile() { return num_tiles_++ % kTileSlots; }
+  // By one thread. There is room: see kTileSlots.
+  __device__ void hand_over(const Tile& tile) {
+    const uint32_t slot = num_tiles_++ % kTileSlots;
+    fixed().tiles[slot] = tile;
+    ptx::mbarrier_arrive(&fixed().handed_over[slot]);
+  }
+  // The place of the tile that was handed over next.
+  __device__ uint32_t take_over() {
+    const uint32_t slot = num_tiles_ % kTileSlots;
+    ptx::mbarrier_wait(&fixed().handed_over[slot], num_tiles_++ / kTileSlots % 2);
+    return slot;
+  }
   __device__ float* scales() const {
     return reinterpret_cast<float*>(shared_memory() + ring_.first_scales + stage_ * ring_.scale_bytes);
   }
@@ -172,8 +182,9 @@ class Pipeline {
 // go to both. Warps, not warpgroups: each has read scales or packed weights for itself.
 inline constexpr uint32_t kEmptyArrivals = kNumGroups * (ptx::kWarpgroupThreads / 32) * kClusterBlocks;
 
-// By a warp that has read a stage.
+// By a warp whose lanes have read a stage.
 __device__ inline void release_stage(const uint64_t* empty) {
+  __syncwarp();
   if (threadIdx.x % 32 < kClusterBlocks) ptx::mbarrier_arrive_cluster(ptx::map_shared(empty, threadIdx.x % 32));
 }
 

@@ -45,11 +45,12 @@ __device__ inline uint32_t product_width(uint32_t tokens) {
 }
 
 // Sums of tiles of at most kRangeWidth tokens are made range by range of k and then added up in order. Where all tiles are
-// such, blocks get equal shares of all ranges: a tile may be of several blocks, and the bits don't tell.
+// such, blocks may get equal shares of all ranges: a tile may be of several blocks, and the bits don't tell.
 inline constexpr uint32_t kRanges = 8;
 inline constexpr uint32_t kRangeWidth = 16;
 
 struct Tile {
+  static constexpr uint32_t kNoMore = ~0u;  // instead of an expert, behind a product's last tile
   uint32_t expert = 0;
   uint32_t index = 0;      // of the weights' tile
   uint32_t first_row = 0;  // of the expert's rows
@@ -118,13 +119,13 @@ struct Schedule {
   uint32_t tile_tokens = 0;    // of a full tile, a power of two
   uint32_t pair_shift = 0;     // two of these are 1 << pair_shift
   uint32_t long_tokens = 0;    // most rows of a remaining one
+  uint32_t least_width = 0;    // of a narrow tile
   uint32_t num_steps = 0;      // of k
   bool splits = false;         // rows for a full tile and a narrow one: one after the other, not side by side
   bool shares_ranges = false;  // a pair of blocks has a share of all items' ranges, not whole items
-  bool hands_over = true;      // every part of a tile has stages, with which the tile can be handed over
 
   template <Operands kOperands>
-  __device__ void set(bool has_wide, uint32_t depth, uint32_t num_weight_tiles) {
+  __device__ void set(bool has_wide, bool batch_invariant, uint32_t depth, uint32_t num_weight_tiles) {
     num_tiles = num_weight_tiles;
     num_steps = Step<kOperands>::num_steps(depth);
     narrow_tokens = Step<kOperands>::kTokens;
@@ -133,6 +134,8 @@ struct Schedule {
     pair_shift = tokens_log2 + 1;
     long_tokens = has_wide ? Step<kOperands>::kMaxTokens : narrow_tokens;
     splits = has_wide && kOperands != Operands::bf16;
+    // Up to kRangeWidth sums are made in ranges of k or several chains: the only tiles in which the order is another one.
+    least_width = batch_invariant ? kRangeWidth + 8 : 8;
   }
 
   __device__ uint32_t range_begin(uint32_t range) const { return range * num_steps / kRanges; }
@@ -162,8 +165,9 @@ struct Schedule {
     const Items all = items(count);
     const uint32_t remaining = all.more < 2 ? all.remaining : (all.remaining + 1) / 2;
     const uint32_t tokens = splits_remaining(all) || all.full > 0 ? max(tile_tokens, remaining) : remaining;
-    return is_wide(tokens) ? kWideTokens : product_width(tokens);
+    return is_wide(tokens) ? kWideTokens : narrow_width(tokens);
   }
+  __device__ uint32_t narrow_width(uint32_t tokens) const { return max(product_width(tokens), least_width); }
   __device__ bool is_wide(uint32_t tokens) const { return tokens > narrow_tokens && tokens <= tile_tokens; }
   // Side by side both tiles would cost what full ones cost.
   __device__ bool splits_remaining(const Items& all) const {
@@ -203,12 +207,20 @@ struct Schedule {
       tile.first_row = all.full * 2 * tile_tokens;
     }
     tile.wide = is_wide(tokens);
-    tile.width = tile.wide ? round_up(tokens, 16) : product_width(tokens);
+    tile.width = tile.wide ? round_up(tokens, 16) : narrow_width(tokens);
     tile.first_row += part * tokens;
     if (tile.index < num_tiles && tile.first_row < count) tile.num_rows = min(tokens, count - tile.first_row);
   }
 
   __device__ static uint32_t num_pairs() { return gridDim.x / kClusterBlocks; }
+  // Whether equal shares of all ranges are worth what they cost: to hand sums over takes about as long as kHandOver stages.
+  // Whole tiles cost the part of a last round in which some pairs have none; as the others then get their weights faster,
+  // a fifth of that time.
+  __device__ bool sharing_pays() const {
+    constexpr uint32_t kHandOver = 5, kLoss = 5;
+    const uint32_t idle = (num_pairs() - num_items % num_pairs()) % num_pairs();
+    return idle * num_steps > kHandOver * kLoss * num_pairs();
+  }
   // Where a pair's share of all ranges begins; range r of item i is number i * kRanges + r.
   __device__ uint32_t share_begin(uint32_t pair) const { return pair * (num_items * kRanges) / num_pairs(); }
   __device__ uint32_t pair_of_range(uint32_t number) const {
@@ -233,7 +245,8 @@ struct Plan {
   uint32_t max_width;  // of the widest tile
   uint32_t num_stages;
   uint32_t decoded_bytes;  // 0: no decoders
-  uint32_t warp_sums[2][kMaxWarps];
+  // Aligned, so that loads of several at once take in nothing else, which somebody may be writing.
+  alignas(16) uint32_t warp_sums[2][kMaxWarps];
   uint32_t warp_widths[kMaxWarps];
 
   // By all threads of the block, once the schedules are set; they must meet before it is used.
@@ -241,7 +254,8 @@ struct Plan {
   __device__ void make(const Slots& slots, const OtherBytes& other);
 };
 
-// Of tiles that are on the way: a stage at least is of each, and one more is done with its stages but not with its epilogue.
+// Of tiles that are on the way: a stage at least is of each but the first and last of a share, whose ranges may be empty,
+// and the end of a product; one more is done with its stages but not with its epilogue.
 inline constexpr uint32_t kTileSlots = 2 * kMaxStages;
 
 // Where the stages are: bytes from the beginning of shared memory.
@@ -258,8 +272,9 @@ struct Fixed {
   uint64_t full[kMaxStages];
   uint64_t empty[kMaxStages];
   uint64_t decoded[kDecodedSlots], used[kDecodedSlots];  // of packed weights
-  Tile tiles[kTileSlots + kNumGroups];                   // from who copies weights to who multiplies; of a warpgroup alone
-  uint32_t late;                                         // activated rows did not come in time
+  Tile tiles[kTileSlots];                                // from who copies weights to who multiplies
+  uint64_t handed_over[kTileSlots];
+  uint32_t late;  // activated rows did not come in time
 };
 
 // The beginning of shared memory. By name and not by a pointer that is handed around, which the compiler takes for one to
@@ -333,11 +348,9 @@ __device__ void Plan::make(const Slots& slots, const OtherBytes& other) {
   if (threadIdx.x == kThreads - 1) {
     for (uint32_t w = 0; w < kThreads / 32; ++w) width = max(width, warp_widths[w]);
     max_width = width;
-    for (Schedule& product : products) {
-      product.shares_ranges = width <= kRangeWidth;
-      product.hands_over = !product.shares_ranges || product.num_steps >= kRanges;
-    }
-    decoded_bytes = width > kFewTokens ? other.decoded : 0;
+    for (Schedule& product : products) product.shares_ranges = width <= kRangeWidth && product.sharing_pays();
+    // Either way has its own order of sums: one for all numbers of rows if a row's result must not depend on them.
+    decoded_bytes = width > kFewTokens || products[0].least_width > kRangeWidth ? other.decoded : 0;
     num_stages = min((kSharedBytes - other.fixed - decoded_bytes - other.per_token * width) /
                          (Step<kOperands>::stage_bytes(width) + width * other.per_stage_and_token + other.per_stage),
                      kMaxStages);

@@ -57,9 +57,9 @@ struct Producers {
       const int32_t first = static_cast<int32_t>(tile.index) * 2 * unit;
       // Others want the same weights for the expert's other rows.
       const uint64_t policy = tile.first_row > 0 ? ptx::kEvictNormal : ptx::kEvictFirst;
+      pipe.hand_over(tile);
       for (uint32_t step = tile.first_step; step < tile.end_step; ++step, pipe.advance()) {
         pipe.wait_empty();
-        if (step == tile.first_step && tiles.schedule().hands_over) fixed().tiles[pipe.next_tile()] = tile;
         ptx::mbarrier_arrive_expect(pipe.full(), S::kWeightBytes);
         const auto k = static_cast<int32_t>(step * (S::kPacked ? S::kWeightRowBytes : S::kDepth));
         if (tile.shares_weights) {
@@ -73,6 +73,9 @@ struct Producers {
         }
       }
     });
+    Tile end;
+    end.expert = Tile::kNoMore;
+    pipe.hand_over(end);
   }
 
   // A box per lane; who has none arrives alone, as all do that gather.

@@ -27,7 +27,7 @@ class RangeSums {
         for_each([&](int b, int i) { total[b][i] += sums[b][i]; });
     }
     if (tile_.first_range > 0) {
-      __threadfence();
+      // One release behind the barrier is of the stores of all.
       sync_group();
       if (place_.thread == 0) gpu::store_release<gpu::Scope::device>(flag(own_pair()), 1);
       return false;

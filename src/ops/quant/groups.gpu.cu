@@ -12,6 +12,18 @@ Kernel kernel_for(bool fp4) {
   return fp4 ? quantize_groups<E2m1Scale, kType, 4, kHeld> : quantize_groups<E4m3Scale, kType, 16, kHeld>;
 }
 
+template <DType kType, uint32_t kHeld>
+Kernel whole_kernel_for(bool fp4) {
+  return fp4 ? quantize_whole_groups<E2m1Scale, kType, 4, kHeld> : quantize_whole_groups<E4m3Scale, kType, 16, kHeld>;
+}
+
+// Whole groups whose codes can be stored two octets at a time.
+bool has_whole_groups(const QuantKernelArgs& args, bool fp4) {
+  const uintptr_t unit = fp4 ? 8 : 16;
+  return args.input.aligned && args.num_cols == args.by_tile_cols.divisor * (fp4 ? 32 : 128) &&
+         reinterpret_cast<uintptr_t>(args.output.data) % unit == 0 && args.output.stride % static_cast<int64_t>(unit) == 0;
+}
+
 void launch(Kernel kernel, const QuantKernelArgs& args, uint32_t num_threads, bool overlap, Stream stream) {
   gpu::launch(kernel,
               {.variant = "quant.groups",
@@ -29,6 +41,13 @@ void launch_for(const QuantKernelArgs& args, bool fp4, int num_multiprocessors, 
   const auto launch_held = [&](Kernel kernel, uint32_t held) {
     launch(kernel, args, (args.num_rows + held - 1) / held * row_octets, overlap, stream);
   };
+  if constexpr (kType != DType::f32) {
+    if (has_whole_groups(args, fp4) && args.num_rows >= full) {
+      const uint32_t held = fp4 && args.num_rows >= full * 3 ? 2 : 1;
+      const Kernel kernel = held == 2 ? whole_kernel_for<kType, 2>(fp4) : whole_kernel_for<kType, 1>(fp4);
+      return launch(kernel, args, (args.num_rows + held - 1) / held * (row_octets / 2), overlap, stream);
+    }
+  }
   if (args.num_rows >= full * (kType == DType::f32 ? 4 : 8)) return launch_held(kernel_for<kType, 4>(fp4), 4);
   if (kType != DType::f32 && args.num_rows >= full * 2) return launch_held(kernel_for<kType, 2>(fp4), 2);
   launch_held(kernel_for<kType, 1>(fp4), 1);

@@ -84,6 +84,44 @@ __global__ void __launch_bounds__(kGroupThreads, kType == DType::f32 ? 4
   }
 }
 
+__device__ inline uint4 join(uint2 low, uint2 high) { return make_uint4(low.x, low.y, high.x, high.y); }
+__device__ inline uint2 join(uint32_t low, uint32_t high) { return make_uint2(low, high); }
+
+// The same for many whole groups of 16-bit values: a thread holds two neighbouring octets of kHeld rows and stores their
+// codes as one piece.
+template <class Scale, DType kType, int kLanes, uint32_t kHeld>
+__global__ void __launch_bounds__(kGroupThreads, 6) quantize_whole_groups(const MIXLANE_GRID_CONSTANT QuantKernelArgs args) {
+  constexpr int kShare = kLanes / 2;
+  const uint32_t at = (blockIdx.x * kGroupThreads + threadIdx.x) / kShare;
+  const uint32_t lane = threadIdx.x % kShare;
+  const uint32_t band = gpu::divide(at, args.by_tile_cols);
+  const uint32_t tile_col = at - band * args.by_tile_cols.divisor;
+  const uint32_t row = band * kHeld;
+  const uint32_t col = (tile_col * kShare + lane) * 2 * gpu::kOctet;
+  const std::byte* const from = args.input.data + row * args.input.stride + col * 2;
+  std::byte* const to = args.output.data + row * args.output.stride + col * Scale::kBitsPerCode / 8;
+  const WaitForPrevious wait(args.independent_of_previous);
+  gpu::allow_next_kernel();
+  const uint32_t num_rows = valid_rows(args);
+  gpu::Octet<kType> octets[kHeld][2];
+#pragma unroll
+  for (uint32_t i = 0; i < kHeld; ++i)
+#pragma unroll
+    for (uint32_t half = 0; half < 2; ++half)
+      octets[i][half] = row + i < num_rows
+                            ? gpu::load_octet<kType>(from + i * args.input.stride + half * 16, gpu::kOctet, true)
+                            : gpu::Octet<kType>{};
+#pragma unroll
+  for (uint32_t i = 0; i < kHeld; ++i) {
+    const uint32_t largest = max(Scale::magnitude(octets[i][0]), Scale::magnitude(octets[i][1]));
+    const Scale scale(gpu::wave_max<kShare>(largest));
+    if (row + i >= num_rows) continue;
+    const auto codes = join(scale.encode(octets[i][0]), scale.encode(octets[i][1]));
+    *reinterpret_cast<std::remove_const_t<decltype(codes)>*>(to + i * args.output.stride) = codes;
+    if (lane == 0) scale.store(args.scales.data, (row + i) * args.scales.row_stride + tile_col * args.scales.col_stride);
+  }
+}
+
 // The largest `value` of the block, in all its threads.
 template <int kWave>
 __device__ uint32_t block_max(uint32_t value) {

@@ -13,5 +13,8 @@ void launch_warp(const KernelArgs& args, int num_multiprocessors, bool overlap, 
 // The same for usual routers only.
 bool is_usual(const KernelArgs& args);
 void launch_usual(const KernelArgs& args, int num_multiprocessors, bool overlap, Stream stream);
+// And for many tokens.
+bool takes_many(const KernelArgs& args);
+void launch_many(const KernelArgs& args, bool overlap, Stream stream);
 
 }  // namespace mixlane::routing_gpu

@@ -211,6 +211,30 @@ TEST_F(ReadyRowsGpu, TheFirstAreReadBeforeTheLastAreSent) {
   });
 }
 
+// Of few tokens dispatch.latency cuts rows into parts for several blocks, every other one of which is late here.
+TEST_F(ReadyRowsGpu, ARowIsAnnouncedWhenAllOfItHasCome) {
+  setenv("MIXLANE_FAULT", "stall_50:dispatch:1:2", 1);
+  run_ranks(2, [](auto comm) {
+    GpuRank gpu_rank(comm, early_rows_config());
+    Consumer consumer(gpu_rank);
+    const int rank = comm->rank();
+    comm->barrier();
+    for (uint64_t epoch = 1; epoch <= 3; ++epoch) {
+      Rng rng(epoch);
+      const std::vector<Inputs> inputs{make_inputs(rng, early_rows_config(), 20, false),
+                                       make_inputs(rng, early_rows_config(), 20, false)};
+      const Oracle oracle{gpu_rank.dispatcher().config(), inputs};
+      if (rank == 1) {
+        test::expect_received(gpu_rank.dispatch(inputs[rank], {.variant = "dispatch.latency"}), oracle, rank);
+        continue;
+      }
+      consume(gpu_rank, consumer, inputs[rank], {.variant = "dispatch.throughput"});
+      consumer.expect_all(oracle);
+    }
+    EXPECT_TRUE(gpu_rank.take_status().ok());
+  });
+}
+
 // The consumer's wait ends at the deadline, dispatch_receive says who did not come, and the others go on without it.
 TEST_F(ReadyRowsGpu, ARankThatNeverComes) {
   run_ranks(

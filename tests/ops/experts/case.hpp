@@ -95,6 +95,15 @@ class ExpertsCase {
     return a;
   }
 
+  // Of one expert and one pair per row: slot i is row i.
+  void make_dense() {
+    const int64_t stride = shape.hidden + shape.row_padding, last = (num_rows - 1) * stride;
+    for (int64_t row = 0; row < num_rows - 1; ++row)
+      if (rows[row * stride] == kPoison)
+        for (int64_t h = 0; h < shape.hidden; ++h) std::swap(rows[row * stride + h], rows[last + h]);
+    std::iota(sorted_pairs.begin(), sorted_pairs.end(), -offsets[0]);
+  }
+
   // [slots, H] in double; what is in pads is never read.
   std::vector<double> expected() const {
     std::vector<double> result(static_cast<size_t>(num_slots) * shape.hidden);
@@ -134,6 +143,64 @@ class ExpertsCase {
     return true;
   }
 
+  // Activations have a scale per 128 values.
+  bool has_groups() const {
+    return quantises_activations(shape.format) && activation_group(shape.format) == ScaleGroup::group_1x128;
+  }
+
+  // Exact operand values, scales included.
+  std::vector<double> input_row(int pair) const {
+    const int64_t row = pair / shape.num_topk, stride = shape.hidden + shape.row_padding;
+    const float weight = shape.input_weights ? input_weights[row * (shape.num_topk + 1) + pair % shape.num_topk] : 1.0f;
+    std::vector<double> values(shape.hidden);
+    const bool blocks = has_groups();
+    const int groups = blocks ? ceil_of(shape.hidden, 128) : 1;
+    for (int h = 0; h < shape.hidden; ++h) {
+      if (shape.fp8_rows) {
+        values[h] = double{e4m3_to_f32(rows_fp8[row * stride + h])} *
+                    row_scales[row * (groups + 3) + (blocks ? h / 128 : 0)] * weight;
+      } else {
+        values[h] = bf16_to_f32(f32_to_bf16(bf16_to_f32(rows[row * stride + h]) * weight));
+      }
+    }
+    if (!shape.fp8_rows && quantises_activations(shape.format)) round_operand(values);
+    return values;
+  }
+
+  // To what the second product takes.
+  void round_operand(std::vector<double>& values) const {
+    if (!quantises_activations(shape.format)) {
+      for (double& v : values) v = bf16_to_f32(f64_to_bf16(v));
+      return;
+    }
+    const size_t group = has_groups() ? 128 : values.size();
+    for (size_t begin = 0; begin < values.size(); begin += group) {
+      const size_t end = std::min(begin + group, values.size());
+      float amax = 1e-10f;
+      for (size_t i = begin; i < end; ++i) amax = std::max(amax, std::fabs(static_cast<float>(values[i])));
+      const float scale = amax / 448.0f;
+      for (size_t i = begin; i < end; ++i)
+        values[i] = double{e4m3_to_f32(f32_to_e4m3(static_cast<float>(values[i]) / scale))} * scale;
+    }
+  }
+
+  // A row times an expert's matrix, plus bias.
+  std::vector<double> multiply(const TestMatrix& m, size_t expert, const std::vector<double>& input) const {
+    std::vector<double> out(m.rows);
+    for (int n = 0; n < m.rows; ++n) {
+      double sum = 0;
+      for (int c = 0; c < m.cols; ++c) {
+        double scale = 1;
+        if (shape.format == QuantFormat::fp8_channel) scale = m.scales[expert * m.rows + n];
+        if (shape.format == QuantFormat::fp8_block)
+          scale = m.scales[(expert * ceil_of(m.rows, 128) + n / 128) * ceil_of(m.cols, 128) + c / 128];
+        sum += input[c] * m.exact[(expert * m.rows + n) * m.cols + c] * scale;
+      }
+      out[n] = sum + (shape.bias ? m.bias[expert * m.rows + n] : 0.0f);
+    }
+    return out;
+  }
+
   static constexpr uint16_t kPoison = 0x7fc1;
   ExpertsShape shape;
   Rng rng;
@@ -146,11 +213,6 @@ class ExpertsCase {
   std::vector<int32_t> sorted_pairs, offsets;
 
  private:
-  // Activations have a scale per 128 values.
-  bool has_groups() const {
-    return quantises_activations(shape.format) && activation_group(shape.format) == ScaleGroup::group_1x128;
-  }
-
   template <class Visit>
   void for_each_value(Visit&& visit) const {
     for (size_t e = 0; e < shape.counts.size(); ++e)
@@ -247,57 +309,22 @@ class ExpertsCase {
     for (const uint16_t bits : rows) rows_fp8.push_back(f32_to_e4m3(100.0f * bf16_to_f32(bits)));
     for (int64_t i = 0; i < num_rows * (groups + 3); ++i) row_scales.push_back(factor(rng));
     for (int64_t i = 0; i < num_rows * (shape.num_topk + 1); ++i) input_weights.push_back(factor(rng) * 60.0f);
+    poison_unused(stride, groups);
   }
 
-  // Exact operand values, scales included.
-  std::vector<double> input_row(int pair) const {
-    const int64_t row = pair / shape.num_topk, stride = shape.hidden + shape.row_padding;
-    const float weight = shape.input_weights ? input_weights[row * (shape.num_topk + 1) + pair % shape.num_topk] : 1.0f;
-    std::vector<double> values(shape.hidden);
-    const bool blocks = has_groups();
-    const int groups = blocks ? ceil_of(shape.hidden, 128) : 1;
-    for (int h = 0; h < shape.hidden; ++h) {
-      if (shape.fp8_rows) {
-        values[h] = double{e4m3_to_f32(rows_fp8[row * stride + h])} *
-                    row_scales[row * (groups + 3) + (blocks ? h / 128 : 0)] * weight;
-      } else {
-        values[h] = bf16_to_f32(f32_to_bf16(bf16_to_f32(rows[row * stride + h]) * weight));
+  // NaNs between the rows and in rows that no pair takes.
+  void poison_unused(int64_t stride, int groups) {
+    std::vector<bool> used(static_cast<size_t>(num_rows), false);
+    for (size_t e = 0; e < shape.counts.size(); ++e)
+      for (int s = offsets[e]; s < offsets[e] + shape.counts[e]; ++s) used[sorted_pairs[s] / shape.num_topk] = true;
+    for (int64_t row = 0; row < num_rows; ++row) {
+      for (int64_t h = used[row] ? shape.hidden : 0; h < stride; ++h) {
+        rows[row * stride + h] = kPoison;
+        rows_fp8[row * stride + h] = 0x7f;
       }
+      for (int g = used[row] ? groups : 0; g < groups + 3; ++g) row_scales[row * (groups + 3) + g] = NAN;
+      input_weights[row * (shape.num_topk + 1) + shape.num_topk] = NAN;
     }
-    if (!shape.fp8_rows && quantises_activations(shape.format)) round_operand(values);
-    return values;
-  }
-
-  void round_operand(std::vector<double>& values) const {
-    if (!quantises_activations(shape.format)) {
-      for (double& v : values) v = bf16_to_f32(f64_to_bf16(v));
-      return;
-    }
-    const size_t group = has_groups() ? 128 : values.size();
-    for (size_t begin = 0; begin < values.size(); begin += group) {
-      const size_t end = std::min(begin + group, values.size());
-      float amax = 1e-10f;
-      for (size_t i = begin; i < end; ++i) amax = std::max(amax, std::fabs(static_cast<float>(values[i])));
-      const float scale = amax / 448.0f;
-      for (size_t i = begin; i < end; ++i)
-        values[i] = double{e4m3_to_f32(f32_to_e4m3(static_cast<float>(values[i]) / scale))} * scale;
-    }
-  }
-
-  std::vector<double> multiply(const TestMatrix& m, size_t expert, const std::vector<double>& input) const {
-    std::vector<double> out(m.rows);
-    for (int n = 0; n < m.rows; ++n) {
-      double sum = 0;
-      for (int c = 0; c < m.cols; ++c) {
-        double scale = 1;
-        if (shape.format == QuantFormat::fp8_channel) scale = m.scales[expert * m.rows + n];
-        if (shape.format == QuantFormat::fp8_block)
-          scale = m.scales[(expert * ceil_of(m.rows, 128) + n / 128) * ceil_of(m.cols, 128) + c / 128];
-        sum += input[c] * m.exact[(expert * m.rows + n) * m.cols + c] * scale;
-      }
-      out[n] = sum + (shape.bias ? m.bias[expert * m.rows + n] : 0.0f);
-    }
-    return out;
   }
 
   double activate(double gate, double up) const {

@@ -134,7 +134,7 @@ TEST_P(ExpertsValues, Dense) {
     shape.num_topk = 1;
     shape.padding = 1;
     ExpertsCase test(shape, 350);
-    std::iota(test.sorted_pairs.begin(), test.sorted_pairs.end(), -test.offsets[0]);
+    test.make_dense();
     ExpertsArgs args = test.args();
     args.variant = GetParam();
     Context context({{}, 2});

@@ -1,57 +1,9 @@
 // Every GPU variant against experts.reference: format x activation x shape x skew, graphs, poisoned workspace.
-#include "support/gpu.hpp"
-
-#include <deque>
-
-#include "case.hpp"
-#include "core/arena.hpp"
-#include "ops/experts/op.hpp"
+#include "gpu_case.hpp"
+#include "ops/experts/wgmma_config.hpp"
 
 namespace mixlane::test {
 namespace {
-
-// A call's arguments with twins of its memory on the device.
-class DeviceCall {
- public:
-  explicit DeviceCall(const ExpertsArgs& host) : args(host) {
-    ExpertWeights& w = args.weights;
-    for (ConstTensorView* view :
-         {&w.gate_up, &w.gate_up_scales, &w.gate_up_bias, &w.down, &w.down_scales, &w.down_bias, &args.rows,
-          &args.row_scales, &args.sorted_pairs, &args.expert_counts, &args.expert_offsets, &args.input_weights})
-      place(*view);
-    place(args.output);
-  }
-  void send(Stream stream) const {
-    for (const Twin& twin : twins_) twin.send(stream);
-  }
-  void fetch_output(Stream stream) const {
-    twins_.back().fetch(stream);
-    gpu::synchronize(stream);
-  }
-
-  ExpertsArgs args;
-
- private:
-  template <class View>
-  void place(View& view) {
-    if (!view.given()) return;
-    int64_t last = 0;
-    for (int d = 0; d < view.ndim; ++d) last += (view.shape[d] - 1) * view.strides[d];
-    const int64_t bytes =
-        view.num_values() == 0
-            ? 0
-            : size_bytes(view.dtype, last + 1 + (view.dtype == DType::fp4_e2m1 ? 1 : 0) * ((last + 1) % 2));
-    view.data = twins_.emplace_back(const_cast<void*>(view.data), bytes, 0).data();
-    view.device = gpu_device();
-  }
-  std::deque<Twin> twins_;
-};
-
-std::vector<std::string> gpu_variants() {
-  std::vector<std::string> ids;
-  for (const Variant<ExpertsArgs>& variant : experts_gpu_variants()) ids.emplace_back(variant.info.id);
-  return ids;
-}
 
 // Both round nearly the same sums to bf16. Hopper's e4m3 products keep about 13 bits of a sum (experts.mma's keep f32's),
 // so that some activated values fall on the other side of a tie when they are requantised.
@@ -59,28 +11,12 @@ double tolerance(QuantFormat format, const std::string& variant) {
   return format == QuantFormat::none ? 4e-3 : quantises_activations(format) && variant != "experts.mma" ? 1.5e-2 : 1e-3;
 }
 
-class ExpertsGpu : public testing::TestWithParam<std::string> {
+class ExpertsGpu : public ExpertsOnGpu {
  protected:
-  void SetUp() override {
-    std::string why;
-    if (gpu::num_devices(&why) == 0) GTEST_SKIP() << why;
-    context_ = std::make_unique<Context>(ContextOptions{.device = gpu_device()});
-    stream_ = std::make_unique<gpu::OwnedStream>(gpu_device());
-  }
-
-  bool takes(const ExpertsArgs& args) const {
-    for (const Variant<ExpertsArgs>& variant : experts_gpu_variants())
-      if (variant.info.id == args.variant) return !variant.refuse || variant.refuse(*context_, args).empty();
-    return false;
-  }
-
-  // NaNs wherever the call does not write before it reads.
-  void poison_workspace() {
-    Arena& arena = context_->arena();
-    arena.reserve(1 << 22);
-    const Arena::Scope scope(arena);
-    const int64_t bytes = arena.capacity_bytes();
-    gpu::fill(arena.take(bytes), 0xff, bytes, stream_->get());
+  static bool takes_packed_weights() {
+    for (const NamedWgmmaConfig& named : kWgmmaConfigs)
+      if (named.id == GetParam()) return refuse_wgmma_config(QuantFormat::mxfp4, named.config).empty();
+    return true;
   }
 
   void check(const ExpertsShape& shape, uint64_t seed) { check(ExpertsCase(shape, seed)); }
@@ -94,10 +30,7 @@ class ExpertsGpu : public testing::TestWithParam<std::string> {
     call.args.variant = GetParam();
     if (!takes(call.args)) return;
     ++num_checked_;
-    poison_workspace();
-    call.send(stream_->get());
-    run_experts(*context_, call.args, stream_->get());
-    call.fetch_output(stream_->get());
+    run(call);
     const std::vector<uint16_t> got = test.output;
     EXPECT_TRUE(test.pads_untouched());
 
@@ -117,8 +50,6 @@ class ExpertsGpu : public testing::TestWithParam<std::string> {
     EXPECT_EQ(got, test.output) << "a repeated call gives other bits";
   }
 
-  std::unique_ptr<Context> context_;
-  std::unique_ptr<gpu::OwnedStream> stream_;
   int num_checked_ = 0;
 };
 INSTANTIATE_TEST_SUITE_P(Variants, ExpertsGpu, testing::ValuesIn(gpu_variants()),
@@ -146,7 +77,7 @@ TEST_P(ExpertsGpu, SizesOfModels) {
   uint64_t seed = 100;
   for (const QuantFormat format : kFormats)
     for (const auto& [hidden, intermediate] :
-         {std::pair{2880, 64}, {64, 2880}, {704, 1408}, {2304, 16}, {16, 16}, {48, 48}, {32, 720}, {2048, 768}}) {
+         {std::pair{2880, 64}, {64, 2880}, {704, 1408}, {2304, 16}, {64, 2304}, {1408, 704}, {16, 16}, {48, 48}, {32, 720}, {2048, 768}}) {
       ExpertsShape shape;
       shape.hidden = hidden;
       shape.intermediate = intermediate;
@@ -171,6 +102,7 @@ TEST_P(ExpertsGpu, RowsPerExpert) {
                                              {81, 96, 97, 112},
                                              {113, 128, 1},
                                              {129, 3},
+                                             {0, 0, 190, 0},
                                              {255, 256},
                                              {257, 0, 300},
                                              {700, 2, 0, 7}}) {
@@ -191,7 +123,7 @@ TEST_P(ExpertsGpu, RowsPerExpert) {
 TEST_P(ExpertsGpu, ManyRowsPerExpert) {
   uint64_t seed = 800;
   for (const QuantFormat format : kFormats)
-    for (const ActivationKind kind : {ActivationKind::swiglu, ActivationKind::swiglu_oai, ActivationKind::relu2})
+    for (const ActivationKind kind : kKinds)
       for (const std::vector<int>& counts : {std::vector<int>{65, 128, 1}, {129, 256}, {257, 320}, {530}}) {
         ExpertsShape shape;
         shape.hidden = 160;
@@ -209,7 +141,7 @@ TEST_P(ExpertsGpu, ManyRowsPerExpert) {
 
 // Powers of two from the smallest to beyond what one bf16 factor holds.
 TEST_P(ExpertsGpu, ScalesOfPackedWeights) {
-  if (GetParam() == "experts.wgmma_narrow") GTEST_SKIP() << "takes no packed weights";
+  if (!takes_packed_weights()) GTEST_SKIP() << "takes no packed weights";
   for (const QuantFormat format : {QuantFormat::mxfp4, QuantFormat::mxfp4_fp8})
     for (const int hidden : {160, 256, 512}) {
       ExpertsShape shape;
@@ -228,7 +160,7 @@ TEST_P(ExpertsGpu, ScalesOfPackedWeights) {
 
 // Of each four groups the one with the largest scale holds zeros: what lies far below it is all there is.
 TEST_P(ExpertsGpu, GroupsBelowTheRowsLargestScale) {
-  if (GetParam() == "experts.wgmma_narrow") GTEST_SKIP() << "takes no packed weights";
+  if (!takes_packed_weights()) GTEST_SKIP() << "takes no packed weights";
   for (const int below : {1, 6, 13, 14})
     for (const int hidden : {160, 512}) {
       SCOPED_TRACE(testing::Message() << below << " binades below");
@@ -291,7 +223,7 @@ TEST_P(ExpertsGpu, Dense) {
       shape.padding = 1;
       shape.row_padding = 0;
       ExpertsCase test(shape, 500);
-      std::iota(test.sorted_pairs.begin(), test.sorted_pairs.end(), -test.offsets[0]);
+      test.make_dense();
       DeviceCall call(test.args());
       call.args.variant = GetParam();
       if (!takes(call.args)) continue;

@@ -376,7 +376,7 @@ TEST_F(RoutingGpu, MoreThanAThousandColumns) {
   compare(p, expected, 0, [&](const RoutingArgs& args, Stream stream) { route(context, args, stream); });
 }
 
-// What routing_warp_usual takes: each of its kinds, with rows that it leaves to the general kernel in between.
+// What routing_warp_usual and routing_warp_many take: each of their kinds, with rows that they leave to the general kernel in between.
 TEST_F(RoutingGpu, UsualRouters) {
   Rng rng(12);
   struct Kind {
@@ -389,7 +389,7 @@ TEST_F(RoutingGpu, UsualRouters) {
                                                  {Scoring::sigmoid, true, true}})
     for (const int experts : {128, 256, 384, 512})
       for (const int topk : {1, 2, 5, 8})
-        for (const int64_t tokens : {1, 3, 141, 700}) {
+        for (const int64_t tokens : {1, 3, 141, 5301}) {
           if (grouped && experts != 256) continue;
           Problem p = simple(rng, tokens, experts, topk, scoring, rng() % 2 ? DType::f32 : DType::bf16);
           RoutingConfig& c = p.config;

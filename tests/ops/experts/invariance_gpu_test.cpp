@@ -1,0 +1,64 @@
+// batch_invariant on GPUs: a pair's row has the same bits whatever else is in the batch.
+#include "gpu_case.hpp"
+
+namespace mixlane::test {
+namespace {
+
+class ExpertsInvarianceGpu : public ExpertsOnGpu {
+ protected:
+  // Expert 0 has 300 pairs; of these, calls with fewer of them in other slots, beside other experts with other row counts.
+  void check(const ExpertsShape& shape, uint64_t seed) {
+    SCOPED_TRACE(testing::Message() << "format " << static_cast<int>(shape.format) << " " << name(shape.kind));
+    ExpertsCase test(shape, seed);
+    DeviceCall call(test.args());
+    call.args.variant = GetParam();
+    call.args.batch_invariant = true;
+    if (!takes(call.args)) return;
+    ++num_checked_;
+    run(call);
+    const std::vector<uint16_t> all = test.output;
+    const std::vector<int32_t> pairs = test.sorted_pairs;
+    const int64_t stride = shape.hidden + 8, first = test.offsets[0];
+    const int most = test.shape.counts[0];
+    std::vector<int> from(most);
+    std::iota(from.begin(), from.end(), 0);
+    for (const int count : {1, 2, 3, 8, 9, 16, 17, 33, 65, 81, 97, 130, 161, 257, most}) {
+      std::shuffle(from.begin(), from.end(), test.rng);
+      from[std::find(from.begin(), from.end(), 7) - from.begin()] = from[count / 2];
+      from[count / 2] = 7;  // a row that is in all of them
+      for (int i = 0; i < count; ++i) test.sorted_pairs[first + i] = pairs[first + from[i]];
+      test.shape.counts = {count, count % 2 ? 0 : 40, count % 20};
+      run(call);
+      for (int i = 0; i < count; ++i)
+        ASSERT_TRUE(std::equal(&test.output[(first + i) * stride], &test.output[(first + i) * stride] + shape.hidden,
+                               &all[(first + from[i]) * stride]))
+            << "row " << i << " of " << count << ", row " << from[i] << " of " << most;
+    }
+  }
+
+  int num_checked_ = 0;
+};
+INSTANTIATE_TEST_SUITE_P(Variants, ExpertsInvarianceGpu, testing::ValuesIn(gpu_variants()),
+                         [](const auto& test) { return test.param.substr(test.param.find('.') + 1); });
+
+TEST_P(ExpertsInvarianceGpu, ARowsBitsAreItsOwn) {
+  uint64_t seed = 1;
+  for (const QuantFormat format : kFormats)
+    for (const ActivationKind kind : {ActivationKind::swiglu, ActivationKind::swiglu_oai, ActivationKind::relu2}) {
+      ExpertsShape shape;
+      shape.hidden = 544;
+      shape.intermediate = 384;
+      shape.row_padding = 16;
+      shape.format = format;
+      shape.kind = kind;
+      shape.bias = kind == ActivationKind::swiglu_oai;
+      shape.fp8_rows = kind == ActivationKind::swiglu && quantises_activations(format);
+      shape.input_weights = shape.fp8_rows;
+      shape.counts = {300, 40, 20};
+      check(shape, seed++);
+    }
+  EXPECT_GT(num_checked_, 0);
+}
+
+}  // namespace
+}  // namespace mixlane::test
