@@ -56,8 +56,8 @@ __global__ void __launch_bounds__(kMaxSharingThreads, 2)
   __shared__ DispatchShared shared;
   dispatch_rows(args, shared, args.whole_rows, [&](const Share& share) {
     RowSender<kPayload> sender(args, share, scales, shared.send);
-    const uint32_t num_senders = gridDim.x - 1, num_threads = blockDim.x;
-    if (num_tokens_of(args) <= min(num_senders, num_threads))
+    const uint32_t num_senders = gridDim.x - 1, num_threads = blockDim.x, num_tokens = num_tokens_of(args);
+    if (num_tokens <= num_senders && num_tokens <= num_threads)
       send_one_row(args, share, sender, shared.send);
     else
       send_share(args, share, sender, shared.send);
