@@ -13,7 +13,7 @@
 #include "core/parallel.hpp"
 #include "doctor/best_rate.hpp"
 #include "doctor/probes.hpp"
-#include "ops/experts/matmul_library.hpp"
+#include "ops/experts/cpu/matmul_library.hpp"
 
 namespace mixlane::bench {
 namespace {

@@ -9,7 +9,7 @@
 #include "exchange/timer.hpp"
 #include "measure/clock.hpp"
 #include "mixlane/model.hpp"
-#include "ops/dispatch/device_args.hpp"
+#include "ops/dispatch/gpu/device_args.hpp"
 #include "stats/stats.hpp"
 #include "tune/outcome.hpp"
 

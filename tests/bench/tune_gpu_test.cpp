@@ -4,7 +4,7 @@
 #include "core/tuning.hpp"
 #include "io/tuned.hpp"
 #include "mixlane/tuning.hpp"
-#include "ops/experts/wgmma_config.hpp"
+#include "ops/experts/wgmma/config.hpp"
 #include "support/errors.hpp"
 #include "support/files.hpp"
 #include "support/gpu.hpp"

@@ -5,7 +5,7 @@
 #include "core/check.hpp"
 #include "core/math.hpp"
 #include "ops/dispatch/backend.hpp"
-#include "ops/dispatch/gpu_layout.hpp"
+#include "ops/dispatch/gpu/layout.hpp"
 
 namespace mixlane {
 namespace {

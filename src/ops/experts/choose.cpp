@@ -5,7 +5,7 @@
 
 #include "core/stage_states.hpp"
 #include "ops/experts/op.hpp"
-#include "ops/experts/wgmma_config.hpp"
+#include "ops/experts/wgmma/config.hpp"
 
 namespace mixlane {
 namespace {

@@ -17,7 +17,7 @@ PackedKey experts_key(const ExpertsArgs& args);
 // Of a context on a GPU.
 StageTuning& experts_tuning(const Context& context);
 
-// Of the variants that are no configuration of experts.wgmma (wgmma_config.hpp).
+// Of the variants that are no configuration of experts.wgmma (wgmma/config.hpp).
 double estimate_experts_mma(const ExpertsArgs& args, int num_multiprocessors);
 
 }  // namespace mixlane

@@ -4,7 +4,7 @@
 #include <string>
 
 #include "mixlane/experts.hpp"
-#include "ops/experts/wgmma_config.hpp"
+#include "ops/experts/wgmma/config.hpp"
 
 namespace mixlane::experts_gpu {
 

@@ -2,8 +2,8 @@
 #pragma once
 
 #include "mixlane/core.hpp"
-#include "ops/experts/mma_args.hpp"
-#include "ops/experts/wgmma_args.hpp"
+#include "ops/experts/mma/args.hpp"
+#include "ops/experts/wgmma/args.hpp"
 
 namespace mixlane::experts_gpu {
 

@@ -5,7 +5,7 @@
 
 #include "core/numeric.hpp"
 #include "core/simd.hpp"
-#include "ops/experts/decode.hpp"
+#include "ops/experts/cpu/decode.hpp"
 #include "ops/experts/op.hpp"
 #include "ops/quant/runs.hpp"
 

@@ -3,7 +3,7 @@
 #include <vector>
 
 #include "core/parallel.hpp"
-#include "ops/dispatch/row_sum.hpp"
+#include "ops/dispatch/cpu/row_sum.hpp"
 
 namespace mixlane {
 

@@ -5,8 +5,8 @@
 #include "mixlane/tuning.hpp"
 #include "ops/dispatch/choose.hpp"
 #include "ops/dispatch/exchange.hpp"
-#include "ops/dispatch/gpu_layout.hpp"
-#include "ops/dispatch/mover.hpp"
+#include "ops/dispatch/gpu/layout.hpp"
+#include "ops/dispatch/gpu/mover.hpp"
 #include "support/files.hpp"
 #include "support/gpu.hpp"
 

@@ -3,7 +3,7 @@
 
 #include <thread>
 
-#include "ops/dispatch/copy_args.hpp"
+#include "ops/dispatch/copy_engine/args.hpp"
 #include "ops/dispatch/gpu_rank.hpp"
 #include "support/errors.hpp"
 #include "support/gpu.hpp"

@@ -5,7 +5,7 @@
 #include <cstdlib>
 
 #include "core/math.hpp"
-#include "ops/dispatch/gpu_layout.hpp"
+#include "ops/dispatch/gpu/layout.hpp"
 #include "support/gpu.hpp"
 
 namespace mixlane::test {

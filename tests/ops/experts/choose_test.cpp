@@ -5,7 +5,7 @@
 #include "io/tuned.hpp"
 #include "mixlane/tuning.hpp"
 #include "ops/experts/op.hpp"
-#include "ops/experts/wgmma_config.hpp"
+#include "ops/experts/wgmma/config.hpp"
 #include "support/files.hpp"
 #include "support/gpu.hpp"
 

@@ -1,4 +1,6 @@
 // Configurations of experts.wgmma, without a GPU: candidates, estimates, and what the model picks where it was measured.
+#include "ops/experts/wgmma/config.hpp"
+
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -7,7 +9,6 @@
 #include "case.hpp"
 #include "io/data_folder.hpp"
 #include "io/tuned.hpp"
-#include "ops/experts/wgmma_config.hpp"
 
 namespace mixlane::test {
 namespace {

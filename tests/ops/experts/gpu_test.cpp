@@ -1,6 +1,6 @@
 // Every GPU variant against experts.reference: format x activation x shape x skew, graphs, poisoned workspace.
 #include "gpu_case.hpp"
-#include "ops/experts/wgmma_config.hpp"
+#include "ops/experts/wgmma/config.hpp"
 
 namespace mixlane::test {
 namespace {
@@ -76,8 +76,16 @@ TEST_P(ExpertsGpu, EveryFormatAndActivation) {
 TEST_P(ExpertsGpu, SizesOfModels) {
   uint64_t seed = 100;
   for (const QuantFormat format : kFormats)
-    for (const auto& [hidden, intermediate] :
-         {std::pair{2880, 64}, {64, 2880}, {704, 1408}, {2304, 16}, {64, 2304}, {1408, 704}, {16, 16}, {48, 48}, {32, 720}, {2048, 768}}) {
+    for (const auto& [hidden, intermediate] : {std::pair{2880, 64},
+                                               {64, 2880},
+                                               {704, 1408},
+                                               {2304, 16},
+                                               {64, 2304},
+                                               {1408, 704},
+                                               {16, 16},
+                                               {48, 48},
+                                               {32, 720},
+                                               {2048, 768}}) {
       ExpertsShape shape;
       shape.hidden = hidden;
       shape.intermediate = intermediate;

@@ -1,0 +1,30 @@
+// The launchers of the copy_engine variants' kernels. No formatting library here: nvcc stumbles over it.
+#pragma once
+
+#include "ops/dispatch/copy_engine/args.hpp"
+#include "ops/dispatch/gpu/launchers.hpp"
+
+namespace mixlane::exchange_gpu {
+
+void load_copy_kernels(CombineWire wire);
+
+// Blocks of a kernel that moves rows: as many as fill the GPU, or few, so that copies beside it are not slowed down.
+enum class Pace : uint8_t { alone, beside_copies };
+
+// Which token has which slot; before all others.
+void launch_copy_route(const DispatchKernelArgs& args, const CopyStage& stage, Stream stream);
+// Records of a range of slots: those for all other ranks, or this rank's own.
+enum class Packed : uint8_t { others, own };
+void launch_copy_pack(const DispatchKernelArgs& args, const CopyStage& stage, Packed which, RowRange slots, Pace pace,
+                      const Budget& budget, Stream stream);
+void launch_copy_report(const DispatchKernelArgs& args, Stream stream);
+void launch_copy_receive(const DispatchKernelArgs& args, const CopyStage& stage, Stream stream);
+
+// Partial rows in a range of slots of all owners, those below `num_copied` for copies; that from 0 on first, which also
+// makes the flags of all that are copied.
+void launch_copy_make(const CombineKernelArgs& args, CombineWire wire, const CopyStage& stage, RowRange slots,
+                      int64_t num_copied, Pace pace, const Budget& budget, Stream stream);
+void launch_copy_add(const CombineKernelArgs& args, CombineWire wire, RowRange tokens, const Budget& budget, Stream stream);
+void launch_copy_close(const Exchange& exchange, Stream stream);
+
+}  // namespace mixlane::exchange_gpu

@@ -1,0 +1,347 @@
+// A block's share of a dispatch: its tokens' rows, as they are or quantised on the way, into the receivers' windows.
+#pragma once
+
+#include "ops/dispatch/gpu/slots.cuh"
+#include "ops/quant/encode.cuh"
+
+namespace mixlane::exchange_gpu {
+
+// 16-byte packets of a row that a thread has on their way at once.
+inline constexpr uint32_t kHeld = 2;
+
+struct SendShared {
+  union {
+    uint32_t counts[kMaxWaves][kMaxRanks];            // rows of the tokens before the block's
+    HardwareWave::Mask having[kMaxWaves][kMaxRanks];  // send_one_row: each wave's tokens that go to a rank
+  };
+  Batch batch;
+  uint32_t largest[kWave];  // magnitude of each row of a batch, as bits
+  uint32_t masked;
+};
+
+// The records that a row goes to, the own rank's last.
+struct BatchTargets {
+  const Batch& batch;
+  uint32_t row;
+  template <class Visit>
+  __device__ void each(Visit&& visit) const {
+#pragma unroll 1
+    for (uint32_t to = 0; to < batch.num_targets[row]; ++to) visit(batch.target[row][to]);
+  }
+};
+
+// Of quantised input.
+__device__ inline uint32_t scale_word(const DispatchKernelArgs& args, uint32_t token, uint32_t word) {
+  if (args.num_byte_scales == 0) {
+    const auto* const row = static_cast<const float*>(args.scales) + token * args.scale_row_stride;
+    return __float_as_uint(row[word * args.scale_col_stride]);
+  }
+  const auto* const row = static_cast<const uint8_t*>(args.scales) + token * args.scale_row_stride;
+  uint32_t bytes = 0;
+  for (uint32_t i = 0; i < 4; ++i)
+    if (4 * word + i < args.num_byte_scales) bytes |= static_cast<uint32_t>(row[4 * word + i]) << (8 * i);
+  return bytes;
+}
+
+// A word of what follows the payload, made by the caller: scales of fp8 input, ids, weights.
+__device__ inline uint32_t tail_word(const DispatchKernelArgs& args, uint32_t token, uint32_t word) {
+  const uint32_t num_topk = args.num_topk;
+  if (word < args.num_scale_words) return scale_word(args, token, word);
+  word -= args.num_scale_words;
+  const int64_t pair = int64_t{token} * num_topk;
+  if (word >= num_topk) return __float_as_uint(args.weights[pair + word - num_topk]);
+  const auto id = static_cast<uint32_t>(args.ids[pair + word]);
+  return id < args.owners.num_experts ? id : ~0u;
+}
+
+template <Payload kPayload>
+class RowSender {
+ public:
+  // `scales`: 2 * args.scale_rows rows of them, kMakesScaleRows only.
+  __device__ RowSender(const DispatchKernelArgs& args, const Share& share, float* scales, SendShared& shared)
+      : args_(args), share_(share), scales_(scales), shared_(shared) {
+    // Groups of 128 values stay whole: they have one scale, or a word of four.
+    const uint32_t unit = kPayload == Payload::copy ? 1 : kGroupPackets;
+    first_packet_ = share.first_of(args.num_packets / unit) * unit;
+    end_packet_ = share.end_of(args.num_packets / unit) * unit;
+    tail_begin_ = share.last_part() ? 0 : args.num_scale_words;
+    tail_end_ = share.last_part() ? args.num_scale_words + 2 * args.num_topk : args.num_scale_words;
+    if constexpr (kMakesScaleRows) {
+      tail_begin_ = first_packet_ / kGroupPackets;
+      if (!share.last_part()) tail_end_ = end_packet_ / kGroupPackets;
+    }
+  }
+
+  // A part of a record that goes as it is: these packets of it, the last ones of which are the tail's.
+  __device__ void cover(uint32_t first, uint32_t end) {
+    const uint32_t num_packets = args_.num_packets, num_words = args_.num_scale_words + 2 * args_.num_topk;
+    first_packet_ = min(first, num_packets);
+    end_packet_ = min(end, num_packets);
+    tail_begin_ = min((first - first_packet_) * 4, num_words);
+    tail_end_ = min((end - end_packet_) * 4, num_words);
+  }
+
+  // Before the destinations are known.
+  __device__ void fetch_first() {
+    token_ = share_.begin;
+    packet_ = first_packet_;
+    fetch();
+    fetch_tail(share_.begin);
+  }
+
+  // The rows [first, end) of the batch; all threads of the block.
+  __device__ void send(uint32_t first, uint32_t end) {
+    if constexpr (kPayload == Payload::quantize_row) find_largest(first, end);
+    if constexpr (kMakesScaleRows) {
+#pragma unroll 1
+      for (uint32_t group = first; group < end; group += args_.scale_rows)
+        send_group(first, group, min(group + args_.scale_rows, end));
+    } else {
+#pragma unroll 1
+      for (uint32_t token = first; token < end; ++token) {
+        const BatchTargets targets{shared_.batch, token - first};
+        send_payload(targets, token - first, token);
+        if (sends_tail(token)) store_tail(targets, token - first, token);
+        fetch_tail(token + 1);
+      }
+    }
+  }
+
+  // The block's only row.
+  template <class Targets>
+  __device__ void send_one(const Targets& targets) {
+    const uint32_t token = share_.begin;
+    if constexpr (kPayload == Payload::quantize_row) find_largest(token, share_.end);
+    send_payload(targets, 0, token);
+    if constexpr (kMakesScaleRows) __syncthreads();  // the scales are complete
+    if (sends_tail(token)) store_tail(targets, 0, token);
+  }
+
+  __device__ void finish() {}
+
+ private:
+  static constexpr uint32_t kGroupPackets = 16;
+  static constexpr uint32_t kPerStore = kPayload == Payload::copy ? 1 : 2;  // packets
+  // Of a packet on the wire.
+  static constexpr uint32_t kWireBytes = kPayload == Payload::copy ? 16 : kPayload == Payload::quantize_1x32 ? 4 : 8;
+  static constexpr bool kMakesScaleRows = makes_scale_rows(kPayload);
+  using Octet = gpu::Octet<DType::bf16>;
+
+  // Rows that share a barrier: behind it their scales are complete. A wave sends a row's tail while the next rows' scales
+  // go to the other half of the memory for them.
+  __device__ void send_group(uint32_t first, uint32_t begin, uint32_t end) {
+#pragma unroll 1
+    for (uint32_t token = begin; token < end; ++token)
+      send_payload(BatchTargets{shared_.batch, token - first}, token - first, token);
+    __syncthreads();
+    for (uint32_t token = begin + HardwareWave::index_in_block(); token < end; token += blockDim.x / kWave) {
+      fetch_words(token);
+      store_tail(BatchTargets{shared_.batch, token - first}, token - first, token);
+    }
+  }
+
+  template <class Targets>
+  __device__ void send_payload(const Targets& targets, uint32_t row, uint32_t token) {
+#pragma unroll 1
+    for (uint32_t packet = first_packet_; packet < end_packet_; packet += kHeld * blockDim.x)
+      store(targets, row, token, packet);
+  }
+
+  // Which packet of those from `packet` on. Quantised, a thread has two neighbours: their codes are one store.
+  __device__ static uint32_t held_at(uint32_t packet, uint32_t i) {
+    if constexpr (kPayload == Payload::copy) return packet + i * blockDim.x + threadIdx.x;
+    return packet + (i / 2 * blockDim.x + threadIdx.x) * 2 + i % 2;
+  }
+  __device__ void fetch() {
+#pragma unroll
+    for (uint32_t i = 0; i < kHeld; ++i) held_[i] = load(token_, held_at(packet_, i));
+  }
+
+  __device__ uint4 load(uint32_t token, uint32_t packet) const {
+    // The last group of 128 values may be shorter than its packets.
+    const bool there =
+        packet < end_packet_ && token < share_.end && (kPayload == Payload::copy || packet * gpu::kOctet < args_.num_values);
+    if (!there) return make_uint4(0, 0, 0, 0);
+    return *reinterpret_cast<const uint4*>(args_.hidden.data + token * args_.hidden.stride + int64_t{packet} * 16);
+  }
+
+  // What is held goes out; what comes next is fetched before.
+  template <class Targets>
+  __device__ void store(const Targets& targets, uint32_t row, uint32_t token, uint32_t packet) {
+    uint4 now[kHeld];
+#pragma unroll
+    for (uint32_t i = 0; i < kHeld; ++i) now[i] = held_[i];
+    packet_ = packet + kHeld * blockDim.x;
+    if (packet_ >= end_packet_) {
+      packet_ = first_packet_;
+      ++token_;
+    }
+    fetch();
+    if constexpr (kPayload != Payload::copy) {
+#pragma unroll
+      for (uint32_t i = 0; i < kHeld; i += 2) now[i / 2] = encode(row, token, held_at(packet, i), now[i], now[i + 1]);
+    }
+    targets.each([&](std::byte* record) {
+#pragma unroll
+      for (uint32_t i = 0; i < kHeld / kPerStore; ++i) {
+        const uint32_t at = held_at(packet, i * kPerStore);
+        const bool there = at < end_packet_ && (kPayload == Payload::copy || at * gpu::kOctet < args_.num_values);
+        if (!there) continue;
+        if constexpr (kPayload == Payload::quantize_1x32)
+          *reinterpret_cast<uint2*>(record + int64_t{at} * kWireBytes) = make_uint2(now[i].x, now[i].y);
+        else
+          *reinterpret_cast<uint4*>(record + int64_t{at} * kWireBytes) = now[i];
+      }
+    });
+  }
+
+  // Sixteen neighbouring values; eight lanes have a group of 128, two one of 32.
+  __device__ uint4 encode(uint32_t row, uint32_t token, uint32_t packet, const uint4& low, const uint4& high) {
+    const Octet first{{low.x, low.y, low.z, low.w}}, second{{high.x, high.y, high.z, high.w}};
+    if constexpr (kPayload == Payload::quantize_1x32) {
+      constexpr uint32_t kPackets = 4;
+      using Scale = quant_gpu::E2m1Scale;
+      const Scale scale(gpu::wave_max<kPackets / 2>(max(Scale::magnitude(first), Scale::magnitude(second))));
+      if (packet < end_packet_ && packet % kPackets == 0) scale.store(scales_of(token), packet / kPackets);
+      return make_uint4(scale.encode(first), scale.encode(second), 0, 0);
+    }
+    uint32_t magnitude = 0;
+    if constexpr (kPayload == Payload::quantize_row)
+      magnitude = shared_.largest[row];
+    else
+      magnitude = gpu::wave_max<kGroupPackets / 2>(
+          max(quant_gpu::E4m3Scale::magnitude(first), quant_gpu::E4m3Scale::magnitude(second)));
+    const quant_gpu::E4m3Scale scale(magnitude);
+    if (kPayload == Payload::quantize_1x128 && packet < end_packet_ && packet % kGroupPackets == 0)
+      scales_of(token)[packet / kGroupPackets] = scale.value();
+    const uint2 front = scale.encode(first), back = scale.encode(second);
+    return make_uint4(front.x, front.y, back.x, back.y);
+  }
+
+  // A wave per row.
+  __device__ void find_largest(uint32_t first, uint32_t end) {
+    for (uint32_t token = first + HardwareWave::index_in_block(); token < end; token += blockDim.x / kWave) {
+      uint32_t largest = 0;
+      for (uint32_t at = HardwareWave::lane() * gpu::kOctet; at < args_.num_values; at += kWave * gpu::kOctet) {
+        const uint4 v = *reinterpret_cast<const uint4*>(args_.hidden.data + token * args_.hidden.stride + int64_t{at} * 2);
+        largest = max(largest, quant_gpu::E4m3Scale::magnitude(Octet{{v.x, v.y, v.z, v.w}}));
+      }
+      shared_.largest[token - first] = gpu::wave_max<gpu::kHardwareWave>(largest);
+    }
+    __syncthreads();
+  }
+
+  // What follows the payload: scales, ids, weights. Waves take turns; the words of neighbouring lanes make one transfer.
+  __device__ bool sends_tail(uint32_t token) const {
+    const uint32_t num_waves = blockDim.x / kWave;
+    return HardwareWave::index_in_block() == num_waves - 1 - (token - share_.begin) % num_waves;
+  }
+  __device__ void fetch_tail(uint32_t token) {
+    if (token < share_.end && sends_tail(token)) fetch_words(token);
+  }
+  __device__ void fetch_words(uint32_t token) {
+    const uint32_t word = tail_begin_ + HardwareWave::lane();
+    if (word < tail_end_ && !in_shared(word)) held_word_ = tail_word(args_, token, word);
+  }
+  template <class Targets>
+  __device__ void store_tail(const Targets& targets, uint32_t row, uint32_t token) const {
+#pragma unroll 1
+    for (uint32_t first = tail_begin_; first < tail_end_; first += kWave) {
+      const uint32_t word = first + HardwareWave::lane();
+      const bool there = word < tail_end_, held = first == tail_begin_ && !in_shared(word);
+      const uint32_t value = held              ? held_word_
+                             : !there          ? 0
+                             : in_shared(word) ? shared_word(row, token, word)
+                                               : tail_word(args_, token, word);
+      targets.each([&](std::byte* record) {
+        if (there) reinterpret_cast<uint32_t*>(record + args_.payload_bytes)[word] = value;
+      });
+    }
+  }
+
+  // Scales that this kernel makes.
+  __device__ bool in_shared(uint32_t word) const { return kPayload != Payload::copy && word < args_.num_scale_words; }
+  __device__ uint32_t shared_word(uint32_t row, uint32_t token, uint32_t word) const {
+    if constexpr (kPayload == Payload::quantize_row)
+      return __float_as_uint(quant_gpu::E4m3Scale(shared_.largest[row]).value());
+    return __float_as_uint(scales_of(token)[word]);
+  }
+  __device__ float* scales_of(uint32_t token) const {
+    return scales_ + ((token - share_.begin) & (2 * args_.scale_rows - 1)) * args_.num_scale_words;
+  }
+
+  const DispatchKernelArgs& args_;
+  const Share& share_;
+  float* scales_;
+  SendShared& shared_;
+  uint32_t first_packet_;
+  uint32_t end_packet_;
+  uint32_t tail_begin_;
+  uint32_t tail_end_;
+  uint32_t token_ = 0;  // of what is held
+  uint32_t packet_ = 0;
+  uint4 held_[kHeld];
+  uint32_t held_word_ = 0;
+};
+
+__device__ inline void send_header(const DispatchKernelArgs& args, const Call& call, uint32_t count, int peer) {
+  const Window& window = args.exchange.window;
+  const bool wants_inbox = args.wants_inbox && (!args.inbox_by_count || *args.num_tokens <= window.inbox_rows);
+  gpu::store_relaxed_system(&source_line(window, peer, window.rank)->dispatch_header,
+                            uint64_t{call.epoch} << 32 | (wants_inbox ? kWantsInbox : 0) | count);
+}
+
+// All threads of the block. Everything that can be is fetched before the first result is looked at; first what the slots
+// depend on.
+template <class Sender>
+__device__ void send_share(const DispatchKernelArgs& args, const Share& share, Sender& sender, SendShared& shared) {
+  const Window& window = args.exchange.window;
+  const uint32_t lane = HardwareWave::lane(), wave = HardwareWave::index_in_block(), num_waves = blockDim.x / kWave;
+  const bool first_wave = wave == 0;
+  // The first wave looks at the block's own tokens, the others at those before.
+  const uint32_t looks_at = (first_wave ? share.begin : (wave - 1) * kWave) + lane;
+  const FetchedToken fetched(args, looks_at, looks_at < (first_wave ? min(share.begin + kWave, share.end) : share.begin));
+  sender.fetch_first();
+  Call call = open_call<ExchangeStage::dispatch>(args.exchange);
+  std::byte* const records = own_records(window);
+  uint32_t found = 0;
+  if (first_wave)
+    found = fetched.ranks(args);
+  else
+    count_before(args, share.begin, fetched, shared.counts);
+  // The last wave talks to the peers: the first one has the slots to find.
+  const bool to_peer =
+      wave + 1 == num_waves && static_cast<int>(lane) < window.num_ranks && static_cast<int>(lane) != window.rank;
+  if (call.needs_credits) call.masked = exchange_credits(args.exchange, call.number, call.masked, &shared.masked);
+  if (blockIdx.x == 0 && to_peer && call.sends_to(static_cast<int>(lane)))
+    send_header(args, call, share.num_active, static_cast<int>(lane));
+  count_reader(args.exchange, call);  // a barrier as well: the counts are there
+  if (share.empty()) return;
+  be_late(args.exchange, call.number);
+  uint32_t next = 0;
+  if (first_wave && lane < kMaxRanks && share.begin != 0)
+    for (uint32_t w = 1; w < num_waves; ++w) next += shared.counts[w][lane];
+#pragma unroll 1
+  for (uint32_t first = share.begin; first < share.end; first += kWave) {
+    const uint32_t end = min(first + kWave, share.end), token = first + lane;
+    if (first != share.begin) {
+      __syncthreads();  // the batch before has been sent
+      if (first_wave) found = token < end ? ranks_of(args, token) : 0;
+    }
+    const uint32_t before = next;
+    uint64_t distances = 0;
+    if (first_wave) distances = take_slots(args, call, found, records, next, shared.batch);
+    __syncthreads();
+    sender.send(first, end);
+    if (first_wave && share.part == 0) keep_slots(args, token, token < end, distances, before);
+  }
+  sender.finish();
+  be_late(args.exchange, ~call.number);
+
+  __syncthreads();
+  if (to_peer && call.sends_to(static_cast<int>(lane)))
+    gpu::store_release_system(done_flags(window, static_cast<int>(lane), window.rank) + blockIdx.x,
+                              uint64_t{call.epoch} << 32 | shared.batch.rows[lane]);
+}
+
+}  // namespace mixlane::exchange_gpu

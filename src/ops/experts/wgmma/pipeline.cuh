@@ -1,0 +1,164 @@
+// The ring of stages between the producers and the products of experts.wgmma, and what else its shared memory holds.
+#pragma once
+
+#include <algorithm>
+
+#include "gpu/ptx/cluster.cuh"
+#include "gpu/ptx/copy.cuh"
+#include "gpu/ptx/warpgroup.cuh"
+#include "ops/experts/wgmma/plan.cuh"
+
+namespace mixlane::experts_gpu {
+
+namespace ptx = gpu::ptx;
+
+inline constexpr uint32_t kRowBytes = 128;
+
+// Where tiles are turned from columns of registers to rows of memory, kTokens at a time, and floats per token.
+template <Product kProduct, Operands kOperands>
+struct Staging {
+  static constexpr bool kQuantises = kProduct != Product::down && has_token_groups(kOperands);
+  static constexpr uint32_t kTokens = 32;
+  static constexpr uint32_t kOutputBytes = kQuantises && kProduct == Product::gate_up ? 64 : 128;  // of a warpgroup's row
+  // Codes are written byte by byte: the padding keeps lanes of different tokens in different banks.
+  static constexpr uint32_t kPitch = kOutputBytes + (kQuantises ? 16 : 0);
+  static constexpr uint32_t kGroupBytes = kTokens * kPitch;
+  static constexpr uint32_t kRowBytes = kNumGroups * kGroupBytes;
+  // Per token: one of each warpgroup, one of each warp.
+  static constexpr uint32_t kFloats =
+      kOperands == Operands::bf16 || kOperands == Operands::e2m1 ? 0 : kNumGroups + kNumGroups * 4;
+};
+
+// Scales in a stage, in words. Of tokens with groups one each. Of weights, e4m3_block: three of the blocks of 128 rows that
+// a tile meets, one not used; e2m1: the four bytes of each row; e2m1_e4m3: FoldedScales of each row.
+template <Operands kOperands>
+struct StageScales {
+  static constexpr bool kAny = has_token_groups(kOperands) || is_packed(kOperands);
+  static constexpr uint32_t kPerToken = has_token_groups(kOperands) ? 1 : 0;
+  static constexpr uint32_t kOfWeights = kOperands == Operands::e4m3_block  ? 4
+                                         : kOperands == Operands::e2m1      ? kTileRows
+                                         : kOperands == Operands::e2m1_e4m3 ? 2 * kTileRows
+                                                                            : 0;
+  // Of the warp that copies them: a lane's copies, or what it wrote, or both.
+  static constexpr uint32_t kArrivals = kOperands == Operands::e2m1_e4m3 ? 64 : kAny ? 32 : 0;
+};
+
+// Besides: what the warp that copies the scales of packed weights keeps in shared memory, and a table for their decoding.
+template <Operands kOperands>
+struct ScalesWorkspace {
+  static constexpr uint32_t kRawBytes =
+      !is_packed(kOperands) ? 0 : kTileRows * (kOperands == Operands::e2m1 ? 3 * 16 : 4 * 20);
+  static constexpr uint32_t kTableBytes = kOperands == Operands::e2m1_e4m3 ? 256 * sizeof(uint2) : 0;
+  static constexpr uint32_t kBytes = kRawBytes + kTableBytes;
+};
+
+// Of both products.
+template <Operands kOperands>
+struct AllStaging {
+  using First = Staging<Product::gate_up, kOperands>;
+  using Up = Staging<Product::up, kOperands>;
+  using Down = Staging<Product::down, kOperands>;
+  static constexpr uint32_t kRowBytes = std::max({First::kRowBytes, Up::kRowBytes, Down::kRowBytes});
+  static constexpr uint32_t kFloats = Down::kFloats;
+};
+
+// What is behind Fixed in shared memory.
+struct Shared {
+  uint32_t num_experts;
+
+  template <Operands kOperands>
+  __device__ OtherBytes other_bytes() const {
+    using Rows = AllStaging<kOperands>;
+    return {fixed_bytes() + Rows::kRowBytes + ScalesWorkspace<kOperands>::kBytes, Rows::kFloats * 4,
+            StageScales<kOperands>::kOfWeights * 4, StageScales<kOperands>::kPerToken * 4};
+  }
+  // By one thread, once the plan is made.
+  template <Operands kOperands>
+  __device__ void place_ring() const {
+    using Rows = AllStaging<kOperands>;
+    const Plan& plan = fixed().plan;
+    RingLayout& ring = fixed().ring;
+    ring.num_stages = plan.num_stages;
+    ring.stage_bytes = Step<kOperands>::stage_bytes(plan.max_width);
+    ring.first_stage = fixed_bytes();
+    ring.first_scales = ring.first_stage + ring.num_stages * ring.stage_bytes + Rows::kRowBytes +
+                        ScalesWorkspace<kOperands>::kBytes + Rows::kFloats * 4 * plan.max_width;
+    ring.scale_bytes = 4 * (plan.max_width * StageScales<kOperands>::kPerToken + StageScales<kOperands>::kOfWeights);
+  }
+  // Between the stages and their scales.
+  __device__ std::byte* staging() const {
+    const RingLayout& ring = fixed().ring;
+    return shared_memory() + ring.first_stage + ring.num_stages * ring.stage_bytes;
+  }
+  template <Operands kOperands>
+  __device__ std::byte* scales_workspace() const {
+    return staging() + AllStaging<kOperands>::kRowBytes;
+  }
+  // [Staging::kFloats, max_width]
+  template <Operands kOperands>
+  __device__ float* token_floats() const {
+    return reinterpret_cast<float*>(scales_workspace<kOperands>() + ScalesWorkspace<kOperands>::kBytes);
+  }
+  __device__ Tiles tiles(uint32_t product) const { return {product, num_experts}; }
+
+ private:
+  __device__ uint32_t fixed_bytes() const { return round_up(sizeof(Fixed) + ExpertLists{num_experts}.bytes(), 1024); }
+};
+
+// One user's walk around the ring.
+template <Operands kOperands>
+class Pipeline {
+ public:
+  __device__ Pipeline() : ring_(fixed().ring) {}
+
+  __device__ std::byte* weights() const { return shared_memory() + ring_.first_stage + stage_ * ring_.stage_bytes; }
+  __device__ std::byte* tokens() const { return weights() + Step<kOperands>::kWeightBytes; }
+  // Between a token's rows of 128 bytes.
+  __device__ uint32_t token_bytes() const { return Step<kOperands>::token_bytes(fixed().plan.max_width); }
+  // By one thread. There is room: see kTileSlots.
+  __device__ void hand_over(const Tile& tile) {
+    const uint32_t slot = num_tiles_++ % kTileSlots;
+    fixed().tiles[slot] = tile;
+    ptx::mbarrier_arrive(&fixed().handed_over[slot]);
+  }
+  // The place of the tile that was handed over next.
+  __device__ uint32_t take_over() {
+    const uint32_t slot = num_tiles_ % kTileSlots;
+    ptx::mbarrier_wait(&fixed().handed_over[slot], num_tiles_++ / kTileSlots % 2);
+    return slot;
+  }
+  __device__ float* scales() const {
+    return reinterpret_cast<float*>(shared_memory() + ring_.first_scales + stage_ * ring_.scale_bytes);
+  }
+  __device__ float* token_scales() const { return scales() + StageScales<kOperands>::kOfWeights; }
+  __device__ uint64_t* full() const { return &fixed().full[stage_]; }
+  __device__ uint64_t* empty() const { return &fixed().empty[stage_]; }
+  __device__ void wait_empty() const { ptx::mbarrier_wait(empty(), phase_ ^ 1); }
+  // The same for all lanes.
+  __device__ bool is_full() const { return __all_sync(~0u, ptx::mbarrier_test(full(), phase_)); }
+  __device__ void wait_full() const { ptx::mbarrier_wait(full(), phase_); }
+  __device__ void advance() {
+    if (++stage_ == ring_.num_stages) {
+      stage_ = 0;
+      phase_ ^= 1;
+    }
+  }
+
+ private:
+  const RingLayout ring_;
+  uint32_t stage_ = 0;
+  uint32_t phase_ = 0;
+  uint32_t num_tiles_ = 0;
+};
+
+// Arrivals that end the empty phase of a stage: of each multiplying warp of both blocks, because either block's weights may
+// go to both. Warps, not warpgroups: each has read scales or packed weights for itself.
+inline constexpr uint32_t kEmptyArrivals = kNumGroups * (ptx::kWarpgroupThreads / 32) * kClusterBlocks;
+
+// By a warp whose lanes have read a stage.
+__device__ inline void release_stage(const uint64_t* empty) {
+  __syncwarp();
+  if (threadIdx.x % 32 < kClusterBlocks) ptx::mbarrier_arrive_cluster(ptx::map_shared(empty, threadIdx.x % 32));
+}
+
+}  // namespace mixlane::experts_gpu

@@ -1,0 +1,405 @@
+// Who computes what in experts.wgmma, worked out by every block from the experts' row counts.
+//
+// A tile is kTileRows rows of one expert's weights times some of its rows: narrow (few rows; the weights are the left
+// operand, and the width of the product is the number of rows) or wide (up to kWideTokens rows, which are the left operand).
+// A pair of blocks (a cluster) takes two tiles at a time, an item: two neighbouring tiles of weights for the same rows, or
+// the same weights for two tiles of rows, so that each block loads half of the weights for both. An expert's rows are as
+// many full pairs of tiles as there are, and what remains.
+#pragma once
+
+#include "gpu/device.hpp"
+#include "ops/experts/wgmma/args.hpp"
+
+namespace mixlane::experts_gpu {
+
+inline constexpr uint32_t kNumGroups = 2;  // warpgroups that multiply, 128 rows of the tile each
+inline constexpr uint32_t kNumThreads = (1 + kNumGroups) * 128;
+inline constexpr uint32_t kTileRows = 256;
+inline constexpr uint32_t kMaxTokens = 128;
+inline constexpr uint32_t kWideTokens = 128;
+inline constexpr uint32_t kClusterBlocks = 2;
+inline constexpr uint32_t kMaxStages = 8;
+inline constexpr uint32_t kSharedBytes = 227 * 1024;
+
+__host__ __device__ constexpr uint32_t round_up(uint32_t value, uint32_t to) { return (value + to - 1) / to * to; }
+
+// A value that the compiler takes for another one each time, so that what follows from it is worked out where it is needed
+// and not kept in registers over all stages or tiles.
+__device__ inline uint32_t unknown(uint32_t value) {
+  asm volatile("" : "+r"(value));
+  return value;
+}
+template <class Value>
+__device__ inline Value* unknown(Value* value) {
+  asm volatile("" : "+l"(value));
+  return value;
+}
+
+// Widths that narrow products come in: 8, 16, 24, 32, 48, 64, 72, 80, 96, 128, 144, 160.
+__device__ inline uint32_t product_width(uint32_t tokens) {
+  if (tokens > 128) return round_up(tokens, 16);
+  if (tokens > 96) return 128;
+  if (tokens > 80) return 96;
+  return max(round_up(tokens, tokens <= 32 || (tokens > 64 && tokens <= 72) ? 8 : 16), 8u);
+}
+
+// Sums of tiles of at most kRangeWidth tokens are made range by range of k and then added up in order. Where all tiles are
+// such, blocks may get equal shares of all ranges: a tile may be of several blocks, and the bits don't tell.
+inline constexpr uint32_t kRanges = 8;
+inline constexpr uint32_t kRangeWidth = 16;
+
+struct Tile {
+  uint32_t expert = 0;
+  uint32_t index = 0;      // of the weights' tile
+  uint32_t first_row = 0;  // of the expert's rows
+  uint32_t num_rows = 0;   // 0: the block only keeps its neighbour company
+  uint32_t width = 8;      // num_rows rounded up: to a product's width, wide ones to 16
+  bool wide = false;
+  bool shares_weights = false;
+  uint32_t item = 0;
+  uint32_t first_range = 0, end_range = kRanges;  // of k
+  uint32_t first_step = 0, end_step = 0;
+};
+
+// The slot of a tile's first token.
+__device__ inline uint32_t slot_of(const Slots& slots, const Tile& tile) {
+  return (slots.offsets ? static_cast<uint32_t>(slots.offsets[tile.expert]) : 0) + tile.first_row;
+}
+
+// The row of `rows` (gate_up) or of the activated rows (down) that is token `token` of a tile that begins at `slot`, or -1.
+template <Product kProduct>
+__device__ int32_t row_of(const Slots& slots, const Tile& tile, uint32_t slot, uint32_t token) {
+  if (token >= tile.num_rows) return -1;
+  if (kProduct == Product::down || !slots.sorted_pairs) return static_cast<int32_t>(slot + token);
+  return static_cast<int32_t>(gpu::divide(static_cast<uint32_t>(slots.sorted_pairs[slot + token]), slots.by_topk));
+}
+
+// Weights are e2m1; tokens are e4m3 with a scale per 128 of k.
+__host__ __device__ constexpr bool is_packed(Operands operands) {
+  return operands == Operands::e2m1 || operands == Operands::e2m1_e4m3;
+}
+__host__ __device__ constexpr bool has_token_groups(Operands operands) {
+  return operands == Operands::e4m3_block || operands == Operands::e2m1_e4m3;
+}
+
+// What a stage holds of k. Packed e2m1 weights are decoded on their way to the tensor cores, so that they take a row of
+// 64 bytes where bf16 tokens take two of 128 and e4m3 ones one.
+template <Operands kOperands>
+struct Step {
+  static constexpr bool kPacked = is_packed(kOperands);
+  static constexpr uint32_t kTokenValueBytes = kOperands == Operands::bf16 || kOperands == Operands::e2m1 ? 2 : 1;
+  static constexpr uint32_t kWeightRowBytes = kPacked ? 64 : 128;
+  static constexpr uint32_t kTokenRows = kOperands == Operands::e2m1 ? 2 : 1;  // of 128 bytes, per token
+  static constexpr uint32_t kDepth = kTokenRows * 128 / kTokenValueBytes;
+  static constexpr uint32_t kWeightBytes = kTileRows * kWeightRowBytes;
+
+  // Most rows of a narrow tile. Where there are wide ones, these take over when they are faster; e4m3's sums, products and
+  // scales share the registers besides.
+  static constexpr bool kHasWide = !kPacked;
+  static constexpr uint32_t kTokens = kPacked ? 128 : kOperands == Operands::bf16 ? 96 : 64;
+  // Narrow tiles may be longer than wide ones: a few rows too many do not become tiles of their own.
+  static constexpr uint32_t kMaxTokens = kOperands == Operands::bf16 ? 160 : 128;
+
+  __host__ __device__ static uint32_t num_steps(uint32_t depth) { return (depth + kDepth - 1) / kDepth; }
+  // Of the tokens of one row of 128 bytes each, at most `width` of them.
+  __device__ static uint32_t token_bytes(uint32_t width) { return round_up(width, 16) * 128; }
+  __device__ static uint32_t stage_bytes(uint32_t width) { return kWeightBytes + kTokenRows * token_bytes(width); }
+};
+
+// The tiles of one product, without the lists: those are in ExpertLists.
+struct Schedule {
+  uint32_t num_items = 0;
+  uint32_t num_tiles = 0;      // of an expert's weights; 0: the product is not made
+  uint32_t narrow_tokens = 0;  // most rows of a narrow tile
+  uint32_t tile_tokens = 0;    // of a full tile, a power of two
+  uint32_t pair_shift = 0;     // two of these are 1 << pair_shift
+  uint32_t long_tokens = 0;    // most rows of a remaining one
+  uint32_t least_width = 0;    // of a narrow tile
+  uint32_t num_steps = 0;      // of k
+  bool splits = false;         // rows for a full tile and a narrow one: one after the other, not side by side
+  bool shares_ranges = false;  // a pair of blocks has a share of all items' ranges, not whole items
+
+  template <Operands kOperands>
+  __device__ void set(bool has_wide, bool batch_invariant, uint32_t depth, uint32_t num_weight_tiles) {
+    num_tiles = num_weight_tiles;
+    num_steps = Step<kOperands>::num_steps(depth);
+    narrow_tokens = Step<kOperands>::kTokens;
+    const auto tokens_log2 = 31 - static_cast<uint32_t>(__clz(static_cast<int>(has_wide ? kWideTokens : narrow_tokens)));
+    tile_tokens = 1u << tokens_log2;
+    pair_shift = tokens_log2 + 1;
+    long_tokens = has_wide ? Step<kOperands>::kMaxTokens : narrow_tokens;
+    splits = has_wide && kOperands != Operands::bf16;
+    // Up to kRangeWidth sums are made in ranges of k or several chains: the only tiles in which the order is another one.
+    least_width = batch_invariant ? kRangeWidth + 8 : 8;
+  }
+
+  __device__ uint32_t range_begin(uint32_t range) const { return range * num_steps / kRanges; }
+
+  // An expert's items: of two tiles of weights at a time, so that they meet in L2, those of the full pairs of tiles of rows
+  // and then those of the remaining rows: one for both tiles of weights if one tile holds them, else a pair for each.
+  struct Items {
+    uint32_t full;       // pairs of tiles of rows, per tile of weights
+    uint32_t remaining;  // rows
+    uint32_t more;       // items for these, per two tiles of weights
+    __device__ uint32_t per_two() const { return 2 * full + more; }
+    __device__ uint32_t of(uint32_t tiles) const { return tiles / 2 * per_two() + tiles % 2 * (full + min(more, 1u)); }
+  };
+  __device__ Items items(uint32_t count) const {
+    Items items;
+    items.full = count >> pair_shift;
+    items.remaining = count - (items.full << pair_shift);
+    if (items.full > 0 && items.remaining > 0 && items.remaining <= 2 * (long_tokens - tile_tokens)) {
+      --items.full;
+      items.remaining += 2 * tile_tokens;
+    }
+    items.more = items.remaining == 0 ? 0 : items.remaining <= long_tokens ? 1 : 2;
+    return items;
+  }
+  // The width of the widest tile of so many rows.
+  __device__ uint32_t widest(uint32_t count) const {
+    const Items all = items(count);
+    const uint32_t remaining = all.more < 2 ? all.remaining : (all.remaining + 1) / 2;
+    const uint32_t tokens = splits_remaining(all) || all.full > 0 ? max(tile_tokens, remaining) : remaining;
+    return is_wide(tokens) ? kWideTokens : narrow_width(tokens);
+  }
+  __device__ uint32_t narrow_width(uint32_t tokens) const { return max(product_width(tokens), least_width); }
+  __device__ bool is_wide(uint32_t tokens) const { return tokens > narrow_tokens && tokens <= tile_tokens; }
+  // Side by side both tiles would cost what full ones cost.
+  __device__ bool splits_remaining(const Items& all) const {
+    return splits && all.more == 2 && all.remaining <= tile_tokens + narrow_tokens;
+  }
+
+  // Tiles with rows that an expert of so many rows has.
+  __device__ uint32_t tiles_of(uint32_t count) const { return num_tiles * items(count).per_two(); }
+
+  // Which of an expert's weights and rows are block `rank`'s in item `local`.
+  __device__ void place(uint32_t local, uint32_t count, uint32_t rank, Tile& tile) const {
+    const Items all = items(count);
+    const uint32_t two = local / all.per_two();
+    local -= two * all.per_two();
+    const uint32_t num_full = min(num_tiles - 2 * two, 2u) * all.full;
+    uint32_t tokens = tile_tokens;
+    uint32_t part = rank;  // of the tiles of rows
+    if (local < num_full) {
+      tile.index = 2 * two + local / all.full;
+      part += local % all.full * 2;
+      tile.shares_weights = true;
+    } else if (splits_remaining(all) && 2 * two + 1 < num_tiles) {
+      const uint32_t before = (local - num_full) * tile_tokens;
+      tile.index = 2 * two + rank;
+      part = 0;
+      tokens = local == num_full ? tile_tokens : all.remaining - tile_tokens;
+      tile.first_row = all.full * 2 * tile_tokens + before;
+    } else if (all.more == 2) {
+      tile.index = 2 * two + local - num_full;
+      tokens = (all.remaining + 1) / 2;
+      tile.first_row = all.full * 2 * tile_tokens;
+      tile.shares_weights = true;
+    } else {
+      tile.index = 2 * two + rank;
+      part = 0;
+      tokens = all.remaining;
+      tile.first_row = all.full * 2 * tile_tokens;
+    }
+    tile.wide = is_wide(tokens);
+    tile.width = tile.wide ? round_up(tokens, 16) : narrow_width(tokens);
+    tile.first_row += part * tokens;
+    if (tile.index < num_tiles && tile.first_row < count) tile.num_rows = min(tokens, count - tile.first_row);
+  }
+
+  __device__ static uint32_t num_pairs() { return gridDim.x / kClusterBlocks; }
+  // Whether equal shares of all ranges are worth what they cost: to hand sums over takes about as long as kHandOver stages.
+  // Whole tiles cost the part of a last round in which some pairs have none; as the others then get their weights faster,
+  // a fifth of that time.
+  __device__ bool sharing_pays() const {
+    constexpr uint32_t kHandOver = 5, kLoss = 5;
+    const uint32_t idle = (num_pairs() - num_items % num_pairs()) % num_pairs();
+    return idle * num_steps > kHandOver * kLoss * num_pairs();
+  }
+  // Where a pair's share of all ranges begins; range r of item i is number i * kRanges + r.
+  __device__ uint32_t share_begin(uint32_t pair) const { return pair * (num_items * kRanges) / num_pairs(); }
+  __device__ uint32_t pair_of_range(uint32_t number) const {
+    return ((number + 1) * num_pairs() - 1) / (num_items * kRanges);
+  }
+};
+
+// What beside the stages' weights and tokens takes shared memory.
+struct OtherBytes {
+  uint32_t fixed;
+  uint32_t per_token;  // of the widest tile
+  uint32_t per_stage, per_stage_and_token;
+};
+
+struct Plan {
+  static constexpr uint32_t kNumWarps = kNumThreads / 32;
+  Schedule products[2];
+  uint32_t max_width;  // of the widest tile
+  uint32_t num_stages;
+  // Aligned, so that loads of several at once take in nothing else, which somebody may be writing.
+  alignas(16) uint32_t warp_sums[2][kNumWarps];
+  uint32_t warp_widths[kNumWarps];
+
+  // By all threads of the block, once the schedules are set; they must meet before it is used.
+  template <Operands kOperands>
+  __device__ void make(const Slots& slots, const OtherBytes& other);
+};
+
+// Of tiles that are on the way: a stage at least is of each but the first and last of a share, whose ranges may be empty,
+// and the end of a product; one more is done with its stages but not with its epilogue.
+inline constexpr uint32_t kTileSlots = 2 * kMaxStages;
+
+// Where the stages are: bytes from the beginning of shared memory.
+struct RingLayout {
+  uint32_t num_stages, stage_bytes;
+  uint32_t first_scales, scale_bytes;  // of the stages
+  uint32_t first_stage;
+};
+
+// In front of the lists and the stages in shared memory.
+struct Fixed {
+  RingLayout ring;
+  Plan plan;
+  uint64_t full[kMaxStages];
+  uint64_t empty[kMaxStages];
+  Tile tiles[kTileSlots];  // from who copies weights to who multiplies
+  uint64_t handed_over[kTileSlots];
+  uint32_t late;  // activated rows did not come in time
+};
+
+// The beginning of shared memory. By name and not by a pointer that is handed around, which the compiler takes for one to
+// any memory, in two registers.
+__device__ inline std::byte* shared_memory() {
+  extern __shared__ __align__(1024) std::byte memory[];
+  return memory;
+}
+__device__ inline Fixed& fixed() { return *reinterpret_cast<Fixed*>(shared_memory()); }
+
+// Per expert, behind Fixed.
+struct ExpertLists {
+  uint32_t num_experts;
+
+  __device__ uint32_t bytes() const { return 3 * num_experts * 4; }
+  __device__ int32_t* counts() const { return reinterpret_cast<int32_t*>(shared_memory() + sizeof(Fixed)); }
+  // Of each product; later experts of no rows have the same.
+  __device__ uint32_t* first_item(uint32_t product) const {
+    return reinterpret_cast<uint32_t*>(shared_memory() + sizeof(Fixed)) + (1 + product) * num_experts;
+  }
+};
+
+template <Operands kOperands>
+__device__ void Plan::make(const Slots& slots, const OtherBytes& other) {
+  const ExpertLists lists{slots.num_experts};
+  constexpr uint32_t kPerThread = (kMaxWgmmaExperts + kNumThreads - 1) / kNumThreads;
+  using Wave = gpu::Wave<32>;
+  const uint32_t each = (slots.num_experts + kNumThreads - 1) / kNumThreads;
+  const uint32_t first = threadIdx.x * each, end = min(first + each, slots.num_experts);
+  uint32_t rows[kPerThread];
+#pragma unroll
+  for (uint32_t i = 0; i < kPerThread; ++i) {
+    rows[i] = 0;
+    if (first + i < end) rows[i] = slots.counts ? static_cast<uint32_t>(max(slots.counts[first + i], 0)) : slots.num_rows;
+  }
+  __syncthreads();
+  uint32_t width = 8;
+  uint32_t items[2][kPerThread] = {};
+  uint32_t below[2] = {};
+#pragma unroll
+  for (uint32_t p = 0; p < 2; ++p) {
+#pragma unroll
+    for (uint32_t i = 0; i < kPerThread; ++i) {
+      if (first + i >= end) break;
+      items[p][i] = products[p].items(rows[i]).of(products[p].num_tiles);
+      below[p] += items[p][i];
+      width = max(width, products[p].widest(rows[i]));
+    }
+    below[p] = Wave::inclusive_sum(below[p]);
+    if (Wave::lane() == 31) warp_sums[p][Wave::index_in_block()] = below[p];
+  }
+  width = __reduce_max_sync(~0u, width);
+  if (Wave::lane() == 0) warp_widths[Wave::index_in_block()] = width;
+  __syncthreads();
+#pragma unroll
+  for (uint32_t p = 0; p < 2; ++p) {
+    uint32_t item = below[p];
+#pragma unroll
+    for (uint32_t i = 0; i < kPerThread; ++i) item -= items[p][i];
+    for (uint32_t w = 0; w < Wave::index_in_block(); ++w) item += warp_sums[p][w];
+#pragma unroll
+    for (uint32_t i = 0; i < kPerThread; ++i) {
+      if (first + i >= end) break;
+      lists.counts()[first + i] = static_cast<int32_t>(rows[i]);
+      lists.first_item(p)[first + i] = item;
+      item += items[p][i];
+    }
+    if (threadIdx.x == kNumThreads - 1) products[p].num_items = item;
+  }
+  if (threadIdx.x == kNumThreads - 1) {
+    for (uint32_t w = 0; w < kNumWarps; ++w) width = max(width, warp_widths[w]);
+    max_width = width;
+    for (Schedule& product : products) product.shares_ranges = width <= kRangeWidth && product.sharing_pays();
+    num_stages = min((kSharedBytes - other.fixed - other.per_token * width) /
+                         (Step<kOperands>::stage_bytes(width) + width * other.per_stage_and_token + other.per_stage),
+                     kMaxStages);
+  }
+}
+
+// A block's tiles of one product, in order.
+class Tiles {
+ public:
+  __device__ Tiles(uint32_t product, uint32_t num_experts) : product_(product), lists_{num_experts} {}
+
+  __device__ const Schedule& schedule() const { return fixed().plan.products[product_]; }
+
+  // body(item, first range of k, end of them). One call of it: it is large, and inlined by force, because products may not
+  // cross a call.
+  template <class Body>
+  __device__ __forceinline__ void for_each_part(Body&& body) const {
+    // Worked out anew each time: nothing but `done`, rounds or ranges, may take a register meanwhile.
+    for (uint32_t done = 0;;) {
+      const volatile Schedule& now = schedule();
+      const uint32_t pair = unknown(blockIdx.x) / kClusterBlocks, num_pairs = Schedule::num_pairs();
+      uint32_t item = 0, first = 0, count = kRanges;
+      if (now.shares_ranges) {
+        const uint32_t at = schedule().share_begin(pair) + done, end = schedule().share_begin(pair + 1);
+        if (at >= end) break;
+        item = at / kRanges;
+        first = at % kRanges;
+        count = min(kRanges - first, end - at);
+        done += count;
+      } else {
+        // Neighbouring items differ in size: the shift lets all pairs have some of each.
+        item = done * num_pairs + (pair + done) % num_pairs;
+        if (item >= now.num_items) break;
+        ++done;
+      }
+      body(item, first, first + count);
+    }
+  }
+
+  // What block `rank` of a pair has of a part of an item.
+  __device__ Tile tile(uint32_t item, uint32_t first_range, uint32_t end_range, uint32_t rank) const {
+    uint32_t low = 0, high = lists_.num_experts;  // the expert is in [low, high)
+    while (high - low > 1) {
+      const uint32_t middle = (low + high) / 2;
+      if (lists_.first_item(product_)[middle] <= item)
+        low = middle;
+      else
+        high = middle;
+    }
+    Tile tile;
+    tile.item = item;
+    tile.expert = low;
+    tile.first_range = first_range;
+    tile.end_range = end_range;
+    tile.first_step = schedule().range_begin(first_range);
+    tile.end_step = schedule().range_begin(end_range);
+    schedule().place(item - lists_.first_item(product_)[low], static_cast<uint32_t>(lists_.counts()[low]), rank, tile);
+    return tile;
+  }
+
+ private:
+  uint32_t product_;
+  ExpertLists lists_;
+};
+
+}  // namespace mixlane::experts_gpu
