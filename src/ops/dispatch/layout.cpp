@@ -108,4 +108,19 @@ WindowLayout::WindowLayout(const DispatcherConfig& config, int num_ranks_)
   total_bytes = partials_at + num_ranks * capacity * partial_stride;
 }
 
+ReceivedRows columns_of(const WindowLayout& layout, const DispatcherConfig& config, std::byte* first, Device device) {
+  const int64_t rows = layout.num_ranks * layout.capacity;
+  const auto column = [&](int64_t offset, DType dtype, int64_t width) {
+    TensorView view(first + offset, dtype, {rows, width}, device);
+    view.strides[0] = layout.record_stride * 8 / bits(dtype);
+    return view;
+  };
+  ReceivedRows received;
+  received.rows = column(0, wire_dtype(config.wire), config.hidden);
+  if (layout.num_scales > 0) received.scales = column(layout.payload_bytes, layout.scale_dtype, layout.num_scales);
+  received.topk_ids = column(layout.ids_at, DType::i32, config.num_topk);
+  received.topk_weights = column(layout.weights_at, DType::f32, config.num_topk);
+  return received;
+}
+
 }  // namespace mixlane

@@ -94,6 +94,9 @@ DType wire_dtype(WireFormat wire);
 ScaleGroup scale_group(WireFormat wire);
 DType wire_dtype(CombineWire wire);
 
+// A part's records, the first of which lies at `first`, as columns of [num_ranks * capacity] rows; recv_count is left out.
+ReceivedRows columns_of(const WindowLayout& layout, const DispatcherConfig& config, std::byte* first, Device device = {});
+
 // Fills in capacity and expert_rank. Throws invalid_argument naming the field, its value and what is allowed.
 DispatcherConfig completed(const DispatcherConfig& config, int num_ranks);
 

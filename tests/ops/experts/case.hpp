@@ -17,6 +17,11 @@
 
 namespace mixlane::test {
 
+// "wgmma" of a test of "experts.wgmma".
+inline std::string name_of_variant(const testing::TestParamInfo<std::string>& test) {
+  return test.param.substr(test.param.find('.') + 1);
+}
+
 inline constexpr QuantFormat kFormats[] = {QuantFormat::none, QuantFormat::fp8_block, QuantFormat::fp8_channel,
                                            QuantFormat::mxfp4, QuantFormat::mxfp4_fp8};
 inline constexpr ActivationKind kKinds[] = {ActivationKind::swiglu, ActivationKind::swiglu_oai, ActivationKind::geglu_tanh,

@@ -30,8 +30,7 @@ std::vector<std::string> variants() {
 }
 
 class ExpertsValues : public testing::TestWithParam<std::string> {};
-INSTANTIATE_TEST_SUITE_P(Variants, ExpertsValues, testing::ValuesIn(variants()),
-                         [](const auto& test) { return test.param.substr(test.param.find('.') + 1); });
+INSTANTIATE_TEST_SUITE_P(Variants, ExpertsValues, testing::ValuesIn(variants()), name_of_variant);
 
 TEST_P(ExpertsValues, EveryFormatAndActivation) {
   uint64_t seed = 1;

@@ -52,8 +52,7 @@ class ExpertsGpu : public ExpertsOnGpu {
 
   int num_checked_ = 0;
 };
-INSTANTIATE_TEST_SUITE_P(Variants, ExpertsGpu, testing::ValuesIn(gpu_variants()),
-                         [](const auto& test) { return test.param.substr(test.param.find('.') + 1); });
+INSTANTIATE_TEST_SUITE_P(Variants, ExpertsGpu, testing::ValuesIn(gpu_variants()), name_of_variant);
 
 TEST_P(ExpertsGpu, EveryFormatAndActivation) {
   uint64_t seed = 1;

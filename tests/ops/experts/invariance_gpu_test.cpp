@@ -38,8 +38,7 @@ class ExpertsInvarianceGpu : public ExpertsOnGpu {
 
   int num_checked_ = 0;
 };
-INSTANTIATE_TEST_SUITE_P(Variants, ExpertsInvarianceGpu, testing::ValuesIn(gpu_variants()),
-                         [](const auto& test) { return test.param.substr(test.param.find('.') + 1); });
+INSTANTIATE_TEST_SUITE_P(Variants, ExpertsInvarianceGpu, testing::ValuesIn(gpu_variants()), name_of_variant);
 
 TEST_P(ExpertsInvarianceGpu, ARowsBitsAreItsOwn) {
   uint64_t seed = 1;

@@ -6,8 +6,7 @@ namespace mixlane::test {
 namespace {
 
 class ExpertsPairSumsGpu : public ExpertsOnGpu {};
-INSTANTIATE_TEST_SUITE_P(Variants, ExpertsPairSumsGpu, testing::ValuesIn(gpu_variants()),
-                         [](const auto& test) { return test.param.substr(test.param.find('.') + 1); });
+INSTANTIATE_TEST_SUITE_P(Variants, ExpertsPairSumsGpu, testing::ValuesIn(gpu_variants()), name_of_variant);
 
 TEST_P(ExpertsPairSumsGpu, AreThoseOfTheRowsPerPair) {
   uint64_t seed = 1;

@@ -96,8 +96,7 @@ class ExpertsProductsGpu : public ExpertsOnGpu {
     EXPECT_LE(error, kTolerance) << "format " << static_cast<int>(test.shape.format) << ", expert " << expert;
   }
 };
-INSTANTIATE_TEST_SUITE_P(Variants, ExpertsProductsGpu, testing::ValuesIn(gpu_variants()),
-                         [](const auto& test) { return test.param.substr(test.param.find('.') + 1); });
+INSTANTIATE_TEST_SUITE_P(Variants, ExpertsProductsGpu, testing::ValuesIn(gpu_variants()), name_of_variant);
 
 // down passes the activated error on.
 TEST_P(ExpertsProductsGpu, GateUp) {

@@ -184,18 +184,7 @@ ReceivedRows ShmBackend::dispatch_send(const DispatchArgs& args, RoutingState& s
 }
 
 ReceivedRows ShmBackend::received_rows(RoutingState& state) const {
-  std::byte* const first = layout_.record(protocol_.part(rank_), 0, 0);
-  const int64_t rows = int64_t{num_ranks_} * layout_.capacity;
-  const auto column = [&](int64_t offset, DType dtype, int64_t width) {
-    TensorView view(first + offset, dtype, {rows, width});
-    view.strides[0] = layout_.record_stride * 8 / bits(dtype);
-    return view;
-  };
-  ReceivedRows received;
-  received.rows = column(0, wire_dtype(config_.wire), config_.hidden);
-  if (layout_.num_scales > 0) received.scales = column(layout_.payload_bytes, layout_.scale_dtype, layout_.num_scales);
-  received.topk_ids = column(layout_.ids_at, DType::i32, config_.num_topk);
-  received.topk_weights = column(layout_.weights_at, DType::f32, config_.num_topk);
+  ReceivedRows received = columns_of(layout_, config_, layout_.record(protocol_.part(rank_), 0, 0));
   received.recv_count = TensorView(state.counts.received.data(), DType::i32, {num_ranks_});
   return received;
 }

@@ -295,19 +295,7 @@ void GpuBackend::dispatch_receive(Stream stream) {
 }
 
 ReceivedRows GpuBackend::received_rows() const {
-  const WindowLayout& records = layout_.records;
-  std::byte* const first = windows_->part(comm_->rank()) + layout_.records_at;
-  const int64_t rows = int64_t{comm_->num_ranks()} * config_.capacity;
-  const auto column = [&](int64_t offset, DType dtype, int64_t width) {
-    TensorView view(first + offset, dtype, {rows, width}, device_);
-    view.strides[0] = records.record_stride * 8 / bits(dtype);
-    return view;
-  };
-  ReceivedRows received;
-  received.rows = column(0, wire_dtype(config_.wire), config_.hidden);
-  if (records.num_scales > 0) received.scales = column(records.payload_bytes, records.scale_dtype, records.num_scales);
-  received.topk_ids = column(records.ids_at, DType::i32, config_.num_topk);
-  received.topk_weights = column(records.weights_at, DType::f32, config_.num_topk);
+  ReceivedRows received = columns_of(layout_.records, config_, windows_->part(comm_->rank()) + layout_.records_at, device_);
   received.recv_count = TensorView(own_.routing().recv_count, DType::i32, {comm_->num_ranks()}, device_);
   return received;
 }

@@ -10,39 +10,34 @@ namespace {
 
 using Kernel = void (*)(CombineKernelArgs);
 
+enum class Way { flags, inbox, by_count };
+
 template <CombineWire kWire, PartialSource kSource>
-Kernel kernel_for(bool inbox) {
+Kernel kernel_for(Way way) {
   // Only bf16 goes into inboxes.
-  if constexpr (kWire == CombineWire::bf16)
-    if (inbox) return combine_latency<kWire, kSource, true>;
+  if constexpr (kWire == CombineWire::bf16) {
+    if (way == Way::inbox) return combine_latency<kWire, kSource, true>;
+    if (way == Way::by_count) return combine_latency_by_count<kSource>;
+  }
   return combine_latency<kWire, kSource, false>;
 }
 
 template <CombineWire kWire>
-Kernel kernel_for(PartialSource source, bool inbox) {
+Kernel kernel_for(PartialSource source, Way way) {
   switch (source) {
-    case PartialSource::pairs: return kernel_for<kWire, PartialSource::pairs>(inbox);
-    case PartialSource::reduced_bf16: return kernel_for<kWire, PartialSource::reduced_bf16>(inbox);
-    case PartialSource::reduced_f32: return kernel_for<kWire, PartialSource::reduced_f32>(inbox);
+    case PartialSource::pairs: return kernel_for<kWire, PartialSource::pairs>(way);
+    case PartialSource::reduced_bf16: return kernel_for<kWire, PartialSource::reduced_bf16>(way);
+    case PartialSource::reduced_f32: return kernel_for<kWire, PartialSource::reduced_f32>(way);
   }
   return nullptr;
 }
 
-Kernel by_count(PartialSource source) {
-  switch (source) {
-    case PartialSource::pairs: return combine_latency_by_count<PartialSource::pairs>;
-    case PartialSource::reduced_bf16: return combine_latency_by_count<PartialSource::reduced_bf16>;
-    case PartialSource::reduced_f32: return combine_latency_by_count<PartialSource::reduced_f32>;
-  }
-  return nullptr;
-}
-
-Kernel kernel_for(CombineWire wire, PartialSource source, bool inbox) {
+Kernel kernel_for(CombineWire wire, PartialSource source, Way way) {
   switch (wire) {
-    case CombineWire::bf16: return kernel_for<CombineWire::bf16>(source, inbox);
-    case CombineWire::fp8_1x128: return kernel_for<CombineWire::fp8_1x128>(source, inbox);
-    case CombineWire::f32: return kernel_for<CombineWire::f32>(source, inbox);
-    case CombineWire::f64: return kernel_for<CombineWire::f64>(source, inbox);
+    case CombineWire::bf16: return kernel_for<CombineWire::bf16>(source, way);
+    case CombineWire::fp8_1x128: return kernel_for<CombineWire::fp8_1x128>(source, way);
+    case CombineWire::f32: return kernel_for<CombineWire::f32>(source, way);
+    case CombineWire::f64: return kernel_for<CombineWire::f64>(source, way);
   }
   return nullptr;
 }
@@ -76,15 +71,13 @@ bool splits(const CombineKernelArgs& args, const Budget& budget, uint32_t most) 
 
 void load_combine_kernels(CombineWire wire) {
   for (const PartialSource source : {PartialSource::pairs, PartialSource::reduced_bf16, PartialSource::reduced_f32})
-    for (const bool inbox : {true, false})
-      gpu::max_resident_blocks(reinterpret_cast<const void*>(kernel_for(wire, source, inbox)), kMaxSharingThreads, 0);
-  if (wire != CombineWire::bf16) return;
-  for (const PartialSource source : {PartialSource::pairs, PartialSource::reduced_bf16, PartialSource::reduced_f32})
-    gpu::max_resident_blocks(reinterpret_cast<const void*>(by_count(source)), kMaxSharingThreads, 0);
+    for (const Way way : {Way::flags, Way::inbox, Way::by_count})
+      gpu::max_resident_blocks(reinterpret_cast<const void*>(kernel_for(wire, source, way)), kMaxSharingThreads, 0);
 }
 
 void launch_combine(CombineKernelArgs args, CombineWire wire, const Budget& budget, Stream stream) {
-  const Kernel kernel = args.inbox_by_count ? by_count(args.source) : kernel_for(wire, args.source, args.uses_inbox);
+  const Way way = args.inbox_by_count ? Way::by_count : args.uses_inbox ? Way::inbox : Way::flags;
+  const Kernel kernel = kernel_for(wire, args.source, way);
   // Blocks that add up wait for peers, whose blocks may wait for this rank's sending ones: all must run at once. Blocks go
   // to the emptiest multiprocessors, so a limit leaves room for one each.
   const bool lean = args.uses_inbox && args.source != PartialSource::pairs;

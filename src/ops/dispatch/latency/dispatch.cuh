@@ -33,31 +33,25 @@ __device__ void dispatch_rows(const DispatchKernelArgs& args, DispatchShared& sh
   }
 }
 
-// kOneRow: no block has more than one row.
-template <Payload kPayload, bool kOneRow>
+enum class RowsOfBlock {
+  one,  // at most
+  any,
+  by_count,  // one if the number of tokens, which only the device knows, is so low
+};
+
+template <Payload kPayload, RowsOfBlock kRows>
 __global__ void __launch_bounds__(kMaxSharingThreads, 2)
     dispatch_latency(const MIXLANE_GRID_CONSTANT DispatchKernelArgs args) {
   extern __shared__ float scales[];
   __shared__ DispatchShared shared;
   dispatch_rows(args, shared, args.whole_rows, [&](const Share& share) {
     RowSender<kPayload> sender(args, share, scales, shared.send);
-    if constexpr (kOneRow)
-      send_one_row(args, share, sender, shared.send);
-    else
-      send_share(args, share, sender, shared.send);
-  });
-}
-
-// The same where only the device knows how many of the rows count: few go the shorter way.
-template <Payload kPayload>
-__global__ void __launch_bounds__(kMaxSharingThreads, 2)
-    dispatch_latency_by_count(const MIXLANE_GRID_CONSTANT DispatchKernelArgs args) {
-  extern __shared__ float scales[];
-  __shared__ DispatchShared shared;
-  dispatch_rows(args, shared, args.whole_rows, [&](const Share& share) {
-    RowSender<kPayload> sender(args, share, scales, shared.send);
-    const uint32_t num_senders = gridDim.x - 1, num_threads = blockDim.x, num_tokens = num_tokens_of(args);
-    if (num_tokens <= num_senders && num_tokens <= num_threads)
+    bool one_row = kRows == RowsOfBlock::one;
+    if constexpr (kRows == RowsOfBlock::by_count) {
+      const uint32_t num_senders = gridDim.x - 1, num_threads = blockDim.x, num_tokens = num_tokens_of(args);
+      one_row = num_tokens <= num_senders && num_tokens <= num_threads;
+    }
+    if (one_row)
       send_one_row(args, share, sender, shared.send);
     else
       send_share(args, share, sender, shared.send);

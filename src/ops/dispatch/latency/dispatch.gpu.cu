@@ -14,9 +14,9 @@ template <Payload kPayload>
 Kernel kernel_for(Way way) {
   switch (way) {
     case Way::in_lines: return dispatch_latency_lines<kPayload>;
-    case Way::one_row: return dispatch_latency<kPayload, true>;
-    case Way::by_count: return dispatch_latency_by_count<kPayload>;
-    case Way::any: return dispatch_latency<kPayload, false>;
+    case Way::one_row: return dispatch_latency<kPayload, RowsOfBlock::one>;
+    case Way::by_count: return dispatch_latency<kPayload, RowsOfBlock::by_count>;
+    case Way::any: return dispatch_latency<kPayload, RowsOfBlock::any>;
   }
   return nullptr;
 }

@@ -4,7 +4,7 @@
 #pragma once
 
 #include "gpu/numeric.cuh"
-#include "ops/experts/wgmma/finished.cuh"
+#include "ops/experts/wgmma/pipeline.cuh"
 
 namespace mixlane::experts_gpu {
 
@@ -40,16 +40,8 @@ class PackedScales {
  public:
   static constexpr bool kFolds = kOperands == Operands::e2m1_e4m3;
 
-  // `activated`: whose scales are copied; null if they were there before.
-  __device__ PackedScales(const WgmmaArgs& args, const Shared& shared, Pipeline<kOperands>& pipe, const Tiles& tiles,
-                          ActivatedRows* activated)
-      : args_(args),
-        shared_(shared),
-        pipe_(pipe),
-        tiles_(tiles),
-        activated_(activated),
-        lane_(threadIdx.x % 32),
-        groups_(args.depth / 32) {}
+  __device__ PackedScales(const WgmmaArgs& args, const Shared& shared, Pipeline<kOperands>& pipe, const Tiles& tiles)
+      : args_(args), shared_(shared), pipe_(pipe), tiles_(tiles), lane_(threadIdx.x % 32), groups_(args.depth / 32) {}
 
   __device__ void run() const {
     // In each launch: these are of one product. The first arrival at a stage tells of it.
@@ -96,10 +88,6 @@ class PackedScales {
     }
 #pragma unroll
     for (uint32_t i = 0; i < kAhead<kAligned>; ++i) fetch(tile.first_step / kSteps + i);
-    // Behind the first fetches, which need not wait.
-    if constexpr (kFolds && kProduct == Product::down) {
-      if (activated_) activated_->wait(tile.expert);
-    }
     for (uint32_t step = tile.first_step; step < tile.end_step; ++step, pipe_.advance()) {
       if (step == tile.first_step || step % kSteps == 0) {
         fetch(step / kSteps + kAhead<kAligned>);
@@ -178,7 +166,6 @@ class PackedScales {
   const Shared& shared_;
   Pipeline<kOperands>& pipe_;
   const Tiles& tiles_;
-  ActivatedRows* activated_;
   uint32_t lane_, groups_;
 };
 

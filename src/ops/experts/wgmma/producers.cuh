@@ -38,7 +38,7 @@ struct Producers {
       if (threadIdx.x % 32 == 0) copy_weights();
     } else if (warp == kScalesWarp) {
       if constexpr (kProduct == Product::down && has_token_groups(kOperands)) gpu::wait_for_previous_kernel();
-      if constexpr (is_packed(kOperands)) PackedScales<kProduct, kOperands>(args, shared, pipe, tiles, activated).run();
+      if constexpr (is_packed(kOperands)) PackedScales<kProduct, kOperands>(args, shared, pipe, tiles).run();
       if constexpr (kOperands == Operands::e4m3_block) copy_scales();
     } else if constexpr (kGathers) {
       gather_tokens();
