@@ -20,10 +20,11 @@ __device__ inline uint32_t owner_of(const ExpertOwners& owners, uint32_t expert)
 inline constexpr uint32_t kBadId = 1u << 31;
 
 // Bit per rank that owns one of these experts, and kBadId.
-static __device__ __noinline__ uint32_t ranks_of_any(const int32_t* ids, uint32_t num_topk, const uint8_t* table,
-                                                     const ExpertOwners& owners) {
+template <int kTogether>
+__device__ inline uint32_t ranks_of_ids(const int32_t* ids, uint32_t num_topk, const uint8_t* table,
+                                        const ExpertOwners& owners) {
   uint32_t ranks = 0;
-#pragma unroll 4
+#pragma unroll kTogether
   for (uint32_t k = 0; k < num_topk; ++k) {
     const int32_t id = ids[k];
     const auto expert = static_cast<uint32_t>(id);
@@ -32,6 +33,11 @@ static __device__ __noinline__ uint32_t ranks_of_any(const int32_t* ids, uint32_
     ranks |= good ? 1u << rank : id != -1 ? kBadId : 0u;
   }
   return ranks;
+}
+
+static __device__ __noinline__ uint32_t ranks_of_any(const int32_t* ids, uint32_t num_topk, const uint8_t* table,
+                                                     const ExpertOwners& owners) {
+  return ranks_of_ids<4>(ids, num_topk, table, owners);
 }
 
 // The usual: eight ids per token, fetched before anything else that a block needs, since its slots depend on them.

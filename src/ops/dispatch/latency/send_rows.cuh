@@ -1,7 +1,7 @@
 // A block's share of a dispatch: its tokens' rows, as they are or quantised on the way, into the receivers' windows.
 #pragma once
 
-#include "ops/dispatch/gpu/slots.cuh"
+#include "ops/dispatch/latency/block_slots.cuh"
 #include "ops/quant/encode.cuh"
 
 namespace mixlane::exchange_gpu {
@@ -9,25 +9,16 @@ namespace mixlane::exchange_gpu {
 // 16-byte packets of a row that a thread has on their way at once.
 inline constexpr uint32_t kHeld = 2;
 
+// 32 words each of what follows a row's payload that a wave has fetched before they are sent: for fp8 rows of 8192 values.
+inline constexpr uint32_t kHeldTails = 3;
+
 struct SendShared {
   union {
-    uint32_t counts[kMaxWaves][kMaxRanks];            // rows of the tokens before the block's
+    SlotsShared slots;
     HardwareWave::Mask having[kMaxWaves][kMaxRanks];  // send_one_row: each wave's tokens that go to a rank
   };
-  Batch batch;
   uint32_t largest[kWave];  // magnitude of each row of a batch, as bits
   uint32_t masked;
-};
-
-// The records that a row goes to, the own rank's last.
-struct BatchTargets {
-  const Batch& batch;
-  uint32_t row;
-  template <class Visit>
-  __device__ void each(Visit&& visit) const {
-#pragma unroll 1
-    for (uint32_t to = 0; to < batch.num_targets[row]; ++to) visit(batch.target[row][to]);
-  }
 };
 
 // Of quantised input.
@@ -86,23 +77,25 @@ class RowSender {
     token_ = share_.begin;
     packet_ = first_packet_;
     fetch();
-    fetch_tail(share_.begin);
+    fetch_tail(first_tail(share_.begin), share_.end);
   }
 
-  // The rows [first, end) of the batch; all threads of the block.
-  __device__ void send(uint32_t first, uint32_t end) {
+  // The rows [first, end) of the batch, whose records `targets_of(row)` has; all threads of the block.
+  template <class TargetsOf>
+  __device__ void send(uint32_t first, uint32_t end, TargetsOf&& targets_of) {
     if constexpr (kPayload == Payload::quantize_row) find_largest(first, end);
     if constexpr (kMakesScaleRows) {
 #pragma unroll 1
       for (uint32_t group = first; group < end; group += args_.scale_rows)
-        send_group(first, group, min(group + args_.scale_rows, end));
+        send_group(first, group, min(group + args_.scale_rows, end), targets_of);
     } else {
 #pragma unroll 1
       for (uint32_t token = first; token < end; ++token) {
-        const BatchTargets targets{shared_.batch, token - first};
+        const auto targets = targets_of(token - first);
         send_payload(targets, token - first, token);
-        if (sends_tail(token)) store_tail(targets, token - first, token);
-        fetch_tail(token + 1);
+        if (!sends_tail(token)) continue;
+        store_tail(targets, token - first, token);
+        fetch_tail(token + blockDim.x / kWave, share_.end);
       }
     }
   }
@@ -117,8 +110,6 @@ class RowSender {
     if (sends_tail(token)) store_tail(targets, 0, token);
   }
 
-  __device__ void finish() {}
-
  private:
   static constexpr uint32_t kGroupPackets = 16;
   static constexpr uint32_t kPerStore = kPayload == Payload::copy ? 1 : 2;  // packets
@@ -129,14 +120,15 @@ class RowSender {
 
   // Rows that share a barrier: behind it their scales are complete. A wave sends a row's tail while the next rows' scales
   // go to the other half of the memory for them.
-  __device__ void send_group(uint32_t first, uint32_t begin, uint32_t end) {
+  template <class TargetsOf>
+  __device__ void send_group(uint32_t first, uint32_t begin, uint32_t end, TargetsOf& targets_of) {
+    if (begin != share_.begin) fetch_tail(first_tail(begin), end);
 #pragma unroll 1
-    for (uint32_t token = begin; token < end; ++token)
-      send_payload(BatchTargets{shared_.batch, token - first}, token - first, token);
+    for (uint32_t token = begin; token < end; ++token) send_payload(targets_of(token - first), token - first, token);
     __syncthreads();
-    for (uint32_t token = begin + HardwareWave::index_in_block(); token < end; token += blockDim.x / kWave) {
-      fetch_words(token);
-      store_tail(BatchTargets{shared_.batch, token - first}, token - first, token);
+    for (uint32_t token = first_tail(begin); token < end; token += blockDim.x / kWave) {
+      if (token != first_tail(begin)) fetch_tail(token, end);
+      store_tail(targets_of(token - first), token - first, token);
     }
   }
 
@@ -231,31 +223,44 @@ class RowSender {
     __syncthreads();
   }
 
-  // What follows the payload: scales, ids, weights. Waves take turns; the words of neighbouring lanes make one transfer.
+  // What follows the payload: scales, ids, weights. Waves take turns, and fetch the next words they are to send long before:
+  // loads wait behind the stores that wait for the link. The words of neighbouring lanes make one transfer.
   __device__ bool sends_tail(uint32_t token) const {
     const uint32_t num_waves = blockDim.x / kWave;
     return HardwareWave::index_in_block() == num_waves - 1 - (token - share_.begin) % num_waves;
   }
-  __device__ void fetch_tail(uint32_t token) {
-    if (token < share_.end && sends_tail(token)) fetch_words(token);
+  // Of the tokens from `begin` on.
+  __device__ static uint32_t first_tail(uint32_t begin) {
+    return begin + blockDim.x / kWave - 1 - HardwareWave::index_in_block();
   }
-  __device__ void fetch_words(uint32_t token) {
-    const uint32_t word = tail_begin_ + HardwareWave::lane();
-    if (word < tail_end_ && !in_shared(word)) held_word_ = tail_word(args_, token, word);
+  __device__ void fetch_tail(uint32_t token, uint32_t end) {
+    if (token >= end) return;
+#pragma unroll
+    for (uint32_t i = 0; i < kHeldTails; ++i) {
+      const uint32_t word = tail_begin_ + i * kWave + HardwareWave::lane();
+      if (word < tail_end_ && !in_shared(word)) held_tail_[i] = tail_word(args_, token, word);
+    }
+  }
+  template <class Targets>
+  __device__ void store_words(const Targets& targets, uint32_t word, uint32_t value) const {
+    targets.each([&](std::byte* record) {
+      if (word < tail_end_) reinterpret_cast<uint32_t*>(record + args_.payload_bytes)[word] = value;
+    });
   }
   template <class Targets>
   __device__ void store_tail(const Targets& targets, uint32_t row, uint32_t token) const {
+    uint32_t word = tail_begin_ + HardwareWave::lane();
+#pragma unroll
+    for (uint32_t i = 0; i < kHeldTails; ++i, word += kWave) {
+      if (tail_begin_ + i * kWave >= tail_end_) return;
+      store_words(targets, word, in_shared(word) ? shared_word(row, token, word) : held_tail_[i]);
+    }
 #pragma unroll 1
-    for (uint32_t first = tail_begin_; first < tail_end_; first += kWave) {
-      const uint32_t word = first + HardwareWave::lane();
-      const bool there = word < tail_end_, held = first == tail_begin_ && !in_shared(word);
-      const uint32_t value = held              ? held_word_
-                             : !there          ? 0
+    for (; word - HardwareWave::lane() < tail_end_; word += kWave) {
+      const uint32_t value = word >= tail_end_ ? 0
                              : in_shared(word) ? shared_word(row, token, word)
                                                : tail_word(args_, token, word);
-      targets.each([&](std::byte* record) {
-        if (there) reinterpret_cast<uint32_t*>(record + args_.payload_bytes)[word] = value;
-      });
+      store_words(targets, word, value);
     }
   }
 
@@ -281,7 +286,7 @@ class RowSender {
   uint32_t token_ = 0;  // of what is held
   uint32_t packet_ = 0;
   uint4 held_[kHeld];
-  uint32_t held_word_ = 0;
+  uint32_t held_tail_[kHeldTails] = {};
 };
 
 __device__ inline void send_header(const DispatchKernelArgs& args, const Call& call, uint32_t count, int peer) {
@@ -296,52 +301,33 @@ __device__ inline void send_header(const DispatchKernelArgs& args, const Call& c
 template <class Sender>
 __device__ void send_share(const DispatchKernelArgs& args, const Share& share, Sender& sender, SendShared& shared) {
   const Window& window = args.exchange.window;
-  const uint32_t lane = HardwareWave::lane(), wave = HardwareWave::index_in_block(), num_waves = blockDim.x / kWave;
-  const bool first_wave = wave == 0;
-  // The first wave looks at the block's own tokens, the others at those before.
-  const uint32_t looks_at = (first_wave ? share.begin : (wave - 1) * kWave) + lane;
-  const FetchedToken fetched(args, looks_at, looks_at < (first_wave ? min(share.begin + kWave, share.end) : share.begin));
+  const uint32_t lane = HardwareWave::lane(), wave = HardwareWave::index_in_block();
+  BlockSlots slots(args, share);
   sender.fetch_first();
   Call call = open_call<ExchangeStage::dispatch>(args.exchange);
-  std::byte* const records = own_records(window);
-  uint32_t found = 0;
-  if (first_wave)
-    found = fetched.ranks(args);
-  else
-    count_before(args, share.begin, fetched, shared.counts);
-  // The last wave talks to the peers: the first one has the slots to find.
+  slots.count(shared.slots);
+  // The last wave talks to the peers.
   const bool to_peer =
-      wave + 1 == num_waves && static_cast<int>(lane) < window.num_ranks && static_cast<int>(lane) != window.rank;
+      wave + 1 == blockDim.x / kWave && static_cast<int>(lane) < window.num_ranks && static_cast<int>(lane) != window.rank;
   if (call.needs_credits) call.masked = exchange_credits(args.exchange, call.number, call.masked, &shared.masked);
-  if (blockIdx.x == 0 && to_peer && call.sends_to(static_cast<int>(lane)))
-    send_header(args, call, share.num_active, static_cast<int>(lane));
+  const bool talks = to_peer && call.sends_to(static_cast<int>(lane));
+  if (blockIdx.x == 0 && talks) send_header(args, call, share.num_active, static_cast<int>(lane));
   count_reader(args.exchange, call);  // a barrier as well: the counts are there
   if (share.empty()) return;
   be_late(args.exchange, call.number);
-  uint32_t next = 0;
-  if (first_wave && lane < kMaxRanks && share.begin != 0)
-    for (uint32_t w = 1; w < num_waves; ++w) next += shared.counts[w][lane];
+  slots.add_up(shared.slots, call);
 #pragma unroll 1
   for (uint32_t first = share.begin; first < share.end; first += kWave) {
-    const uint32_t end = min(first + kWave, share.end), token = first + lane;
-    if (first != share.begin) {
-      __syncthreads();  // the batch before has been sent
-      if (first_wave) found = token < end ? ranks_of(args, token) : 0;
-    }
-    const uint32_t before = next;
-    uint64_t distances = 0;
-    if (first_wave) distances = take_slots(args, call, found, records, next, shared.batch);
-    __syncthreads();
-    sender.send(first, end);
-    if (first_wave && share.part == 0) keep_slots(args, token, token < end, distances, before);
+    if (first != share.begin) slots.next_batch(first, shared.slots);
+    sender.send(first, min(first + kWave, share.end), [&](uint32_t row) { return slots.targets(row); });
+    if (wave == 0 && share.part == 0) slots.keep(first);
   }
-  sender.finish();
   be_late(args.exchange, ~call.number);
 
   __syncthreads();
-  if (to_peer && call.sends_to(static_cast<int>(lane)))
+  if (talks)
     gpu::store_release_system(done_flags(window, static_cast<int>(lane), window.rank) + blockIdx.x,
-                              uint64_t{call.epoch} << 32 | shared.batch.rows[lane]);
+                              uint64_t{call.epoch} << 32 | slots.num_rows());
 }
 
 }  // namespace mixlane::exchange_gpu
