@@ -39,26 +39,43 @@ __device__ inline std::byte* partial_at(const Window& window, int owner, int sou
   return window.parts[owner] + window.partials_at + (int64_t{source} * window.capacity + slot) * window.partial_stride;
 }
 
-// Before anything else.
+// Before anything else. Nothing of what the kernel before has made may be looked at yet.
 template <class Args>
-__device__ void begin_launch(const Args& args) {
+__device__ void enter_launch(const Args& args) {
   gpu::prefetch_args(args);
   gpu::allow_next_kernel();
+}
+template <class Args>
+__device__ void begin_launch(const Args& args) {
+  enter_launch(args);
   gpu::wait_for_previous_kernel();
 }
 
+// What a call is opened with, on its way.
+struct CallWords {
+  uint4 state;
+  uint32_t masked;
+};
+__device__ inline CallWords fetch_call(const Exchange& exchange) {
+  return {*reinterpret_cast<const uint4*>(exchange.state), gpu::load_relaxed<Scope::device>(exchange.masked)};
+}
+
 template <ExchangeStage kStage>
-__device__ Call open_call(const Exchange& exchange) {
+__device__ Call open_call(const CallWords& words) {
   Call call;
-  const uint4 words = *reinterpret_cast<const uint4*>(exchange.state);
-  call.before = {words.x, words.y, words.z, 0};
-  call.masked = gpu::load_relaxed<Scope::device>(exchange.masked);
+  call.before = {words.state.x, words.state.y, words.state.z, 0};
+  call.masked = words.masked;
   call.ended = (call.masked & kEnded) != 0;
   if (call.ended) call.masked = ~0u;  // nothing is sent and nothing awaited
   call.epoch = (kStage == ExchangeStage::dispatch ? call.before.dispatch_epoch : call.before.combine_epoch) + 1;
   call.number = call.before.dispatch_epoch + call.before.combine_epoch + 1;
   call.needs_credits = call.before.last_stage == 1 + static_cast<uint32_t>(kStage);
   return call;
+}
+
+template <ExchangeStage kStage>
+__device__ Call open_call(const Exchange& exchange) {
+  return open_call<kStage>(fetch_call(exchange));
 }
 
 // Every block but the closing one, once, by all its threads: a barrier behind which all of them have read the state. They

@@ -49,13 +49,18 @@ struct PlainIds {
     return {fours[0], fours[1]};
   }
 };
+// `kTellsBad`: kBadId too. Slots do not need it.
+template <bool kTellsBad = true>
 __device__ inline uint32_t ranks_of(const DispatchKernelArgs& args, const PlainIds& ids) {
   uint32_t ranks = 0;
 #pragma unroll
   for (const int32_t id : {ids.low.x, ids.low.y, ids.low.z, ids.low.w, ids.high.x, ids.high.y, ids.high.z, ids.high.w}) {
     const bool good = static_cast<uint32_t>(id) < args.owners.num_experts;
     const uint32_t rank = gpu::divide(static_cast<uint32_t>(id), args.owners.by_smaller) & 31u;
-    ranks |= good ? 1u << rank : id != -1 ? kBadId : 0u;
+    if (good)
+      ranks |= 1u << rank;
+    else if (kTellsBad && id != -1)
+      ranks |= kBadId;
   }
   return ranks;
 }
@@ -79,7 +84,7 @@ struct FetchedToken {
   }
   __device__ uint32_t ranks(const DispatchKernelArgs& args) const {
     if (token == ~0u) return 0;
-    return args.plain_ids ? ranks_of(args, ids) : ranks_of(args, token);
+    return args.plain_ids ? ranks_of<false>(args, ids) : ranks_of(args, token);
   }
 };
 

@@ -29,15 +29,23 @@ struct LaneTargets {
 
 class BlockSlots {
  public:
-  // Fetches ids: the first wave those of the block's first tokens, the others those of the tokens before.
+  // The first wave looks at the block's first tokens, the others at the tokens before.
   __device__ BlockSlots(const DispatchKernelArgs& args, const Share& share) : args_(args), share_(share) {
     const bool first = first_wave();
     at_ = first ? share.begin : (HardwareWave::index_in_block() - 1) * kWave;
     end_ = first ? min(share.begin + kWave, share.end) : share.begin;
-    fetch();
+    if (static_cast<int>(lane()) < args.exchange.window.num_ranks)
+      records_ = record_at(args.exchange.window, static_cast<int>(lane()), args.exchange.window.rank, 0);
   }
 
-  // Before the barrier. All threads of the block.
+  // The next ids.
+  __device__ void fetch() {
+#pragma unroll
+    for (uint32_t i = 0; i < kFetched; ++i)
+      if (args_.plain_ids && token(i) < end_) fetched_[i] = PlainIds::of(args_, token(i));
+  }
+
+  // Before the barrier, with ids fetched. All threads of the block.
   __device__ void count(SlotsShared& shared) {
     const uint32_t wave = HardwareWave::index_in_block(), num_waves = blockDim.x / kWave;
     HardwareWave::Mask having = 0;
@@ -55,9 +63,9 @@ class BlockSlots {
     }
     if (lane() >= kMaxRanks) return;
     shared.counts[lane()][wave] = first_wave() ? 0 : count;
-    if (!first_wave()) return;
-    shared.having[lane()] = having;
-    for (uint32_t none = num_waves; none < kMaxWaves; ++none) shared.counts[lane()][none] = 0;
+    if (first_wave()) shared.having[lane()] = having;
+#pragma unroll 1
+    for (uint32_t none = wave + num_waves; none < kMaxWaves; none += num_waves) shared.counts[lane()][none] = 0;
   }
 
   // Behind it.
@@ -69,7 +77,7 @@ class BlockSlots {
     const auto* const fours = reinterpret_cast<const uint4*>(shared.counts[rank]);
 #pragma unroll
     for (uint32_t i = 0; i < kMaxWaves / 4; ++i) next_ += fours[i].x + fours[i].y + fours[i].z + fours[i].w;
-    if (rank < window.num_ranks && call.sends_to(rank)) records_ = record_at(window, rank, window.rank, 0);
+    if (rank < window.num_ranks && !call.sends_to(rank)) records_ = nullptr;
   }
 
   // The tokens from `first` on, instead of those before.
@@ -114,7 +122,7 @@ class BlockSlots {
   }
 
  private:
-  static constexpr uint32_t kFetched = 2;  // tokens of those before, by each lane at once
+  static constexpr uint32_t kFetched = 3;  // tokens of those before, by each lane at once
 
   __device__ static uint32_t lane() { return HardwareWave::lane(); }
   __device__ static bool first_wave() { return HardwareWave::index_in_block() == 0; }
@@ -122,15 +130,10 @@ class BlockSlots {
   __device__ static uint32_t step() { return blockDim.x - kWave; }
 
   __device__ uint32_t token(uint32_t i) const { return at_ + i * step() + lane(); }
-  __device__ void fetch() {
-#pragma unroll
-    for (uint32_t i = 0; i < kFetched; ++i)
-      if (args_.plain_ids && token(i) < end_) fetched_[i] = PlainIds::of(args_, token(i));
-  }
   // No call: what is on its way to registers would have to come first.
   __device__ uint32_t ranks(uint32_t i) const {
     if (token(i) >= end_) return 0;
-    if (args_.plain_ids) return ranks_of(args_, fetched_[i]);
+    if (args_.plain_ids) return ranks_of<false>(args_, fetched_[i]);
     return ranks_of_ids<1>(args_.ids + int64_t{token(i)} * args_.num_topk, args_.num_topk, args_.owners.table, args_.owners);
   }
 

@@ -14,10 +14,12 @@ __device__ void send_one_row(const DispatchKernelArgs& args, const Share& share,
   const int peer = static_cast<int>(lane);
   const uint32_t token = share.begin, chunk = token / kWave;
   const uint32_t looks_at = (chunk == 0 ? 0 : wave * kWave) + lane;
+  begin_sending(args);
   const FetchedToken fetched(args, looks_at, !share.empty() && looks_at <= token);
+  const CallWords words = fetch_call(args.exchange);
   sender.fetch_first();
-  Call call = open_call<ExchangeStage::dispatch>(args.exchange);
   HardwareWave::Mask having = tokens_by_rank(args, fetched.ranks(args));
+  Call call = open_call<ExchangeStage::dispatch>(words);
   uint32_t slot = 0;
   if (chunk != 0) {
     if (wave <= chunk && lane < kMaxRanks) shared.having[wave][lane] = having;
