@@ -1,6 +1,7 @@
 // One call on the device: epochs, credits, waiting with a deadline, and what is reported.
 #pragma once
 
+#include "gpu/load_if.cuh"
 #include "gpu/peer.cuh"
 #include "ops/dispatch/gpu/device_args.hpp"
 #include "ops/dispatch/stage.hpp"
@@ -57,11 +58,12 @@ struct CallWords {
   uint32_t masked;
 };
 __device__ inline CallWords fetch_call(const Exchange& exchange) {
-  return {*reinterpret_cast<const uint4*>(exchange.state), gpu::load_relaxed<Scope::device>(exchange.masked)};
+  return {gpu::load_if(true, exchange.state, 0), gpu::load_relaxed<Scope::device>(exchange.masked)};
 }
 
 template <ExchangeStage kStage>
 __device__ Call open_call(const CallWords& words) {
+  gpu::wait_for_value(words.state.z + words.masked);
   Call call;
   call.before = {words.state.x, words.state.y, words.state.z, 0};
   call.masked = words.masked;

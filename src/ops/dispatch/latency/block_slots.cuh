@@ -41,29 +41,30 @@ class BlockSlots {
   // The next ids.
   __device__ void fetch() {
 #pragma unroll
-    for (uint32_t i = 0; i < kFetched; ++i)
-      if (args_.plain_ids && token(i) < end_) fetched_[i] = PlainIds::of(args_, token(i));
+    for (uint32_t i = 0; i < kFetched; ++i) fetched_[i] = PlainIds::of(args_, token(i), args_.plain_ids && token(i) < end_);
   }
 
-  // Before the barrier, with ids fetched. All threads of the block.
+  // The first result that is looked at.
+  __device__ void look() {
+#pragma unroll
+    for (uint32_t i = 0; i < kFetched; ++i) ranks_[i] = ranks_of<false>(args_, fetched_[i]);
+  }
+
+  // Before the barrier, when looked. All threads of the block.
   __device__ void count(SlotsShared& shared) {
     const uint32_t wave = HardwareWave::index_in_block(), num_waves = blockDim.x / kWave;
     HardwareWave::Mask having = 0;
-    uint32_t count = 0;
+    uint32_t count = count_fetched(having);
+    const HardwareWave::Mask first_having = having;
 #pragma unroll 1
-    while (at_ < end_) {
-#pragma unroll
-      for (uint32_t i = 0; i < kFetched; ++i) {
-        having = tokens_by_rank(args_, ranks(i));
-        count += static_cast<uint32_t>(HardwareWave::count(having));
-        if (first_wave()) break;
-      }
-      at_ += kFetched * step();
+    for (at_ += kFetched * step(); at_ < end_ && !first_wave(); at_ += kFetched * step()) {
       fetch();
+      look();
+      count += count_fetched(having);
     }
     if (lane() >= kMaxRanks) return;
     shared.counts[lane()][wave] = first_wave() ? 0 : count;
-    if (first_wave()) shared.having[lane()] = having;
+    if (first_wave()) shared.having[lane()] = first_having;
 #pragma unroll 1
     for (uint32_t none = wave + num_waves; none < kMaxWaves; none += num_waves) shared.counts[lane()][none] = 0;
   }
@@ -130,15 +131,38 @@ class BlockSlots {
   __device__ static uint32_t step() { return blockDim.x - kWave; }
 
   __device__ uint32_t token(uint32_t i) const { return at_ + i * step() + lane(); }
-  // No call: what is on its way to registers would have to come first.
-  __device__ uint32_t ranks(uint32_t i) const {
-    if (token(i) >= end_) return 0;
-    if (args_.plain_ids) return ranks_of<false>(args_, fetched_[i]);
-    return ranks_of_ids<1>(args_.ids + int64_t{token(i)} * args_.num_topk, args_.num_topk, args_.owners.table, args_.owners);
+  // What is not usual.
+  __device__ void look_up() {
+#pragma unroll
+    for (uint32_t i = 0; i < kFetched; ++i)
+      if (token(i) < end_)
+        ranks_[i] = ranks_of_ids<1>(args_.ids + int64_t{token(i)} * args_.num_topk, args_.num_topk, args_.owners.table,
+                                    args_.owners);
+  }
+
+  // Lane r: how many of the fetched tokens go to rank r, and which of the first ones do.
+  __device__ uint32_t count_fetched(HardwareWave::Mask& first) {
+    if (!args_.plain_ids) look_up();
+    uint32_t count = 0;
+#pragma unroll 1
+    for (int r = 0; r < args_.exchange.window.num_ranks; ++r) {
+      uint32_t of_rank = 0;
+      HardwareWave::Mask having[kFetched];
+#pragma unroll
+      for (uint32_t i = 0; i < kFetched; ++i) {
+        having[i] = HardwareWave::ballot((ranks_[i] >> r & 1u) != 0);
+        of_rank += static_cast<uint32_t>(HardwareWave::count(having[i]));
+      }
+      if (static_cast<int>(lane()) != r) continue;
+      count = of_rank;
+      first = having[0];
+    }
+    return count;
   }
 
   const DispatchKernelArgs& args_;
   const Share& share_;
+  uint32_t ranks_[kFetched];
   PlainIds fetched_[kFetched];  // of tokens `step()` apart from at_ + lane() on, up to end_
   uint32_t at_;
   uint32_t end_;

@@ -33,8 +33,10 @@ __device__ void send_in_lines(const DispatchKernelArgs& args, const Share& share
   const FetchedToken fetched(args, lane, lane < share.end);
   const CallWords words = fetch_call(args.exchange);
   sender.fetch_first();
-  const HardwareWave::Mask having = tokens_by_rank(args, fetched.ranks(args));
+  const uint32_t plain_ranks = fetched.plain_ranks(args);
   Call call = open_call<ExchangeStage::dispatch>(words);
+  const HardwareWave::Mask having = tokens_by_rank(args, fetched.ranks(args, plain_ranks));
+  sender.fetch_first_tail();
   const auto slot = static_cast<uint32_t>(HardwareWave::count(having & ((HardwareWave::Mask{1} << token) - 1)));
   const bool wanted = (having >> token & 1u) != 0;
   if (call.needs_credits) call.masked = exchange_credits(args.exchange, call.number, call.masked, &shared.masked);

@@ -18,8 +18,10 @@ __device__ void send_one_row(const DispatchKernelArgs& args, const Share& share,
   const FetchedToken fetched(args, looks_at, !share.empty() && looks_at <= token);
   const CallWords words = fetch_call(args.exchange);
   sender.fetch_first();
-  HardwareWave::Mask having = tokens_by_rank(args, fetched.ranks(args));
+  const uint32_t plain_ranks = fetched.plain_ranks(args);
   Call call = open_call<ExchangeStage::dispatch>(words);
+  HardwareWave::Mask having = tokens_by_rank(args, fetched.ranks(args, plain_ranks));
+  sender.fetch_first_tail();
   uint32_t slot = 0;
   if (chunk != 0) {
     if (wave <= chunk && lane < kMaxRanks) shared.having[wave][lane] = having;

@@ -83,8 +83,9 @@ class RowSender {
     token_ = share_.begin;
     packet_ = first_packet_;
     fetch();
-    fetch_tail(first_tail(share_.begin), share_.end);
   }
+  // When nothing is waited for any more that was asked for before.
+  __device__ void fetch_first_tail() { fetch_tail(first_tail(share_.begin), share_.end); }
 
   // The rows [first, end) of the batch, whose records `targets_of(row)` has; all threads of the block.
   template <class TargetsOf>
@@ -160,10 +161,7 @@ class RowSender {
     const std::byte* const from = args_.hidden.data + token_ * args_.hidden.stride + int64_t{at} * 16;
 #pragma unroll
     for (uint32_t i = 0; i < kHeld; ++i) {
-      if (token_ < share_.end && there(at + held_apart(i)))
-        held_[i] = *reinterpret_cast<const uint4*>(from + held_apart(i) * 16);
-      else
-        held_[i] = make_uint4(0, 0, 0, 0);
+      held_[i] = gpu::load_if(token_ < share_.end && there(at + held_apart(i)), from + held_apart(i) * 16, 0);
     }
   }
 
@@ -328,8 +326,10 @@ __device__ void send_share(const DispatchKernelArgs& args, const Share& share, S
   slots.fetch();
   const CallWords words = fetch_call(args.exchange);
   sender.fetch_first();
-  slots.count(shared.slots);
+  slots.look();
   Call call = open_call<ExchangeStage::dispatch>(words);
+  slots.count(shared.slots);
+  sender.fetch_first_tail();
   // The last wave talks to the peers.
   const bool to_peer =
       wave + 1 == blockDim.x / kWave && static_cast<int>(lane) < window.num_ranks && static_cast<int>(lane) != window.rank;
