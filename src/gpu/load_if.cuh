@@ -5,10 +5,10 @@
 
 namespace mixlane::gpu {
 
-// The 16 bytes at `from` if `wanted`, else `otherwise` four times. In code without branches the compiler tells the loads on
+// The 16 bytes at `from` if `wanted`, else `otherwise`. In code without branches the compiler tells the loads on
 // their way apart; across branches whoever waits for one of them waits for all.
-__device__ inline uint4 load_if(bool wanted, const void* from, uint32_t otherwise) {
-  uint4 words = make_uint4(otherwise, otherwise, otherwise, otherwise);
+__device__ inline uint4 load_if(bool wanted, const void* from, const uint4& otherwise) {
+  uint4 words = otherwise;
 #if defined(MIXLANE_HIP)
   if (wanted) words = *static_cast<const uint4*>(from);
 #else

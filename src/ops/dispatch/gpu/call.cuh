@@ -58,7 +58,7 @@ struct CallWords {
   uint32_t masked;
 };
 __device__ inline CallWords fetch_call(const Exchange& exchange) {
-  return {gpu::load_if(true, exchange.state, 0), gpu::load_relaxed<Scope::device>(exchange.masked)};
+  return {gpu::load_if(true, exchange.state, {}), gpu::load_relaxed<Scope::device>(exchange.masked)};
 }
 
 template <ExchangeStage kStage>

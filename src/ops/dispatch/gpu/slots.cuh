@@ -44,23 +44,34 @@ static __device__ __noinline__ uint32_t ranks_of_any(const int32_t* ids, uint32_
 struct PlainIds {
   uint4 low;
   uint4 high;
-  // None if not `wanted`.
-  __device__ static PlainIds of(const DispatchKernelArgs& args, uint32_t token, bool wanted = true) {
+  __device__ static PlainIds of(const DispatchKernelArgs& args, uint32_t token) {
     const auto* const fours = reinterpret_cast<const uint4*>(args.ids) + int64_t{token} * 2;
-    return {gpu::load_if(wanted, fours, ~0u), gpu::load_if(wanted, fours + 1, ~0u)};
+    return {fours[0], fours[1]};
+  }
+  // None if not `wanted`, without a branch.
+  __device__ static PlainIds of(const DispatchKernelArgs& args, uint32_t token, bool wanted) {
+    const auto* const fours = reinterpret_cast<const uint4*>(args.ids) + int64_t{token} * 2;
+    const uint4 none = make_uint4(~0u, ~0u, ~0u, ~0u);
+    return {gpu::load_if(wanted, fours, none), gpu::load_if(wanted, fours + 1, none)};
   }
 };
+
 // `kTellsBad`: kBadId too. Slots do not need it.
 template <bool kTellsBad = true>
-__device__ inline uint32_t ranks_of(const DispatchKernelArgs& args, const PlainIds& ids) {
+__device__ inline uint32_t ranks_of(uint32_t num_experts, const gpu::Divider& each, const PlainIds& ids) {
   uint32_t ranks = 0;
 #pragma unroll
   for (const uint32_t id : {ids.low.x, ids.low.y, ids.low.z, ids.low.w, ids.high.x, ids.high.y, ids.high.z, ids.high.w}) {
-    const bool good = id < args.owners.num_experts;
-    const uint32_t bit = 1u << (gpu::divide(id, args.owners.by_smaller) & 31u);
+    const bool good = id < num_experts;
+    const uint32_t bit = 1u << (gpu::divide(id, each) & 31u);
     ranks |= good ? bit : kTellsBad && id != ~0u ? kBadId : 0u;
   }
   return ranks;
+}
+
+template <bool kTellsBad = true>
+__device__ inline uint32_t ranks_of(const DispatchKernelArgs& args, const PlainIds& ids) {
+  return ranks_of<kTellsBad>(args.owners.num_experts, args.owners.by_smaller, ids);
 }
 
 // Bit per rank that owns one of a token's experts. What is usual is short code in place: fetching it takes longer than

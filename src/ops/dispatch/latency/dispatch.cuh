@@ -9,19 +9,10 @@
 namespace mixlane::exchange_gpu {
 
 // 16-byte packets of a row that a thread has on their way at once.
-#ifndef HELD
-#define HELD 4
-#endif
-inline constexpr uint32_t kHeldOfRow = HELD, kHeldOfLines = 2;
-// Of blocks that send rows without lines, so few that each has the packets of a row on their way: all waves run the same
-// instructions for a row. Two blocks of them fit on a multiprocessor, with 128 registers a thread.
-inline constexpr uint32_t kMaxRowThreads = HELD == 4 ? 256 : 448;
-
-inline uint32_t row_threads(uint32_t num_packets, bool part_of_row) {
-  constexpr uint32_t kFewest = (224 + kWave - 1) / kWave * kWave;  // of whole rows: all of them look for slots
-  const uint32_t wanted = ((num_packets + kHeldOfRow - 1) / kHeldOfRow + kWave - 1) / kWave * kWave;
-  return std::clamp(wanted, part_of_row ? 128u : kFewest, kMaxRowThreads);
-}
+inline constexpr uint32_t kHeldOfRow = 4, kHeldOfLines = 2;
+// Of blocks that send rows without lines: so few that one has a row on its way, since all waves run the same instructions
+// for each row. Two blocks fit on a multiprocessor, with 128 registers a thread: nothing of what is on its way is spilled.
+inline constexpr uint32_t kMaxRowThreads = 256;
 
 __device__ inline uint32_t num_tokens_of(const DispatchKernelArgs& args) {
   if (!args.num_tokens) return args.num_rows;
@@ -36,8 +27,10 @@ union DispatchShared {
 // What the kernels of dispatch have in common: `send(share)` waits for the kernel before, opens the call and moves a block's
 // rows.
 template <class Send>
-__device__ void dispatch_rows(const DispatchKernelArgs& args, DispatchShared& shared, bool whole_rows, Send&& send) {
-  enter_launch(args);
+__device__ void dispatch_rows(const DispatchKernelArgs& args, DispatchShared& shared, bool whole_rows, bool next_later,
+                              Send&& send) {
+  gpu::prefetch_args(args);
+  if (!next_later) gpu::allow_next_kernel();
   if (args.num_tokens != nullptr) gpu::wait_for_previous_kernel();  // which may have made the number
   const uint32_t num_tokens = num_tokens_of(args), num_senders = gridDim.x - 1 - args.num_receivers;
   if (blockIdx.x < num_senders) {
@@ -45,6 +38,7 @@ __device__ void dispatch_rows(const DispatchKernelArgs& args, DispatchShared& sh
     return;
   }
   gpu::wait_for_previous_kernel();
+  if (next_later) gpu::allow_next_kernel();
   if (blockIdx.x + 1 < gridDim.x) {
     receive_lines(args, blockIdx.x - num_senders);
   } else {
@@ -60,9 +54,10 @@ enum class RowsOfBlock {
 
 template <Payload kPayload, RowsOfBlock kRows>
 __global__ void __launch_bounds__(kMaxRowThreads, 2) dispatch_latency(const MIXLANE_GRID_CONSTANT DispatchKernelArgs args) {
+  constexpr bool kNextLater = kRows == RowsOfBlock::any;
   extern __shared__ float scales[];
   __shared__ DispatchShared shared;
-  dispatch_rows(args, shared, args.whole_rows, [&](const Share& share) {
+  dispatch_rows(args, shared, args.whole_rows, kNextLater, [&](const Share& share) {
     RowSender<kPayload, kHeldOfRow> sender(args, share, scales, shared.send);
     bool one_row = kRows == RowsOfBlock::one;
     if constexpr (kRows == RowsOfBlock::by_count) {
@@ -70,9 +65,9 @@ __global__ void __launch_bounds__(kMaxRowThreads, 2) dispatch_latency(const MIXL
       one_row = num_tokens <= num_senders && num_tokens <= num_threads;
     }
     if (one_row)
-      send_one_row(args, share, sender, shared.send);
+      send_one_row(args, share, sender, kNextLater, shared.send);
     else
-      send_share(args, share, sender, shared.send);
+      send_share(args, share, sender, kNextLater, shared.send);
   });
 }
 
@@ -82,7 +77,7 @@ __global__ void __launch_bounds__(kMaxSharingThreads, 2)
     dispatch_latency_lines(const MIXLANE_GRID_CONSTANT DispatchKernelArgs args) {
   extern __shared__ uint4 row[];
   __shared__ DispatchShared shared;
-  dispatch_rows(args, shared, kPayload != Payload::copy || args.num_scale_words != 0, [&](const Share& share) {
+  dispatch_rows(args, shared, kPayload != Payload::copy || args.num_scale_words != 0, false, [&](const Share& share) {
     auto* const scales = reinterpret_cast<float*>(row + args.exchange.window.line_pairs * kPacketsOfPair);
     RowSender<kPayload, kHeldOfLines> sender(args, share, scales, shared.send);
     send_in_lines(args, share, sender, reinterpret_cast<std::byte*>(row), shared.send);

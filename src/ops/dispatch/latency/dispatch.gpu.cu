@@ -38,6 +38,13 @@ uint32_t scale_rows_for(uint32_t num_words) {
   return rows;
 }
 
+// A thread for each kHeldOfRow packets; of whole rows not fewer than find the slots of a few hundred tokens at once.
+uint32_t row_threads(uint32_t num_packets, bool part_of_row) {
+  constexpr uint32_t kFewest = (224 + kWave - 1) / kWave * kWave;
+  const uint32_t wanted = ((num_packets + kHeldOfRow - 1) / kHeldOfRow + kWave - 1) / kWave * kWave;
+  return std::clamp(wanted, part_of_row ? 128u : kFewest, kMaxRowThreads);
+}
+
 // Scales that are bytes go as words where they lie so.
 void take_words(DispatchKernelArgs& args, Payload payload) {
   const bool aligned =

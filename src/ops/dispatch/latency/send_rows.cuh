@@ -161,7 +161,8 @@ class RowSender {
     const std::byte* const from = args_.hidden.data + token_ * args_.hidden.stride + int64_t{at} * 16;
 #pragma unroll
     for (uint32_t i = 0; i < kHeld; ++i) {
-      held_[i] = gpu::load_if(token_ < share_.end && there(at + held_apart(i)), from + held_apart(i) * 16, 0);
+      held_[i] = gpu::load_if(token_ < share_.end && there(at + held_apart(i)), from + held_apart(i) * 16,
+                              kCopies ? held_[i] : uint4{});
     }
   }
 
@@ -176,7 +177,7 @@ class RowSender {
       packet_ = first_packet_;
       ++token_;
     }
-    fetch();
+    if (token_ < share_.end) fetch();
     if constexpr (!kCopies) {
 #pragma unroll
       for (uint32_t i = 0; i < kHeld; i += 2) now[i / 2] = encode(row, token, held_at(packet, i), now[i], now[i + 1]);
@@ -297,7 +298,7 @@ class RowSender {
   uint32_t tail_end_;
   uint32_t token_ = 0;  // of what is held
   uint32_t packet_ = 0;
-  uint4 held_[kHeld];
+  uint4 held_[kHeld] = {};
   uint32_t tail_token_ = 0;  // the wave's next one
   uint32_t held_tail_[kHeldTails] = {};
 };
@@ -310,19 +311,21 @@ __device__ inline void send_header(const DispatchKernelArgs& args, const Call& c
 }
 
 // Behind all that needs nothing of what the kernel before has made.
-__device__ inline void begin_sending(const DispatchKernelArgs& args) {
+__device__ inline void begin_sending(const DispatchKernelArgs& args, bool next_later) {
   gpu::wait_for_previous_kernel();
+  if (next_later) gpu::allow_next_kernel();
   stall_if_asked<ExchangeStage::dispatch>(args.exchange);
 }
 
 // All threads of the block. Everything that can be is fetched before the first result is looked at; first what the slots
 // depend on.
 template <class Sender>
-__device__ void send_share(const DispatchKernelArgs& args, const Share& share, Sender& sender, SendShared& shared) {
+__device__ void send_share(const DispatchKernelArgs& args, const Share& share, Sender& sender, bool next_later,
+                           SendShared& shared) {
   const Window& window = args.exchange.window;
   const uint32_t lane = HardwareWave::lane(), wave = HardwareWave::index_in_block();
   BlockSlots slots(args, share);
-  begin_sending(args);
+  begin_sending(args, next_later);
   slots.fetch();
   const CallWords words = fetch_call(args.exchange);
   sender.fetch_first();
