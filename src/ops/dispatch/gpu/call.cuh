@@ -40,15 +40,11 @@ __device__ inline std::byte* partial_at(const Window& window, int owner, int sou
   return window.parts[owner] + window.partials_at + (int64_t{source} * window.capacity + slot) * window.partial_stride;
 }
 
-// Before anything else. Nothing of what the kernel before has made may be looked at yet.
-template <class Args>
-__device__ void enter_launch(const Args& args) {
-  gpu::prefetch_args(args);
-  gpu::allow_next_kernel();
-}
+// Before anything else.
 template <class Args>
 __device__ void begin_launch(const Args& args) {
-  enter_launch(args);
+  gpu::prefetch_args(args);
+  gpu::allow_next_kernel();
   gpu::wait_for_previous_kernel();
 }
 

@@ -27,18 +27,15 @@ union DispatchShared {
 // What the kernels of dispatch have in common: `send(share)` waits for the kernel before, opens the call and moves a block's
 // rows.
 template <class Send>
-__device__ void dispatch_rows(const DispatchKernelArgs& args, DispatchShared& shared, bool whole_rows, bool next_later,
-                              Send&& send) {
+__device__ void dispatch_rows(const DispatchKernelArgs& args, DispatchShared& shared, bool whole_rows, Send&& send) {
   gpu::prefetch_args(args);
-  if (!next_later) gpu::allow_next_kernel();
   if (args.num_tokens != nullptr) gpu::wait_for_previous_kernel();  // which may have made the number
   const uint32_t num_tokens = num_tokens_of(args), num_senders = gridDim.x - 1 - args.num_receivers;
   if (blockIdx.x < num_senders) {
     send(Share::of(num_tokens, num_senders, blockIdx.x, whole_rows));
     return;
   }
-  gpu::wait_for_previous_kernel();
-  if (next_later) gpu::allow_next_kernel();
+  wait_for_turn();
   if (blockIdx.x + 1 < gridDim.x) {
     receive_lines(args, blockIdx.x - num_senders);
   } else {
@@ -54,10 +51,9 @@ enum class RowsOfBlock {
 
 template <Payload kPayload, RowsOfBlock kRows>
 __global__ void __launch_bounds__(kMaxRowThreads, 2) dispatch_latency(const MIXLANE_GRID_CONSTANT DispatchKernelArgs args) {
-  constexpr bool kNextLater = kRows == RowsOfBlock::any;
   extern __shared__ float scales[];
   __shared__ DispatchShared shared;
-  dispatch_rows(args, shared, args.whole_rows, kNextLater, [&](const Share& share) {
+  dispatch_rows(args, shared, args.whole_rows, [&](const Share& share) {
     RowSender<kPayload, kHeldOfRow> sender(args, share, scales, shared.send);
     bool one_row = kRows == RowsOfBlock::one;
     if constexpr (kRows == RowsOfBlock::by_count) {
@@ -65,9 +61,9 @@ __global__ void __launch_bounds__(kMaxRowThreads, 2) dispatch_latency(const MIXL
       one_row = num_tokens <= num_senders && num_tokens <= num_threads;
     }
     if (one_row)
-      send_one_row(args, share, sender, kNextLater, shared.send);
+      send_one_row(args, share, sender, shared.send);
     else
-      send_share(args, share, sender, kNextLater, shared.send);
+      send_share(args, share, sender, shared.send);
   });
 }
 
@@ -77,7 +73,7 @@ __global__ void __launch_bounds__(kMaxSharingThreads, 2)
     dispatch_latency_lines(const MIXLANE_GRID_CONSTANT DispatchKernelArgs args) {
   extern __shared__ uint4 row[];
   __shared__ DispatchShared shared;
-  dispatch_rows(args, shared, kPayload != Payload::copy || args.num_scale_words != 0, false, [&](const Share& share) {
+  dispatch_rows(args, shared, kPayload != Payload::copy || args.num_scale_words != 0, [&](const Share& share) {
     auto* const scales = reinterpret_cast<float*>(row + args.exchange.window.line_pairs * kPacketsOfPair);
     RowSender<kPayload, kHeldOfLines> sender(args, share, scales, shared.send);
     send_in_lines(args, share, sender, reinterpret_cast<std::byte*>(row), shared.send);

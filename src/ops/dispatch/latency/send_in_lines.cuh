@@ -29,7 +29,7 @@ __device__ void send_in_lines(const DispatchKernelArgs& args, const Share& share
   // Quantised rows are not cut into parts.
   const uint32_t first_pair = share.first_of(window.line_pairs), end_pair = share.end_of(window.line_pairs);
   if constexpr (Sender::kCopies) sender.cover(first_pair * kPacketsOfPair, end_pair * kPacketsOfPair);
-  begin_sending(args, false);
+  begin_sending(args);
   const FetchedToken fetched(args, lane, lane < share.end);
   const CallWords words = fetch_call(args.exchange);
   sender.fetch_first();

@@ -8,14 +8,13 @@ namespace mixlane::exchange_gpu {
 // A block with one row, or a part of one: it needs no batch. Every wave finds the row's slots for itself, from all tokens up
 // to the block's if they fit in a wave; else each looks at some of them. All threads of the block.
 template <class Sender>
-__device__ void send_one_row(const DispatchKernelArgs& args, const Share& share, Sender& sender, bool next_later,
-                             SendShared& shared) {
+__device__ void send_one_row(const DispatchKernelArgs& args, const Share& share, Sender& sender, SendShared& shared) {
   const Window& window = args.exchange.window;
   const uint32_t lane = HardwareWave::lane(), wave = HardwareWave::index_in_block();
   const int peer = static_cast<int>(lane);
   const uint32_t token = share.begin, chunk = token / kWave;
   const uint32_t looks_at = (chunk == 0 ? 0 : wave * kWave) + lane;
-  begin_sending(args, next_later);
+  begin_sending(args);
   const FetchedToken fetched(args, looks_at, !share.empty() && looks_at <= token);
   const CallWords words = fetch_call(args.exchange);
   sender.fetch_first();

@@ -310,22 +310,25 @@ __device__ inline void send_header(const DispatchKernelArgs& args, const Call& c
                             uint64_t{call.epoch} << 32 | (wants_inbox ? kWantsInbox : 0) | count);
 }
 
-// Behind all that needs nothing of what the kernel before has made.
-__device__ inline void begin_sending(const DispatchKernelArgs& args, bool next_later) {
+// Behind all that needs nothing of what the kernel before has made. The next kernel may start only now: were the kernel
+// before still there, the next one's blocks would go where its blocks end first, and not evenly to all multiprocessors.
+__device__ inline void wait_for_turn() {
   gpu::wait_for_previous_kernel();
-  if (next_later) gpu::allow_next_kernel();
+  gpu::allow_next_kernel();
+}
+__device__ inline void begin_sending(const DispatchKernelArgs& args) {
+  wait_for_turn();
   stall_if_asked<ExchangeStage::dispatch>(args.exchange);
 }
 
 // All threads of the block. Everything that can be is fetched before the first result is looked at; first what the slots
 // depend on.
 template <class Sender>
-__device__ void send_share(const DispatchKernelArgs& args, const Share& share, Sender& sender, bool next_later,
-                           SendShared& shared) {
+__device__ void send_share(const DispatchKernelArgs& args, const Share& share, Sender& sender, SendShared& shared) {
   const Window& window = args.exchange.window;
   const uint32_t lane = HardwareWave::lane(), wave = HardwareWave::index_in_block();
   BlockSlots slots(args, share);
-  begin_sending(args, next_later);
+  begin_sending(args);
   slots.fetch();
   const CallWords words = fetch_call(args.exchange);
   sender.fetch_first();
