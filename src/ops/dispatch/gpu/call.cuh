@@ -1,6 +1,7 @@
 // One call on the device: epochs, credits, waiting with a deadline, and what is reported.
 #pragma once
 
+#include "gpu/load_if.cuh"
 #include "gpu/peer.cuh"
 #include "ops/dispatch/gpu/device_args.hpp"
 #include "ops/dispatch/stage.hpp"
@@ -47,18 +48,32 @@ __device__ void begin_launch(const Args& args) {
   gpu::wait_for_previous_kernel();
 }
 
+// What a call is opened with, on its way.
+struct CallWords {
+  uint4 state;
+  uint32_t masked;
+};
+__device__ inline CallWords fetch_call(const Exchange& exchange) {
+  return {gpu::load_if(true, exchange.state, {}), gpu::load_relaxed<Scope::device>(exchange.masked)};
+}
+
 template <ExchangeStage kStage>
-__device__ Call open_call(const Exchange& exchange) {
+__device__ Call open_call(const CallWords& words) {
+  gpu::wait_for_value(words.state.z + words.masked);
   Call call;
-  const uint4 words = *reinterpret_cast<const uint4*>(exchange.state);
-  call.before = {words.x, words.y, words.z, 0};
-  call.masked = gpu::load_relaxed<Scope::device>(exchange.masked);
+  call.before = {words.state.x, words.state.y, words.state.z, 0};
+  call.masked = words.masked;
   call.ended = (call.masked & kEnded) != 0;
   if (call.ended) call.masked = ~0u;  // nothing is sent and nothing awaited
   call.epoch = (kStage == ExchangeStage::dispatch ? call.before.dispatch_epoch : call.before.combine_epoch) + 1;
   call.number = call.before.dispatch_epoch + call.before.combine_epoch + 1;
   call.needs_credits = call.before.last_stage == 1 + static_cast<uint32_t>(kStage);
   return call;
+}
+
+template <ExchangeStage kStage>
+__device__ Call open_call(const Exchange& exchange) {
+  return open_call<kStage>(fetch_call(exchange));
 }
 
 // Every block but the closing one, once, by all its threads: a barrier behind which all of them have read the state. They

@@ -20,10 +20,11 @@ __device__ inline uint32_t owner_of(const ExpertOwners& owners, uint32_t expert)
 inline constexpr uint32_t kBadId = 1u << 31;
 
 // Bit per rank that owns one of these experts, and kBadId.
-static __device__ __noinline__ uint32_t ranks_of_any(const int32_t* ids, uint32_t num_topk, const uint8_t* table,
-                                                     const ExpertOwners& owners) {
+template <int kTogether>
+__device__ inline uint32_t ranks_of_ids(const int32_t* ids, uint32_t num_topk, const uint8_t* table,
+                                        const ExpertOwners& owners) {
   uint32_t ranks = 0;
-#pragma unroll 4
+#pragma unroll kTogether
   for (uint32_t k = 0; k < num_topk; ++k) {
     const int32_t id = ids[k];
     const auto expert = static_cast<uint32_t>(id);
@@ -34,24 +35,43 @@ static __device__ __noinline__ uint32_t ranks_of_any(const int32_t* ids, uint32_
   return ranks;
 }
 
+static __device__ __noinline__ uint32_t ranks_of_any(const int32_t* ids, uint32_t num_topk, const uint8_t* table,
+                                                     const ExpertOwners& owners) {
+  return ranks_of_ids<4>(ids, num_topk, table, owners);
+}
+
 // The usual: eight ids per token, fetched before anything else that a block needs, since its slots depend on them.
 struct PlainIds {
-  int4 low;
-  int4 high;
+  uint4 low;
+  uint4 high;
   __device__ static PlainIds of(const DispatchKernelArgs& args, uint32_t token) {
-    const auto* const fours = reinterpret_cast<const int4*>(args.ids) + int64_t{token} * 2;
+    const auto* const fours = reinterpret_cast<const uint4*>(args.ids) + int64_t{token} * 2;
     return {fours[0], fours[1]};
   }
+  // None if not `wanted`, without a branch.
+  __device__ static PlainIds of(const DispatchKernelArgs& args, uint32_t token, bool wanted) {
+    const auto* const fours = reinterpret_cast<const uint4*>(args.ids) + int64_t{token} * 2;
+    const uint4 none = make_uint4(~0u, ~0u, ~0u, ~0u);
+    return {gpu::load_if(wanted, fours, none), gpu::load_if(wanted, fours + 1, none)};
+  }
 };
-__device__ inline uint32_t ranks_of(const DispatchKernelArgs& args, const PlainIds& ids) {
+
+// `kTellsBad`: kBadId too. Slots do not need it.
+template <bool kTellsBad = true>
+__device__ inline uint32_t ranks_of(uint32_t num_experts, const gpu::Divider& each, const PlainIds& ids) {
   uint32_t ranks = 0;
 #pragma unroll
-  for (const int32_t id : {ids.low.x, ids.low.y, ids.low.z, ids.low.w, ids.high.x, ids.high.y, ids.high.z, ids.high.w}) {
-    const bool good = static_cast<uint32_t>(id) < args.owners.num_experts;
-    const uint32_t rank = gpu::divide(static_cast<uint32_t>(id), args.owners.by_smaller) & 31u;
-    ranks |= good ? 1u << rank : id != -1 ? kBadId : 0u;
+  for (const uint32_t id : {ids.low.x, ids.low.y, ids.low.z, ids.low.w, ids.high.x, ids.high.y, ids.high.z, ids.high.w}) {
+    const bool good = id < num_experts;
+    const uint32_t bit = 1u << (gpu::divide(id, each) & 31u);
+    ranks |= good ? bit : kTellsBad && id != ~0u ? kBadId : 0u;
   }
   return ranks;
+}
+
+template <bool kTellsBad = true>
+__device__ inline uint32_t ranks_of(const DispatchKernelArgs& args, const PlainIds& ids) {
+  return ranks_of<kTellsBad>(args.owners.num_experts, args.owners.by_smaller, ids);
 }
 
 // Bit per rank that owns one of a token's experts. What is usual is short code in place: fetching it takes longer than
@@ -63,18 +83,19 @@ __device__ inline uint32_t ranks_of(const DispatchKernelArgs& args, uint32_t tok
 
 // A token whose ids are fetched, or none.
 struct FetchedToken {
-  PlainIds ids{};
-  uint32_t token = ~0u;
-  FetchedToken() = default;
-  __device__ FetchedToken(const DispatchKernelArgs& args, uint32_t which, bool counts) {
-    if (!counts) return;
-    token = which;
-    if (args.plain_ids) ids = PlainIds::of(args, token);
+  PlainIds ids;
+  uint32_t token;
+  __device__ FetchedToken() : FetchedToken(~0u) {}
+  __device__ explicit FetchedToken(uint32_t which)
+      : ids{make_uint4(~0u, ~0u, ~0u, ~0u), make_uint4(~0u, ~0u, ~0u, ~0u)}, token(which) {}
+  __device__ FetchedToken(const DispatchKernelArgs& args, uint32_t which, bool counts)
+      : ids(PlainIds::of(args, which, counts && args.plain_ids)), token(counts ? which : ~0u) {}
+  // In two steps: no branch before other results, like those of the first one, are looked at.
+  __device__ uint32_t plain_ranks(const DispatchKernelArgs& args) const { return ranks_of<false>(args, ids); }
+  __device__ uint32_t ranks(const DispatchKernelArgs& args, uint32_t plain_ranks) const {
+    return args.plain_ids || token == ~0u ? plain_ranks : ranks_of(args, token);
   }
-  __device__ uint32_t ranks(const DispatchKernelArgs& args) const {
-    if (token == ~0u) return 0;
-    return args.plain_ids ? ranks_of(args, ids) : ranks_of(args, token);
-  }
+  __device__ uint32_t ranks(const DispatchKernelArgs& args) const { return ranks(args, plain_ranks(args)); }
 };
 
 // Lane r: how many of the wave's tokens go to rank r.

@@ -8,6 +8,12 @@
 
 namespace mixlane::exchange_gpu {
 
+// 16-byte packets of a row that a thread has on their way at once.
+inline constexpr uint32_t kHeldOfRow = 4, kHeldOfLines = 2;
+// Of blocks that send rows without lines: so few that one has a row on its way, since all waves run the same instructions
+// for each row. Two blocks fit on a multiprocessor, with 128 registers a thread: nothing of what is on its way is spilled.
+inline constexpr uint32_t kMaxRowThreads = 256;
+
 __device__ inline uint32_t num_tokens_of(const DispatchKernelArgs& args) {
   if (!args.num_tokens) return args.num_rows;
   return static_cast<uint32_t>(min(max(*args.num_tokens, 0), static_cast<int32_t>(args.num_rows)));
@@ -18,15 +24,19 @@ union DispatchShared {
   ReceiveShared receive;
 };
 
-// What the kernels of dispatch have in common: `send(share)` opens the call and moves a block's rows.
+// What the kernels of dispatch have in common: `send(share)` waits for the kernel before, opens the call and moves a block's
+// rows.
 template <class Send>
 __device__ void dispatch_rows(const DispatchKernelArgs& args, DispatchShared& shared, bool whole_rows, Send&& send) {
-  begin_launch(args);
+  gpu::prefetch_args(args);
+  if (args.num_tokens != nullptr) gpu::wait_for_previous_kernel();  // which may have made the number
   const uint32_t num_tokens = num_tokens_of(args), num_senders = gridDim.x - 1 - args.num_receivers;
   if (blockIdx.x < num_senders) {
-    stall_if_asked<ExchangeStage::dispatch>(args.exchange);
     send(Share::of(num_tokens, num_senders, blockIdx.x, whole_rows));
-  } else if (blockIdx.x + 1 < gridDim.x) {
+    return;
+  }
+  wait_for_turn();
+  if (blockIdx.x + 1 < gridDim.x) {
     receive_lines(args, blockIdx.x - num_senders);
   } else {
     receive_rows(args, num_tokens, shared.receive);
@@ -40,12 +50,11 @@ enum class RowsOfBlock {
 };
 
 template <Payload kPayload, RowsOfBlock kRows>
-__global__ void __launch_bounds__(kMaxSharingThreads, 2)
-    dispatch_latency(const MIXLANE_GRID_CONSTANT DispatchKernelArgs args) {
+__global__ void __launch_bounds__(kMaxRowThreads, 2) dispatch_latency(const MIXLANE_GRID_CONSTANT DispatchKernelArgs args) {
   extern __shared__ float scales[];
   __shared__ DispatchShared shared;
   dispatch_rows(args, shared, args.whole_rows, [&](const Share& share) {
-    RowSender<kPayload> sender(args, share, scales, shared.send);
+    RowSender<kPayload, kHeldOfRow> sender(args, share, scales, shared.send);
     bool one_row = kRows == RowsOfBlock::one;
     if constexpr (kRows == RowsOfBlock::by_count) {
       const uint32_t num_senders = gridDim.x - 1, num_threads = blockDim.x, num_tokens = num_tokens_of(args);
@@ -66,7 +75,7 @@ __global__ void __launch_bounds__(kMaxSharingThreads, 2)
   __shared__ DispatchShared shared;
   dispatch_rows(args, shared, kPayload != Payload::copy || args.num_scale_words != 0, [&](const Share& share) {
     auto* const scales = reinterpret_cast<float*>(row + args.exchange.window.line_pairs * kPacketsOfPair);
-    RowSender<kPayload> sender(args, share, scales, shared.send);
+    RowSender<kPayload, kHeldOfLines> sender(args, share, scales, shared.send);
     send_in_lines(args, share, sender, reinterpret_cast<std::byte*>(row), shared.send);
   });
 }

@@ -38,6 +38,24 @@ uint32_t scale_rows_for(uint32_t num_words) {
   return rows;
 }
 
+// A thread for each kHeldOfRow packets; of whole rows not fewer than find the slots of a few hundred tokens at once.
+uint32_t row_threads(uint32_t num_packets, bool part_of_row) {
+  constexpr uint32_t kFewest = (224 + kWave - 1) / kWave * kWave;
+  const uint32_t wanted = ((num_packets + kHeldOfRow - 1) / kHeldOfRow + kWave - 1) / kWave * kWave;
+  return std::clamp(wanted, part_of_row ? 128u : kFewest, kMaxRowThreads);
+}
+
+// Scales that are bytes go as words where they lie so.
+void take_words(DispatchKernelArgs& args, Payload payload) {
+  const bool aligned =
+      (reinterpret_cast<uintptr_t>(args.scales) | static_cast<uintptr_t>(args.scale_row_stride) | args.num_byte_scales) %
+          4 ==
+      0;
+  if (payload == Payload::copy && !(aligned && args.scale_col_stride == 1)) return;
+  if (args.num_byte_scales != 0) args.scale_row_stride /= 4;
+  args.num_byte_scales = 0;
+}
+
 // Shared memory of a block that puts a row together, without the scales of it.
 constexpr int64_t kMaxStagedBytes = 36 * 1024;
 int64_t staged_bytes(const DispatchKernelArgs& args) {
@@ -61,7 +79,7 @@ void launch_in_lines(DispatchKernelArgs args, Payload payload, const Budget& bud
   // What all threads do before the first store is most of a small call: no more of them than a part of a row takes.
   const uint32_t log2_parts = whole_rows ? 0 : Share::parts_for(args.num_rows, wanted);
   const uint32_t packets = args.exchange.window.record_packets >> log2_parts;
-  const uint32_t num_threads = log2_parts > 0 ? std::min(small_block(packets / kHeld), kMaxSharingThreads)
+  const uint32_t num_threads = log2_parts > 0 ? std::min(small_block(packets / kHeldOfLines), kMaxSharingThreads)
                                               : threads_for(args.exchange.window.line_pairs * 16, 0, kMaxSharingThreads);
   gpu::launch(kernel_for(payload, Way::in_lines),
               {.variant = "dispatch.latency",
@@ -77,10 +95,11 @@ void launch_in_lines(DispatchKernelArgs args, Payload payload, const Budget& bud
 void load_dispatch_kernels() {
   for (const Payload payload : {Payload::copy, Payload::quantize_1x128, Payload::quantize_row, Payload::quantize_1x32})
     for (const Way way : {Way::in_lines, Way::one_row, Way::by_count, Way::any})
-      gpu::max_resident_blocks(reinterpret_cast<const void*>(kernel_for(payload, way)), kMaxSharingThreads, 0);
+      gpu::max_resident_blocks(reinterpret_cast<const void*>(kernel_for(payload, way)), kMaxRowThreads, 0);
 }
 
 void launch_dispatch(DispatchKernelArgs args, Payload payload, const Budget& budget, Stream stream) {
+  take_words(args, payload);
   // One block per multiprocessor: they fill the link, and after a dispatch without a combine, when all of them wait for the
   // peers' credits, they run at once.
   const uint32_t most = std::clamp(static_cast<uint32_t>(budget.num_multiprocessors) - 1, 1u, kMaxSendBlocks);
@@ -90,8 +109,7 @@ void launch_dispatch(DispatchKernelArgs args, Payload payload, const Budget& bud
   }
   const uint32_t wanted = std::clamp(args.num_rows < most ? args.num_rows * kRowParts : most, 1u, most);
   const uint32_t packets = args.num_packets >> (args.whole_rows ? 0 : Share::parts_for(args.num_rows, wanted));
-  const uint32_t num_threads = packets < args.num_packets ? std::min(small_block(packets / kHeld), kMaxSharingThreads)
-                                                          : threads_for(args.num_packets, 0, kMaxSharingThreads);
+  const uint32_t num_threads = row_threads(packets, packets < args.num_packets);
   const bool one_row = args.num_rows <= std::min(most, num_threads);
   args.scale_rows = one_row ? 1 : scale_rows_for(args.num_scale_words);
   const Way way = one_row ? Way::one_row : args.num_tokens != nullptr ? Way::by_count : Way::any;

@@ -20,19 +20,23 @@ struct StagedTargets {
 // The row is put together in shared memory, at `staged`, and goes to its receivers from there. Every wave finds its slots
 // for itself. All threads of the block.
 static_assert(kLineRows <= static_cast<int>(kWave));
-template <Payload kPayload>
-__device__ void send_in_lines(const DispatchKernelArgs& args, const Share& share, RowSender<kPayload>& sender,
-                              std::byte* staged, SendShared& shared) {
+template <class Sender>
+__device__ void send_in_lines(const DispatchKernelArgs& args, const Share& share, Sender& sender, std::byte* staged,
+                              SendShared& shared) {
   const Window& window = args.exchange.window;
   const uint32_t token = share.begin, lane = HardwareWave::lane();
   const int rank = static_cast<int>(lane);
-  const FetchedToken fetched(args, lane, lane < share.end);
   // Quantised rows are not cut into parts.
   const uint32_t first_pair = share.first_of(window.line_pairs), end_pair = share.end_of(window.line_pairs);
-  if constexpr (kPayload == Payload::copy) sender.cover(first_pair * kPacketsOfPair, end_pair * kPacketsOfPair);
+  if constexpr (Sender::kCopies) sender.cover(first_pair * kPacketsOfPair, end_pair * kPacketsOfPair);
+  begin_sending(args);
+  const FetchedToken fetched(args, lane, lane < share.end);
+  const CallWords words = fetch_call(args.exchange);
   sender.fetch_first();
-  Call call = open_call<ExchangeStage::dispatch>(args.exchange);
-  const HardwareWave::Mask having = tokens_by_rank(args, fetched.ranks(args));
+  const uint32_t plain_ranks = fetched.plain_ranks(args);
+  Call call = open_call<ExchangeStage::dispatch>(words);
+  const HardwareWave::Mask having = tokens_by_rank(args, fetched.ranks(args, plain_ranks));
+  sender.fetch_first_tail();
   const auto slot = static_cast<uint32_t>(HardwareWave::count(having & ((HardwareWave::Mask{1} << token) - 1)));
   const bool wanted = (having >> token & 1u) != 0;
   if (call.needs_credits) call.masked = exchange_credits(args.exchange, call.number, call.masked, &shared.masked);

@@ -5,21 +5,6 @@
 
 namespace mixlane::exchange_gpu {
 
-// The records of one row in a whole wave: lane r's for rank r, null where there is none.
-struct LaneTargets {
-  const Window& window;
-  std::byte* record;
-  template <class Visit>
-  __device__ void each(Visit&& visit) const {
-#pragma unroll 1
-    for (int i = 1; i <= window.num_ranks; ++i) {
-      const int r = window.rank + i < window.num_ranks ? window.rank + i : window.rank + i - window.num_ranks;
-      auto* const to = reinterpret_cast<std::byte*>(HardwareWave::shuffle(reinterpret_cast<unsigned long long>(record), r));
-      if (to != nullptr) visit(to);
-    }
-  }
-};
-
 // A block with one row, or a part of one: it needs no batch. Every wave finds the row's slots for itself, from all tokens up
 // to the block's if they fit in a wave; else each looks at some of them. All threads of the block.
 template <class Sender>
@@ -29,10 +14,14 @@ __device__ void send_one_row(const DispatchKernelArgs& args, const Share& share,
   const int peer = static_cast<int>(lane);
   const uint32_t token = share.begin, chunk = token / kWave;
   const uint32_t looks_at = (chunk == 0 ? 0 : wave * kWave) + lane;
+  begin_sending(args);
   const FetchedToken fetched(args, looks_at, !share.empty() && looks_at <= token);
+  const CallWords words = fetch_call(args.exchange);
   sender.fetch_first();
-  Call call = open_call<ExchangeStage::dispatch>(args.exchange);
-  HardwareWave::Mask having = tokens_by_rank(args, fetched.ranks(args));
+  const uint32_t plain_ranks = fetched.plain_ranks(args);
+  Call call = open_call<ExchangeStage::dispatch>(words);
+  HardwareWave::Mask having = tokens_by_rank(args, fetched.ranks(args, plain_ranks));
+  sender.fetch_first_tail();
   uint32_t slot = 0;
   if (chunk != 0) {
     if (wave <= chunk && lane < kMaxRanks) shared.having[wave][lane] = having;
@@ -57,7 +46,6 @@ __device__ void send_one_row(const DispatchKernelArgs& args, const Share& share,
   sender.send_one(LaneTargets{window, sent ? record_at(window, peer, window.rank, static_cast<int>(slot)) : nullptr});
   if (wave == 0 && share.part == 0 && peer < window.num_ranks)
     args.exchange.routing.slots[int64_t{token} * window.num_ranks + peer] = sent ? static_cast<int32_t>(slot) : -1;
-  sender.finish();
   be_late(args.exchange, ~call.number);
   count_reader(args.exchange, call);  // a barrier as well
   if (talks)

@@ -1,41 +1,25 @@
 // A block's share of a dispatch: its tokens' rows, as they are or quantised on the way, into the receivers' windows.
 #pragma once
 
-#include "ops/dispatch/gpu/slots.cuh"
+#include "ops/dispatch/latency/block_slots.cuh"
 #include "ops/quant/encode.cuh"
 
 namespace mixlane::exchange_gpu {
 
-// 16-byte packets of a row that a thread has on their way at once.
-inline constexpr uint32_t kHeld = 2;
+// 32 words each of what follows a row's payload that a wave has fetched before they are sent: for fp8 rows of 8192 values.
+inline constexpr uint32_t kHeldTails = 3;
 
 struct SendShared {
   union {
-    uint32_t counts[kMaxWaves][kMaxRanks];            // rows of the tokens before the block's
+    SlotsShared slots;
     HardwareWave::Mask having[kMaxWaves][kMaxRanks];  // send_one_row: each wave's tokens that go to a rank
   };
-  Batch batch;
   uint32_t largest[kWave];  // magnitude of each row of a batch, as bits
   uint32_t masked;
 };
 
-// The records that a row goes to, the own rank's last.
-struct BatchTargets {
-  const Batch& batch;
-  uint32_t row;
-  template <class Visit>
-  __device__ void each(Visit&& visit) const {
-#pragma unroll 1
-    for (uint32_t to = 0; to < batch.num_targets[row]; ++to) visit(batch.target[row][to]);
-  }
-};
-
-// Of quantised input.
-__device__ inline uint32_t scale_word(const DispatchKernelArgs& args, uint32_t token, uint32_t word) {
-  if (args.num_byte_scales == 0) {
-    const auto* const row = static_cast<const float*>(args.scales) + token * args.scale_row_stride;
-    return __float_as_uint(row[word * args.scale_col_stride]);
-  }
+// Four scales that are bytes.
+__device__ inline uint32_t byte_scales(const DispatchKernelArgs& args, uint32_t token, uint32_t word) {
   const auto* const row = static_cast<const uint8_t*>(args.scales) + token * args.scale_row_stride;
   uint32_t bytes = 0;
   for (uint32_t i = 0; i < 4; ++i)
@@ -43,20 +27,33 @@ __device__ inline uint32_t scale_word(const DispatchKernelArgs& args, uint32_t t
   return bytes;
 }
 
-// A word of what follows the payload, made by the caller: scales of fp8 input, ids, weights.
+// A word of what follows the payload, made by the caller: scales of quantised input, ids, weights. As it is, so that nothing
+// waits for it that is not to be sent yet; scales not where they are bytes.
+__device__ inline uint32_t fetch_tail_word(const DispatchKernelArgs& args, uint32_t token, uint32_t word) {
+  const uint32_t num_scales = args.num_scale_words, num_topk = args.num_topk;
+  const auto* from = reinterpret_cast<const uint32_t*>(args.ids) + int64_t{token} * num_topk + (word - num_scales);
+  if (word >= num_scales + num_topk)
+    from = reinterpret_cast<const uint32_t*>(args.weights) + int64_t{token} * num_topk + (word - num_scales - num_topk);
+  if (word < num_scales)
+    from = static_cast<const uint32_t*>(args.scales) + token * args.scale_row_stride + word * args.scale_col_stride;
+  return *from;
+}
+// As it is sent: an id that is none as -1.
+__device__ inline uint32_t checked_word(const DispatchKernelArgs& args, uint32_t word, uint32_t value) {
+  const bool is_id = word - args.num_scale_words < args.num_topk;
+  return is_id && value >= args.owners.num_experts ? ~0u : value;
+}
 __device__ inline uint32_t tail_word(const DispatchKernelArgs& args, uint32_t token, uint32_t word) {
-  const uint32_t num_topk = args.num_topk;
-  if (word < args.num_scale_words) return scale_word(args, token, word);
-  word -= args.num_scale_words;
-  const int64_t pair = int64_t{token} * num_topk;
-  if (word >= num_topk) return __float_as_uint(args.weights[pair + word - num_topk]);
-  const auto id = static_cast<uint32_t>(args.ids[pair + word]);
-  return id < args.owners.num_experts ? id : ~0u;
+  if (args.num_byte_scales != 0 && word < args.num_scale_words) return byte_scales(args, token, word);
+  return checked_word(args, word, fetch_tail_word(args, token, word));
 }
 
-template <Payload kPayload>
+// `kHeld`: 16-byte packets of a row that a thread has on their way at once.
+template <Payload kPayload, uint32_t kHeld>
 class RowSender {
  public:
+  static constexpr bool kCopies = kPayload == Payload::copy;
+
   // `scales`: 2 * args.scale_rows rows of them, kMakesScaleRows only.
   __device__ RowSender(const DispatchKernelArgs& args, const Share& share, float* scales, SendShared& shared)
       : args_(args), share_(share), scales_(scales), shared_(shared) {
@@ -86,23 +83,26 @@ class RowSender {
     token_ = share_.begin;
     packet_ = first_packet_;
     fetch();
-    fetch_tail(share_.begin);
   }
+  // When nothing is waited for any more that was asked for before.
+  __device__ void fetch_first_tail() { fetch_tail(first_tail(share_.begin), share_.end); }
 
-  // The rows [first, end) of the batch; all threads of the block.
-  __device__ void send(uint32_t first, uint32_t end) {
+  // The rows [first, end) of the batch, whose records `targets_of(row)` has; all threads of the block.
+  template <class TargetsOf>
+  __device__ void send(uint32_t first, uint32_t end, TargetsOf&& targets_of) {
     if constexpr (kPayload == Payload::quantize_row) find_largest(first, end);
     if constexpr (kMakesScaleRows) {
 #pragma unroll 1
       for (uint32_t group = first; group < end; group += args_.scale_rows)
-        send_group(first, group, min(group + args_.scale_rows, end));
+        send_group(first, group, min(group + args_.scale_rows, end), targets_of);
     } else {
 #pragma unroll 1
       for (uint32_t token = first; token < end; ++token) {
-        const BatchTargets targets{shared_.batch, token - first};
+        const auto targets = targets_of(token - first);
         send_payload(targets, token - first, token);
-        if (sends_tail(token)) store_tail(targets, token - first, token);
-        fetch_tail(token + 1);
+        if (token != tail_token_) continue;
+        store_tail(targets, token - first);
+        fetch_tail(token + blockDim.x / kWave, share_.end);
       }
     }
   }
@@ -114,10 +114,8 @@ class RowSender {
     if constexpr (kPayload == Payload::quantize_row) find_largest(token, share_.end);
     send_payload(targets, 0, token);
     if constexpr (kMakesScaleRows) __syncthreads();  // the scales are complete
-    if (sends_tail(token)) store_tail(targets, 0, token);
+    if (token == tail_token_) store_tail(targets, 0);
   }
-
-  __device__ void finish() {}
 
  private:
   static constexpr uint32_t kGroupPackets = 16;
@@ -129,14 +127,15 @@ class RowSender {
 
   // Rows that share a barrier: behind it their scales are complete. A wave sends a row's tail while the next rows' scales
   // go to the other half of the memory for them.
-  __device__ void send_group(uint32_t first, uint32_t begin, uint32_t end) {
+  template <class TargetsOf>
+  __device__ void send_group(uint32_t first, uint32_t begin, uint32_t end, TargetsOf& targets_of) {
+    if (begin != share_.begin) fetch_tail(first_tail(begin), end);
 #pragma unroll 1
-    for (uint32_t token = begin; token < end; ++token)
-      send_payload(BatchTargets{shared_.batch, token - first}, token - first, token);
+    for (uint32_t token = begin; token < end; ++token) send_payload(targets_of(token - first), token - first, token);
     __syncthreads();
-    for (uint32_t token = begin + HardwareWave::index_in_block(); token < end; token += blockDim.x / kWave) {
-      fetch_words(token);
-      store_tail(BatchTargets{shared_.batch, token - first}, token - first, token);
+    for (uint32_t token = first_tail(begin); token < end; token += blockDim.x / kWave) {
+      if (token != tail_token_) fetch_tail(token, end);
+      store_tail(targets_of(token - first), token - first);
     }
   }
 
@@ -149,20 +148,22 @@ class RowSender {
 
   // Which packet of those from `packet` on. Quantised, a thread has two neighbours: their codes are one store.
   __device__ static uint32_t held_at(uint32_t packet, uint32_t i) {
-    if constexpr (kPayload == Payload::copy) return packet + i * blockDim.x + threadIdx.x;
-    return packet + (i / 2 * blockDim.x + threadIdx.x) * 2 + i % 2;
+    return packet + (kCopies ? threadIdx.x : threadIdx.x * 2) + held_apart(i);
+  }
+  // From packet held_at(packet, 0) to held_at(packet, i).
+  __device__ static uint32_t held_apart(uint32_t i) { return kCopies ? i * blockDim.x : i / 2 * blockDim.x * 2 + i % 2; }
+  __device__ bool there(uint32_t packet) const {
+    // The last group of 128 values may be shorter than its packets.
+    return packet < end_packet_ && (kCopies || packet * gpu::kOctet < args_.num_values);
   }
   __device__ void fetch() {
+    const uint32_t at = held_at(packet_, 0);
+    const std::byte* const from = args_.hidden.data + token_ * args_.hidden.stride + int64_t{at} * 16;
 #pragma unroll
-    for (uint32_t i = 0; i < kHeld; ++i) held_[i] = load(token_, held_at(packet_, i));
-  }
-
-  __device__ uint4 load(uint32_t token, uint32_t packet) const {
-    // The last group of 128 values may be shorter than its packets.
-    const bool there =
-        packet < end_packet_ && token < share_.end && (kPayload == Payload::copy || packet * gpu::kOctet < args_.num_values);
-    if (!there) return make_uint4(0, 0, 0, 0);
-    return *reinterpret_cast<const uint4*>(args_.hidden.data + token * args_.hidden.stride + int64_t{packet} * 16);
+    for (uint32_t i = 0; i < kHeld; ++i) {
+      held_[i] = gpu::load_if(token_ < share_.end && there(at + held_apart(i)), from + held_apart(i) * 16,
+                              kCopies ? held_[i] : uint4{});
+    }
   }
 
   // What is held goes out; what comes next is fetched before.
@@ -176,21 +177,22 @@ class RowSender {
       packet_ = first_packet_;
       ++token_;
     }
-    fetch();
-    if constexpr (kPayload != Payload::copy) {
+    if (token_ < share_.end) fetch();
+    if constexpr (!kCopies) {
 #pragma unroll
       for (uint32_t i = 0; i < kHeld; i += 2) now[i / 2] = encode(row, token, held_at(packet, i), now[i], now[i + 1]);
     }
+    const uint32_t at = held_at(packet, 0);
     targets.each([&](std::byte* record) {
+      std::byte* const to = record + int64_t{at} * kWireBytes;
 #pragma unroll
       for (uint32_t i = 0; i < kHeld / kPerStore; ++i) {
-        const uint32_t at = held_at(packet, i * kPerStore);
-        const bool there = at < end_packet_ && (kPayload == Payload::copy || at * gpu::kOctet < args_.num_values);
-        if (!there) continue;
+        const uint32_t apart = held_apart(i * kPerStore);
+        if (!there(at + apart)) continue;
         if constexpr (kPayload == Payload::quantize_1x32)
-          *reinterpret_cast<uint2*>(record + int64_t{at} * kWireBytes) = make_uint2(now[i].x, now[i].y);
+          *reinterpret_cast<uint2*>(to + apart * kWireBytes) = make_uint2(now[i].x, now[i].y);
         else
-          *reinterpret_cast<uint4*>(record + int64_t{at} * kWireBytes) = now[i];
+          *reinterpret_cast<uint4*>(to + apart * kWireBytes) = now[i];
       }
     });
   }
@@ -231,40 +233,56 @@ class RowSender {
     __syncthreads();
   }
 
-  // What follows the payload: scales, ids, weights. Waves take turns; the words of neighbouring lanes make one transfer.
-  __device__ bool sends_tail(uint32_t token) const {
-    const uint32_t num_waves = blockDim.x / kWave;
-    return HardwareWave::index_in_block() == num_waves - 1 - (token - share_.begin) % num_waves;
+  // What follows the payload: scales, ids, weights. Waves take turns, and fetch the next words they are to send long before:
+  // loads wait behind the stores that wait for the link. The words of neighbouring lanes make one transfer.
+  // The first row of a wave from `begin` on.
+  __device__ static uint32_t first_tail(uint32_t begin) {
+    return begin + blockDim.x / kWave - 1 - HardwareWave::index_in_block();
   }
-  __device__ void fetch_tail(uint32_t token) {
-    if (token < share_.end && sends_tail(token)) fetch_words(token);
+  __device__ void fetch_tail(uint32_t token, uint32_t end) {
+    tail_token_ = token;
+    if (token >= end || args_.num_byte_scales != 0) return;
+#pragma unroll
+    for (uint32_t i = 0; i < kHeldTails; ++i) {
+      if (tail_begin_ + i * kWave >= tail_end_) return;
+      const uint32_t word = tail_begin_ + i * kWave + HardwareWave::lane();
+      if (word < tail_end_ && !in_shared(word)) held_tail_[i] = fetch_tail_word(args_, token, word);
+    }
   }
-  __device__ void fetch_words(uint32_t token) {
-    const uint32_t word = tail_begin_ + HardwareWave::lane();
-    if (word < tail_end_ && !in_shared(word)) held_word_ = tail_word(args_, token, word);
+  // Of the row `tail_token_`.
+  template <class Targets>
+  __device__ void store_tail(const Targets& targets, uint32_t row) const {
+    const bool held = args_.num_byte_scales == 0;
+#pragma unroll
+    for (uint32_t i = 0; i < kHeldTails; ++i) {
+      if (!held || tail_begin_ + i * kWave >= tail_end_) break;
+      const uint32_t word = tail_begin_ + i * kWave + HardwareWave::lane();
+      store_word(targets, word, in_shared(word) ? shared_word(row, word) : checked_word(args_, word, held_tail_[i]));
+    }
+#pragma unroll 1
+    for (uint32_t first = tail_begin_ + (held ? kHeldTails * kWave : 0); first < tail_end_; first += kWave) {
+      const uint32_t word = first + HardwareWave::lane();
+      uint32_t value = 0;
+      if (in_shared(word))
+        value = shared_word(row, word);
+      else if (word < tail_end_)
+        value = tail_word(args_, tail_token_, word);
+      store_word(targets, word, value);
+    }
   }
   template <class Targets>
-  __device__ void store_tail(const Targets& targets, uint32_t row, uint32_t token) const {
-#pragma unroll 1
-    for (uint32_t first = tail_begin_; first < tail_end_; first += kWave) {
-      const uint32_t word = first + HardwareWave::lane();
-      const bool there = word < tail_end_, held = first == tail_begin_ && !in_shared(word);
-      const uint32_t value = held              ? held_word_
-                             : !there          ? 0
-                             : in_shared(word) ? shared_word(row, token, word)
-                                               : tail_word(args_, token, word);
-      targets.each([&](std::byte* record) {
-        if (there) reinterpret_cast<uint32_t*>(record + args_.payload_bytes)[word] = value;
-      });
-    }
+  __device__ void store_word(const Targets& targets, uint32_t word, uint32_t value) const {
+    targets.each([&](std::byte* record) {
+      if (word < tail_end_) reinterpret_cast<uint32_t*>(record + args_.payload_bytes)[word] = value;
+    });
   }
 
   // Scales that this kernel makes.
   __device__ bool in_shared(uint32_t word) const { return kPayload != Payload::copy && word < args_.num_scale_words; }
-  __device__ uint32_t shared_word(uint32_t row, uint32_t token, uint32_t word) const {
+  __device__ uint32_t shared_word(uint32_t row, uint32_t word) const {
     if constexpr (kPayload == Payload::quantize_row)
       return __float_as_uint(quant_gpu::E4m3Scale(shared_.largest[row]).value());
-    return __float_as_uint(scales_of(token)[word]);
+    return __float_as_uint(scales_of(tail_token_)[word]);
   }
   __device__ float* scales_of(uint32_t token) const {
     return scales_ + ((token - share_.begin) & (2 * args_.scale_rows - 1)) * args_.num_scale_words;
@@ -280,8 +298,9 @@ class RowSender {
   uint32_t tail_end_;
   uint32_t token_ = 0;  // of what is held
   uint32_t packet_ = 0;
-  uint4 held_[kHeld];
-  uint32_t held_word_ = 0;
+  uint4 held_[kHeld] = {};
+  uint32_t tail_token_ = 0;  // the wave's next one
+  uint32_t held_tail_[kHeldTails] = {};
 };
 
 __device__ inline void send_header(const DispatchKernelArgs& args, const Call& call, uint32_t count, int peer) {
@@ -291,57 +310,54 @@ __device__ inline void send_header(const DispatchKernelArgs& args, const Call& c
                             uint64_t{call.epoch} << 32 | (wants_inbox ? kWantsInbox : 0) | count);
 }
 
+// Behind all that needs nothing of what the kernel before has made. The next kernel may start only now: were the kernel
+// before still there, the next one's blocks would go where its blocks end first, and not evenly to all multiprocessors.
+__device__ inline void wait_for_turn() {
+  gpu::wait_for_previous_kernel();
+  gpu::allow_next_kernel();
+}
+__device__ inline void begin_sending(const DispatchKernelArgs& args) {
+  wait_for_turn();
+  stall_if_asked<ExchangeStage::dispatch>(args.exchange);
+}
+
 // All threads of the block. Everything that can be is fetched before the first result is looked at; first what the slots
 // depend on.
 template <class Sender>
 __device__ void send_share(const DispatchKernelArgs& args, const Share& share, Sender& sender, SendShared& shared) {
   const Window& window = args.exchange.window;
-  const uint32_t lane = HardwareWave::lane(), wave = HardwareWave::index_in_block(), num_waves = blockDim.x / kWave;
-  const bool first_wave = wave == 0;
-  // The first wave looks at the block's own tokens, the others at those before.
-  const uint32_t looks_at = (first_wave ? share.begin : (wave - 1) * kWave) + lane;
-  const FetchedToken fetched(args, looks_at, looks_at < (first_wave ? min(share.begin + kWave, share.end) : share.begin));
+  const uint32_t lane = HardwareWave::lane(), wave = HardwareWave::index_in_block();
+  BlockSlots slots(args, share);
+  begin_sending(args);
+  slots.fetch();
+  const CallWords words = fetch_call(args.exchange);
   sender.fetch_first();
-  Call call = open_call<ExchangeStage::dispatch>(args.exchange);
-  std::byte* const records = own_records(window);
-  uint32_t found = 0;
-  if (first_wave)
-    found = fetched.ranks(args);
-  else
-    count_before(args, share.begin, fetched, shared.counts);
-  // The last wave talks to the peers: the first one has the slots to find.
+  slots.look();
+  Call call = open_call<ExchangeStage::dispatch>(words);
+  slots.count(shared.slots);
+  sender.fetch_first_tail();
+  // The last wave talks to the peers.
   const bool to_peer =
-      wave + 1 == num_waves && static_cast<int>(lane) < window.num_ranks && static_cast<int>(lane) != window.rank;
+      wave + 1 == blockDim.x / kWave && static_cast<int>(lane) < window.num_ranks && static_cast<int>(lane) != window.rank;
   if (call.needs_credits) call.masked = exchange_credits(args.exchange, call.number, call.masked, &shared.masked);
-  if (blockIdx.x == 0 && to_peer && call.sends_to(static_cast<int>(lane)))
-    send_header(args, call, share.num_active, static_cast<int>(lane));
+  const bool talks = to_peer && call.sends_to(static_cast<int>(lane));
+  if (blockIdx.x == 0 && talks) send_header(args, call, share.num_active, static_cast<int>(lane));
   count_reader(args.exchange, call);  // a barrier as well: the counts are there
   if (share.empty()) return;
   be_late(args.exchange, call.number);
-  uint32_t next = 0;
-  if (first_wave && lane < kMaxRanks && share.begin != 0)
-    for (uint32_t w = 1; w < num_waves; ++w) next += shared.counts[w][lane];
+  slots.add_up(shared.slots, call);
 #pragma unroll 1
   for (uint32_t first = share.begin; first < share.end; first += kWave) {
-    const uint32_t end = min(first + kWave, share.end), token = first + lane;
-    if (first != share.begin) {
-      __syncthreads();  // the batch before has been sent
-      if (first_wave) found = token < end ? ranks_of(args, token) : 0;
-    }
-    const uint32_t before = next;
-    uint64_t distances = 0;
-    if (first_wave) distances = take_slots(args, call, found, records, next, shared.batch);
-    __syncthreads();
-    sender.send(first, end);
-    if (first_wave && share.part == 0) keep_slots(args, token, token < end, distances, before);
+    if (first != share.begin) slots.next_batch(first, shared.slots);
+    sender.send(first, min(first + kWave, share.end), [&](uint32_t row) { return slots.targets(row); });
+    if (wave == 0 && share.part == 0) slots.keep(first);
   }
-  sender.finish();
   be_late(args.exchange, ~call.number);
 
   __syncthreads();
-  if (to_peer && call.sends_to(static_cast<int>(lane)))
+  if (talks)
     gpu::store_release_system(done_flags(window, static_cast<int>(lane), window.rank) + blockIdx.x,
-                              uint64_t{call.epoch} << 32 | shared.batch.rows[lane]);
+                              uint64_t{call.epoch} << 32 | slots.num_rows());
 }
 
 }  // namespace mixlane::exchange_gpu
