@@ -43,15 +43,18 @@ struct PlainIds {
     return {fours[0], fours[1]};
   }
 };
-__device__ inline uint32_t ranks_of(const DispatchKernelArgs& args, const PlainIds& ids) {
+__device__ inline uint32_t ranks_of(uint32_t num_experts, const gpu::Divider& each, const PlainIds& ids) {
   uint32_t ranks = 0;
 #pragma unroll
   for (const int32_t id : {ids.low.x, ids.low.y, ids.low.z, ids.low.w, ids.high.x, ids.high.y, ids.high.z, ids.high.w}) {
-    const bool good = static_cast<uint32_t>(id) < args.owners.num_experts;
-    const uint32_t rank = gpu::divide(static_cast<uint32_t>(id), args.owners.by_smaller) & 31u;
+    const bool good = static_cast<uint32_t>(id) < num_experts;
+    const uint32_t rank = gpu::divide(static_cast<uint32_t>(id), each) & 31u;
     ranks |= good ? 1u << rank : id != -1 ? kBadId : 0u;
   }
   return ranks;
+}
+__device__ inline uint32_t ranks_of(const DispatchKernelArgs& args, const PlainIds& ids) {
+  return ranks_of(args.owners.num_experts, args.owners.by_smaller, ids);
 }
 
 // Bit per rank that owns one of a token's experts. What is usual is short code in place: fetching it takes longer than
