@@ -192,8 +192,10 @@ __device__ inline void close_dispatch(const Exchange& exchange, const Call& call
   close_call<ExchangeStage::dispatch>(exchange, call);
 }
 
-// All threads of the block.
-__device__ inline void receive_rows(const DispatchKernelArgs& args, uint32_t num_tokens, ReceiveShared& shared) {
+// All threads of the block. `announce(call)` when this rank's rows are counted and peers may be written to.
+template <class Announce>
+__device__ void receive_rows(const DispatchKernelArgs& args, uint32_t num_tokens, ReceiveShared& shared,
+                             Announce&& announce) {
   Call call = open_call<ExchangeStage::dispatch>(args.exchange);
   const Exchange& exchange = args.exchange;
   const int rank = static_cast<int>(threadIdx.x);
@@ -216,11 +218,15 @@ __device__ inline void receive_rows(const DispatchKernelArgs& args, uint32_t num
   if (rank == static_cast<int>(blockDim.x) - 1) wait_for_readers(exchange);
   // A peer without a credit from another one does not send yet: the one that is late must be found before.
   if (call.needs_credits) call.masked = exchange_credits(exchange, call.number, call.masked, &shared.masked);
+  announce(call);
   wait_for_all(exchange, call, shared);
   __syncthreads();
   if (shared.in_lines != 0 && args.num_receivers == 0) unpack_all(exchange, call, shared);
   const uint32_t sent = rank < kMaxRanks ? min(shared.needed[rank], static_cast<uint32_t>(exchange.window.capacity)) : 0;
   close_dispatch(exchange, call, sent, num_tokens, shared);
+}
+__device__ inline void receive_rows(const DispatchKernelArgs& args, uint32_t num_tokens, ReceiveShared& shared) {
+  receive_rows(args, num_tokens, shared, [](const Call&) {});
 }
 
 }  // namespace mixlane::exchange_gpu

@@ -68,7 +68,6 @@ __device__ inline uint32_t ranks_of(uint32_t num_experts, const gpu::Divider& ea
   }
   return ranks;
 }
-
 template <bool kTellsBad = true>
 __device__ inline uint32_t ranks_of(const DispatchKernelArgs& args, const PlainIds& ids) {
   return ranks_of<kTellsBad>(args.owners.num_experts, args.owners.by_smaller, ids);

@@ -4,6 +4,7 @@
 #include "gpu/ptx/bulk_copy.cuh"
 #include "ops/dispatch/latency/dispatch.cuh"
 #include "ops/dispatch/throughput/ring.cuh"
+#include "ops/dispatch/throughput/row_blocks.cuh"
 
 namespace mixlane::exchange_gpu::bulk_dispatch {
 
@@ -11,10 +12,9 @@ constexpr uint32_t kThreads = 512;
 constexpr uint32_t kWaves = kThreads / kWave;
 constexpr uint32_t kMaxStages = 16;
 
-constexpr uint32_t kFetched = 3;  // tokens of those before the block's, by each thread at once
-
-// What the waves of a block do; all of them count tokens before.
-constexpr uint32_t kSlotWave = 0;
+// What the waves of a block do behind counting tokens.
+constexpr uint32_t kSlotWave = 0;  // the only one that does not count
+constexpr uint32_t kCountThreads = kThreads - kWave;
 constexpr uint32_t kLoadWave = 1;
 constexpr uint32_t kStoreWave = 2;
 constexpr uint32_t kFlagWave = 3;
@@ -22,18 +22,15 @@ constexpr uint32_t kTakeWave = 4;
 constexpr uint32_t kCheckWave = 5;
 constexpr uint32_t kTailWave = 6, kTailWaves = 8;
 
-// Tokens whose rows are flagged together: so few that multiprocessors, whose shares of the link differ, end together.
-constexpr uint32_t kTokensOfBlock = 8;
-constexpr uint32_t kBlocksEach = 4;  // for each block of the grid, if there are tokens for them
-constexpr uint32_t kTaken = 3;       // blocks of rows that a block of the grid works on
-constexpr uint32_t kBatches = 3;     // of slots
-constexpr uint32_t kFlags = 8;       // on their way
-constexpr uint32_t kTogether = 4;    // of them, if nobody reads rows before the call is over
+constexpr uint32_t kTaken = 4;    // blocks of rows that a block of the grid works on
+constexpr uint32_t kBatches = 4;  // of slots
+constexpr uint32_t kFlags = 8;    // on their way
 
-// Rows whose stores are under way while the rows before them leave shared memory, and that follow a block of rows before its
-// stores are waited for: by then they have arrived.
-constexpr uint32_t kRowsLeaving = 3;  // 1 in a ring of few
-constexpr uint32_t kRowsBeforeFlag = 4, kRowsBeforeFlagFew = 1;
+// Rows whose stores are under way while the rows before them leave shared memory: more in a ring of many, whose rows are
+// small, and 1 in a ring of few.
+constexpr uint32_t kManyStages = 14, kRowsLeavingMany = 7, kRowsLeaving = 3;
+// Where blocks of rows have flags: rows that follow one before its stores are waited for. By then they have arrived.
+constexpr uint32_t kRowsBeforeFlagMany = 8, kRowsBeforeFlag = 4, kRowsBeforeFlagFew = 1;
 constexpr uint32_t kFewRows = 16;  // of a block
 
 struct BulkShared {
@@ -59,20 +56,10 @@ struct BulkShared {
 // Rows begin at multiples of 128 bytes, as the records do: else the copy unit takes two steps for each 128 bytes.
 __host__ __device__ constexpr uint32_t stage_bytes(uint32_t row_bytes) { return (row_bytes + 127) / 128 * 128; }
 
-// The call's tokens in blocks that are flagged as one, and taken by whoever is free, first rows first.
-struct RowBlocks {
-  uint32_t size;  // tokens
-  uint32_t count;
-  uint32_t num_tokens;
-
-  __device__ RowBlocks(uint32_t tokens, uint32_t num_senders) : num_tokens(tokens) {
-    const auto parts = [](uint32_t total, uint32_t each) { return (total + each - 1) / each; };
-    size = max(max(parts(tokens, kMaxSendBlocks), min(tokens / num_senders / kBlocksEach, kTokensOfBlock)), 1u);
-    count = parts(tokens, size);
-  }
-  __device__ uint32_t begin(uint32_t block) const { return block * size; }
-  __device__ uint32_t end(uint32_t block) const { return min((block + 1) * size, num_tokens); }
-};
+// tail_word() where it is rare; 0 behind the end.
+static __device__ __noinline__ uint32_t bytes_or_word(const DispatchKernelArgs& args, uint32_t token, uint32_t word) {
+  return word < args.num_scale_words + 2 * args.num_topk ? tail_word(args, token, word) : 0;
+}
 
 class BulkSender {
  public:
@@ -82,7 +69,7 @@ class BulkSender {
       : args_(args),
         receives_(receives),
         num_senders_(gridDim.x - (receives ? 1 : 0)),
-        blocks_(num_tokens, num_senders_),
+        blocks_(num_tokens, num_senders_, !receives),
         rows_(rows),
         row_bytes_(row_bytes),
         num_stages_(num_stages),
@@ -92,24 +79,34 @@ class BulkSender {
   // All threads of the block.
   __device__ void run() {
     const uint32_t wave = HardwareWave::index_in_block();
-    // What slots depend on is fetched first.
-    FetchedToken before[kFetched], own;
-    fetch(before, own);
+    const bool writes_tails = wave >= kTailWave && wave < kTailWave + num_tail_waves_;
+    // What slots depend on is fetched first, then what the block's first store depends on.
+    const FetchedToken before = fetch();  // the slot wave's is the block's own
     call_ = open_call<ExchangeStage::dispatch>(args_.exchange);
-    if (threadIdx.x == 0) prepare();
+    if (wave == kLoadWave) {
+      prepare();
+      if (leads() && blockIdx.x < blocks_.count) load(blocks_.begin(blockIdx.x), {});  // more rows would hold up the ids
+    }
+    Tail tail;
+    if (writes_tails) tail = first_tail(wave - kTailWave);
     if (threadIdx.x < kMaxRanks) shared_.before[threadIdx.x] = 0;
     count_reader(args_.exchange, call_);  // a barrier as well
-    if (wave == kLoadWave) load_first();
-    if (blockIdx.x < blocks_.count) count_before(before);
+    if (wave == kTakeWave && leads()) hand_over(0, blockIdx.x);
+    FirstSlots first_slots;
+    if (wave == kSlotWave)
+      first_slots = {before.token, before.ranks(args_), own_records(args_.exchange.window)};
+    else if (blockIdx.x < blocks_.count)
+      count_before(before);
     if (call_.needs_credits) call_.masked = exchange_credits(args_.exchange, call_.number, call_.masked, &shared_.masked);
     if (blockIdx.x == 0 && wave == kCheckWave) send_headers();
     be_late(args_.exchange, call_.number);
     __syncthreads();
-    if (wave == kCheckWave && blockIdx.x + 1 == gridDim.x) check_tokens();  // not where that block receives
+    if (wave == kCheckWave && blockIdx.x + 1 == gridDim.x)
+      check_tokens(args_, call_.masked, blocks_.num_tokens, shared_.checked);  // not where that block receives
     if (wave == kTakeWave && leads()) take_blocks();
-    if (wave == kSlotWave) find_slots(own);
+    if (wave == kSlotWave) find_slots(first_slots);
     if (wave == kLoadWave) load_rows();
-    if (wave >= kTailWave && wave < kTailWave + num_tail_waves_) write_tails(wave - kTailWave);
+    if (writes_tails) write_tails(wave - kTailWave, tail);
     if (wave == kStoreWave) store_rows();
     if (wave == kFlagWave) flag_blocks();
   }
@@ -118,105 +115,74 @@ class BulkSender {
   __device__ static bool leads() { return HardwareWave::lane() == 0; }
   __device__ std::byte* stage(const Turn& turn) const { return rows_ + turn.stage * int64_t{stage_bytes(row_bytes_)}; }
 
+  // A whole wave, each lane barriers of its own; lane 0 those of the first stage, which it uses at once.
   __device__ void prepare() {
-    for (uint32_t stage = 0; stage < num_stages_; ++stage) {
-      gpu::ptx::mbarrier_init(shared_.full + stage, 2);
-      gpu::ptx::mbarrier_init(shared_.empty + stage, 1);
+    const uint32_t lane = HardwareWave::lane();
+    if (lane < num_stages_) {
+      gpu::ptx::mbarrier_init(shared_.full + lane, 2);
+      gpu::ptx::mbarrier_init(shared_.empty + lane, 1);
     }
-    for (uint32_t i = 0; i < kTaken; ++i) {
-      gpu::ptx::mbarrier_init(shared_.taken_full + i, 1);
-      gpu::ptx::mbarrier_init(shared_.taken_empty + i, 3 + num_tail_waves_);
+    if (lane < kTaken) {
+      gpu::ptx::mbarrier_init(shared_.taken_full + lane, 1);
+      gpu::ptx::mbarrier_init(shared_.taken_empty + lane, 3 + num_tail_waves_);
     }
-    for (uint32_t i = 0; i < kBatches; ++i) {
-      gpu::ptx::mbarrier_init(shared_.batch_full + i, 1);
-      gpu::ptx::mbarrier_init(shared_.batch_empty + i, 1);
+    if (lane < kBatches) {
+      gpu::ptx::mbarrier_init(shared_.batch_full + lane, 1);
+      gpu::ptx::mbarrier_init(shared_.batch_empty + lane, 1);
     }
     gpu::ptx::mbarrier_init_fence();
-    shared_.arrivals.clear(receives_ ? kTogether : 1);
+    if (leads()) shared_.arrivals.clear(receives_ ? ~0u : 1);
   }
 
   // Lane r: how many of the tokens [first, end) go to rank r, those counted that are this wave's of `num_waves`.
   __device__ uint32_t count_tokens(uint32_t first, uint32_t end, uint32_t wave, uint32_t num_waves) const {
-    constexpr uint32_t kTogether = 4;
-    uint32_t result = 0;
-#pragma unroll 1
-    for (uint32_t at = first + wave * kWave; at < end; at += kTogether * num_waves * kWave) {
-      uint32_t ranks[kTogether];
-#pragma unroll
-      for (uint32_t i = 0; i < kTogether; ++i) {
-        const uint32_t token = at + i * num_waves * kWave + HardwareWave::lane();
-        ranks[i] = token < end ? ranks_of(args_, token) : 0;
-      }
-#pragma unroll
-      for (uint32_t i = 0; i < kTogether; ++i) result += count_by_rank(ranks[i], args_.exchange.window.num_ranks);
-    }
-    return result;
+    first += wave * kWave;
+    if (first >= end) return 0;
+    const auto& owners = args_.owners;
+    if (args_.plain_ids)
+      return count_plain(reinterpret_cast<const int4*>(args_.ids), owners.num_experts, owners.by_smaller,
+                         args_.exchange.window.num_ranks, first, end, num_waves * kWave);
+    return count_any(args_, first, end, num_waves * kWave);
   }
 
-  // The tokens before this block's first one, those of `before`, and what the slot wave begins with.
-  __device__ void fetch(FetchedToken (&before)[kFetched], FetchedToken& own) const {
-    if (blockIdx.x >= blocks_.count) return;
-    const uint32_t begin = blocks_.begin(blockIdx.x), token = begin + threadIdx.x;
-#pragma unroll
-    for (uint32_t i = 0; i < kFetched; ++i)
-      before[i] = FetchedToken(args_, i * kThreads + threadIdx.x, i * kThreads + threadIdx.x < begin);
-    own = FetchedToken(args_, token, HardwareWave::index_in_block() == kSlotWave && token < blocks_.end(blockIdx.x));
+  // A token before this block's first one; the slot wave gets the block's own.
+  __device__ FetchedToken fetch() const {
+    if (blockIdx.x >= blocks_.count) return {};
+    const bool own = HardwareWave::index_in_block() == kSlotWave;
+    const uint32_t begin = blocks_.begin(blockIdx.x);
+    const uint32_t token = own ? begin + HardwareWave::lane() : threadIdx.x - kWave;
+    return FetchedToken(args_, token, token < (own ? blocks_.end(blockIdx.x) : begin));
   }
 
-  // By all waves: the tokens before this block's first one.
-  __device__ void count_before(const FetchedToken (&fetched)[kFetched]) {
-    uint32_t found = count_tokens(kFetched * kThreads, blocks_.begin(blockIdx.x), HardwareWave::index_in_block(), kWaves);
-#pragma unroll
-    for (const FetchedToken& each : fetched) found += count_by_rank(each.ranks(args_), args_.exchange.window.num_ranks);
+  // By all waves but the slot wave: the tokens before this block's first one.
+  __device__ void count_before(const FetchedToken& fetched) {
+    const uint32_t wave = HardwareWave::index_in_block() - 1, begin = blocks_.begin(blockIdx.x);
+    if (wave * kWave >= begin) return;
+    uint32_t found = count_by_rank(fetched.ranks(args_), args_.exchange.window.num_ranks);
+    found += count_tokens(kCountThreads, begin, wave, kWaves - 1);
     if (HardwareWave::lane() < kMaxRanks && found != 0) atomicAdd(&shared_.before[HardwareWave::lane()], found);
   }
 
   // To all ranks, this one included: its own rows are announced in the same way.
   __device__ void send_headers() const {
     const int rank = static_cast<int>(HardwareWave::lane());
-    if (rank < args_.exchange.window.num_ranks && call_.sends_to(rank)) send_header(args_, call_, blocks_.count, rank);
+    if (rank < args_.exchange.window.num_ranks && call_.sends_to(rank))
+      send_header(args_, call_, receives_ ? blocks_.num_sending(num_senders_) + 1 : blocks_.count, rank);
   }
 
-  // A wave of the last block, if no block of this grid receives: what is wrong with the ids, and how many rows go where.
-  __device__ void check_tokens() {
-    const Exchange& exchange = args_.exchange;
-    ReceiveShared& found = shared_.checked;
-    const uint32_t lane = HardwareWave::lane(), num_tokens = blocks_.num_tokens;
-    if (leads()) {
-      found.num_bad = 0;
-      found.first_bad = ~0u;
-      if (call_.ended) report_end(exchange);
-    }
-    HardwareWave::sync();
-    uint32_t needed = 0;
-#pragma unroll 4
-    for (uint32_t first = 0; first < num_tokens; first += kWave) {
-      const uint32_t token = first + lane, ranks = token < num_tokens ? ranks_of(args_, token) : 0;
-      if ((ranks & kBadId) != 0) count_bad_ids(args_, token, found);
-      needed += count_by_rank(ranks, exchange.window.num_ranks);
-    }
-    if (lane < kMaxRanks) found.needed[lane] = needed;
-    HardwareWave::sync();
-    const auto capacity = static_cast<uint32_t>(exchange.window.capacity);
-    if (HardwareWave::ballot(lane < kMaxRanks && needed > capacity) != 0 || found.num_bad != 0)
-      report_tokens(args_, num_tokens, found);
-    if (lane < static_cast<uint32_t>(exchange.window.num_ranks))
-      exchange.routing.sent_count[lane] =
-          call_.sends_to(static_cast<int>(lane)) ? static_cast<int32_t>(min(needed, capacity)) : 0;
-  }
-
-  // One thread: the blocks of rows that this block of the grid sends.
+  // One thread: the blocks of rows that this block of the grid sends, the first of which has been handed over.
   __device__ void take_blocks() {
     Turn turn;
-    uint32_t block = 0;
-    do {
-      if (turn.round != 0) gpu::ptx::mbarrier_wait(shared_.taken_empty + turn.stage, (turn.round - 1) & 1u);
-      const bool first = turn.round == 0 && turn.stage == 0;
-      block = first ? blockIdx.x : num_senders_ + atomicAdd(&args_.exchange.state->sent[call_.epoch % 2], 1u);
-      shared_.taken[turn.stage] = block;
-      gpu::ptx::mbarrier_arrive(shared_.taken_full + turn.stage);
+    for (uint32_t block = blockIdx.x; block < blocks_.count;) {
       turn.next(kTaken);
-    } while (block < blocks_.count);
+      if (turn.round != 0) gpu::ptx::mbarrier_wait(shared_.taken_empty + turn.stage, (turn.round - 1) & 1u);
+      block = num_senders_ + atomicAdd(&args_.exchange.state->sent[call_.epoch % 2], 1u);
+      hand_over(turn.stage, block);
+    }
+  }
+  __device__ void hand_over(uint32_t stage, uint32_t block) {
+    shared_.taken[stage] = block;
+    gpu::ptx::mbarrier_arrive(shared_.taken_full + stage);
   }
 
   // Those, as they are taken: visit(block) by a whole wave of each kind that has to do with rows.
@@ -232,22 +198,27 @@ class BulkSender {
     }
   }
 
-  // `own`: the first block's tokens.
-  __device__ void find_slots(const FetchedToken& own) {
+  // What is known before slots are: the lane's token of the first block, its ranks, and where lane r's records in rank r
+  // lie.
+  struct FirstSlots {
+    uint32_t token;
+    uint32_t ranks;
+    std::byte* records;
+  };
+  __device__ void find_slots(const FirstSlots& own) {
     const uint32_t lane = HardwareWave::lane();
-    std::byte* const records = own_records(args_.exchange.window);
+    std::byte* const records = own.records;
     uint32_t next = lane < kMaxRanks ? shared_.before[lane] : 0, counted = blocks_.begin(blockIdx.x);
     Turn turn;
     each_block([&](uint32_t block) {
 #pragma unroll 1
       for (uint32_t first = blocks_.begin(block); first < blocks_.end(block); first += kWave, turn.next(kBatches)) {
         const uint32_t end = min(first + kWave, blocks_.end(block)), token = first + lane;
+        const FetchedToken fetched(args_, token, token < end && token != own.token);  // on its way while others are counted
         next += count_tokens(counted, first, 0, 1);
         counted = end;
         if (turn.round != 0) gpu::ptx::mbarrier_wait(shared_.batch_empty + turn.stage, (turn.round - 1) & 1u);
-        const uint32_t before = next, ranks = token >= end         ? 0
-                                              : token == own.token ? own.ranks(args_)
-                                                                   : ranks_of(args_, token);
+        const uint32_t before = next, ranks = token == own.token ? own.ranks : fetched.ranks(args_);
         const uint64_t distances = take_slots(args_, call_, ranks, records, next, shared_.batch[turn.stage]);
         HardwareWave::sync();
         if (leads()) gpu::ptx::mbarrier_arrive(shared_.batch_full + turn.stage);
@@ -260,10 +231,6 @@ class BulkSender {
     gpu::ptx::bulk_load(stage(turn), args_.hidden.data + token * args_.hidden.stride, args_.payload_bytes,
                         shared_.full + turn.stage);
   }
-  // The first row is on its way before anything is known about it; more of them would hold up the ids.
-  __device__ void load_first() const {
-    if (leads() && blockIdx.x < blocks_.count) load(blocks_.begin(blockIdx.x), {});
-  }
   __device__ void load_rows() const {
     Turn turn;
     bool first = true;
@@ -273,6 +240,7 @@ class BulkSender {
       for (uint32_t token = blocks_.begin(block); token < blocks_.end(block); ++token, turn.next(num_stages_)) {
         if (first) {
           first = false;
+          gpu::ptx::mbarrier_wait(shared_.batch_full, 0);
           continue;
         }
         if (turn.round != 0) gpu::ptx::mbarrier_wait(shared_.empty + turn.stage, (turn.round - 1) & 1u);
@@ -281,9 +249,47 @@ class BulkSender {
     });
   }
 
-  // Scales of fp8 input, ids and weights: behind the payload in shared memory. Waves take turns. Each knows by its row
-  // before that the ring is less than two rounds behind, so the parity it waits for is not that of the round before.
-  __device__ void write_tails(uint32_t wave) const {
+  // Scales of fp8 input, ids and weights of a row, before there is room for them: a lane's words, a wave apart.
+  struct Tail {
+    static constexpr uint32_t kHeld = 3;  // 96 words: 56 scales of 7168 values and eight experts
+    uint32_t token = ~0u;
+    uint32_t words[kHeld];
+  };
+  // Nothing here waits for what is fetched: ids are looked at when they are written.
+  __device__ Tail fetch_tail(uint32_t token) const {
+    Tail tail{token, {}};
+    if (args_.num_byte_scales != 0) {
+#pragma unroll
+      for (uint32_t i = 0; i < Tail::kHeld; ++i)
+        tail.words[i] = bytes_or_word(args_, token, i * kWave + HardwareWave::lane());
+      return tail;
+    }
+    const uint32_t num_scales = args_.num_scale_words, num_topk = args_.num_topk;
+#pragma unroll
+    for (uint32_t i = 0; i < Tail::kHeld; ++i) {
+      const uint32_t word = i * kWave + HardwareWave::lane(), pair = word - num_scales;
+      if (word >= num_scales + 2 * num_topk) continue;
+      const bool scale = word < num_scales, id = !scale && pair < num_topk;
+      const void* const base = scale ? args_.scales : id ? static_cast<const void*>(args_.ids) : args_.weights;
+      const int64_t at = scale ? token * args_.scale_row_stride + word * args_.scale_col_stride
+                               : int64_t{token} * num_topk + (id ? pair : pair - num_topk);
+      tail.words[i] = static_cast<const uint32_t*>(base)[at];
+    }
+    return tail;
+  }
+  // A word of it as it is sent: experts that there are not become -1.
+  __device__ uint32_t sent_word(uint32_t word, uint32_t value) const {
+    return word - args_.num_scale_words < args_.num_topk && value >= args_.owners.num_experts ? ~0u : value;
+  }
+  // Of the wave's row of the first block.
+  __device__ Tail first_tail(uint32_t wave) const {
+    const bool here = blockIdx.x < blocks_.count && blocks_.begin(blockIdx.x) + wave < blocks_.end(blockIdx.x);
+    return here ? fetch_tail(blocks_.begin(blockIdx.x) + wave) : Tail{};
+  }
+
+  // Behind the payload in shared memory; waves take turns, `first` is the wave's first one. Each knows by its row before
+  // that the ring is less than two rounds behind, so the parity it waits for is not that of the round before.
+  __device__ void write_tails(uint32_t wave, const Tail& first) const {
     const uint32_t num_words = args_.num_scale_words + 2 * args_.num_topk, lane = HardwareWave::lane();
     Turn turn;
     uint32_t row = 0;
@@ -291,11 +297,14 @@ class BulkSender {
 #pragma unroll 1
       for (uint32_t token = blocks_.begin(block); token < blocks_.end(block); ++token, ++row, turn.next(num_stages_)) {
         if (row % num_tail_waves_ != wave) continue;
-        const uint32_t first = lane < num_words ? tail_word(args_, token, lane) : 0;
+        const Tail tail = token == first.token ? first : fetch_tail(token);
         if (turn.round != 0) gpu::ptx::mbarrier_wait(shared_.empty + turn.stage, (turn.round - 1) & 1u);
-        auto* const tail = reinterpret_cast<uint32_t*>(stage(turn) + args_.payload_bytes);
-        if (lane < num_words) tail[lane] = first;
-        for (uint32_t word = lane + kWave; word < num_words; word += kWave) tail[word] = tail_word(args_, token, word);
+        auto* const to = reinterpret_cast<uint32_t*>(stage(turn) + args_.payload_bytes);
+#pragma unroll
+        for (uint32_t i = 0; i < Tail::kHeld; ++i)
+          if (i * kWave + lane < num_words) to[i * kWave + lane] = sent_word(i * kWave + lane, tail.words[i]);
+        for (uint32_t word = Tail::kHeld * kWave + lane; word < num_words; word += kWave)
+          to[word] = bytes_or_word(args_, token, word);
         gpu::ptx::fence_async_proxy();
         HardwareWave::sync();
         if (leads()) gpu::ptx::mbarrier_arrive(shared_.full + turn.stage);
@@ -305,7 +314,8 @@ class BulkSender {
 
   __device__ void store_rows() {
     Turn turn, freed, batch_turn;
-    const uint32_t leaving = num_stages_ >= 2 * kRowsLeaving ? kRowsLeaving : 1;
+    const bool many = num_stages_ >= kManyStages;
+    const uint32_t leaving = many ? kRowsLeavingMany : num_stages_ >= 2 * kRowsLeaving ? kRowsLeaving : 1;
     const bool few = blocks_.num_tokens < kFewRows * num_senders_;
     uint32_t num_stored = 0, num_sent = 0, num_arrived = 0;  // rows; blocks of rows
     bool stalled = false;
@@ -328,7 +338,9 @@ class BulkSender {
           for (uint32_t to = 0; to < batch.num_targets[i]; ++to)
             gpu::ptx::bulk_store(batch.target[i][to], stage(turn), row_bytes_);
           gpu::ptx::end_store_group();
-          if (leaving == kRowsLeaving)
+          if (many)
+            gpu::ptx::wait_until_read<kRowsLeavingMany>();
+          else if (leaving == kRowsLeaving)
             gpu::ptx::wait_until_read<kRowsLeaving>();
           else
             gpu::ptx::wait_until_read<1>();
@@ -336,15 +348,18 @@ class BulkSender {
             gpu::ptx::mbarrier_arrive(shared_.empty + freed.stage);
             freed.next(num_stages_);
           }
-          const uint32_t behind = few ? kRowsBeforeFlagFew : kRowsBeforeFlag;
+          if (receives_) continue;
+          const uint32_t behind = few ? kRowsBeforeFlagFew : many ? kRowsBeforeFlagMany : kRowsBeforeFlag;
           if (num_arrived == num_sent || shared_.sent[num_arrived % kFlags].end + behind > num_stored) continue;
           ++num_arrived;
           if (few)
             shared_.arrivals.say<kRowsBeforeFlagFew>(num_arrived);
+          else if (many)
+            shared_.arrivals.say<kRowsBeforeFlagMany>(num_arrived);
           else
             shared_.arrivals.say<kRowsBeforeFlag>(num_arrived);
         }
-        if (end == blocks_.end(block)) note_rows(num_sent++, block, num_stored, batch);
+        if (!receives_ && end == blocks_.end(block)) note_rows(num_sent++, block, num_stored, batch);
         HardwareWave::sync();
         if (leads()) gpu::ptx::mbarrier_arrive(shared_.batch_empty + batch_turn.stage);
       }
@@ -364,6 +379,11 @@ class BulkSender {
     const Window& window = args_.exchange.window;
     const int rank = static_cast<int>(HardwareWave::lane());
     shared_.arrivals.flag_all([&](uint32_t first, uint32_t end) {
+      if (receives_) {
+        if (blockIdx.x < blocks_.num_sending(num_senders_) && rank < window.num_ranks && call_.sends_to(rank))
+          gpu::store_relaxed_system(done_flags(window, rank, window.rank) + blockIdx.x, uint64_t{call_.epoch} << 32);
+        return;
+      }
       for (uint32_t number = first; number != end; ++number) {
         const auto& note = shared_.sent[number % kFlags];
         if (rank < window.num_ranks && call_.sends_to(rank))

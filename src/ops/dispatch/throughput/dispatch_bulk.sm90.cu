@@ -28,7 +28,16 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (!receives) gpu::allow_next_kernel();
   const uint32_t num_tokens = num_tokens_of(args);
   if (receives && blockIdx.x + 1 == gridDim.x) {
-    receive_rows(args, num_tokens, shared.checked);
+    const uint32_t num_senders = gridDim.x - 1;
+    const uint32_t num_sending = RowBlocks(num_tokens, num_senders, false).num_sending(num_senders);
+    receive_rows(args, num_tokens, shared.checked, [&](const Call& call) {
+      const Window& window = args.exchange.window;
+      const int rank = static_cast<int>(threadIdx.x);
+      if (rank < window.num_ranks && call.sends_to(rank))
+        gpu::store_relaxed_system(
+            done_flags(window, rank, window.rank) + num_sending,
+            uint64_t{call.epoch} << 32 | min(shared.checked.needed[rank], static_cast<uint32_t>(window.capacity)));
+    });
     return;
   }
   if (args.num_tokens && blockIdx.x + 1 == gridDim.x) report_num_tokens(args);
