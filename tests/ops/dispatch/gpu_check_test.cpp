@@ -5,7 +5,7 @@
 #include <cstdlib>
 #include <thread>
 
-#include "ops/dispatch/gpu_rank.hpp"
+#include "ops/dispatch/gpu_faults.hpp"
 #include "support/gpu.hpp"
 #include "support/rank_threads.hpp"
 
@@ -24,10 +24,7 @@ class ProtocolCheckGpu : public test::GpuTest {
     GpuTest::SetUp();
     setenv("MIXLANE_CHECK", "protocol", 1);
   }
-  void TearDown() override {
-    unsetenv("MIXLANE_CHECK");
-    unsetenv("MIXLANE_FAULT");
-  }
+  void TearDown() override { unsetenv("MIXLANE_CHECK"); }
 };
 
 DispatcherConfig config_with(WireFormat wire, CombineWire combine_wire) {
@@ -96,7 +93,7 @@ TEST_F(ProtocolCheckGpu, WorksInGraphs) {
 // (Of so many tokens that no inbox takes their sums: those are cleared by the time of the comparison.)
 void expect_the_flip(const char* fault, bool in_combine, WireFormat wire, std::string_view variant) {
   SCOPED_TRACE(std::string(variant));
-  setenv("MIXLANE_FAULT", fault, 1);
+  const test::FaultScope scope(fault);
   test::run_ranks(2, [&](auto comm) {
     DispatcherConfig config = config_with(wire, CombineWire::bf16);
     const int num_tokens = in_combine ? 520 : 40;

@@ -329,24 +329,28 @@ TEST_F(CopyEngineGpu, RanksThatShareAGpuSayWhyTheyUseOtherVariants) {
 }
 
 TEST(CopyRanges, CoverAllRowsInOrder) {
-  for (const int64_t rows : {0, 1, 255, 256, 257, 511, 700, 1024, 4096, 8192, 100'000}) {
-    const std::vector<exchange_gpu::RowRange> ranges = exchange_gpu::copy_ranges(rows);
-    int64_t next = 0;
-    for (const exchange_gpu::RowRange& range : ranges) {
-      EXPECT_EQ(range.begin, next);
-      EXPECT_GT(range.end, range.begin);
-      next = range.end;
+  using namespace exchange_gpu;
+  for (const CopyPlan& plan : {kPackedRecords, kPackedPartials, kPartialsInPlace})
+    for (const int64_t rows : {0, 1, 255, 256, 257, 511, 700, 1024, 4096, 8192, 100'000}) {
+      SCOPED_TRACE(testing::Message() << rows << " rows, " << plan.first << " first");
+      const std::vector<RowRange> ranges = copy_ranges(rows, plan);
+      int64_t next = 0;
+      for (const RowRange& range : ranges) {
+        EXPECT_EQ(range.begin, next);
+        EXPECT_GT(range.end, range.begin);
+        next = range.end;
+      }
+      EXPECT_EQ(next, rows);
+      if (rows > 1024) {
+        EXPECT_LE(ranges.front().end, plan.first) << "little is waited for before the first copy";
+        if (plan.few_last) {
+          EXPECT_LE(ranges.back().end - ranges.back().begin, 512) << "and behind the last one";
+        }
+      }
+      EXPECT_LE(ranges.size(), rows <= 8192 ? 7u : 12u) << "each copy costs";
+      for (int64_t fewer = 0; fewer < rows; fewer += 1 + fewer / 8)
+        ASSERT_LE(copy_ranges(fewer, plan).size(), ranges.size()) << "there are events for the largest call; " << fewer;
     }
-    EXPECT_EQ(next, rows);
-    if (rows >= 1024) {
-      EXPECT_EQ(ranges.front().end, 256) << "little is waited for before the first copy";
-      EXPECT_LE(ranges.back().end - ranges.back().begin, 768) << "and behind the last one";
-    }
-    EXPECT_LE(ranges.size(), 9u) << "each copy costs";
-    if (rows > 0) {
-      EXPECT_LE(ranges.size(), exchange_gpu::copy_ranges(2 * rows).size()) << "there are events for the largest call";
-    }
-  }
 }
 
 }  // namespace

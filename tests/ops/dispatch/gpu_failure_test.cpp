@@ -2,9 +2,9 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
-#include <cstdlib>
 #include <thread>
 
+#include "ops/dispatch/gpu_faults.hpp"
 #include "ops/dispatch/gpu_ways.hpp"
 #include "ops/dispatch/stage.hpp"
 #include "support/errors.hpp"
@@ -25,10 +25,7 @@ using test::Rng;
 using test::run_ranks;
 using test::small_config;
 
-class GpuFailures : public test::GpuTest {
- protected:
-  void TearDown() override { unsetenv("MIXLANE_FAULT"); }
-};
+class GpuFailures : public test::GpuTest {};
 class GpuFailuresByWay : public GpuFailures, public testing::WithParamInterface<GpuWay> {
  protected:
   void SetUp() override {
@@ -81,13 +78,11 @@ Status play_until_left_out(GpuRank& gpu_rank, const GpuWay& way) {
 // name it within the deadline and play further rounds without it; when it goes on it learns that it is left out.
 void expect_the_others_to_go_on(const GpuWay& way, ExchangeStage stage) {
   constexpr auto kDeadline = 300ms;
-  setenv("MIXLANE_FAULT", stage == ExchangeStage::dispatch ? "stall_900:dispatch:1:2" : "stall_900:combine:1:2", 1);
+  const test::FaultScope fault(stage == ExchangeStage::dispatch ? "stall_900:dispatch:1:2" : "stall_900:combine:1:2");
   run_ranks(
       way.num_ranks,
       [&](auto comm) {
-        DispatcherConfig config = way.config();
-        config.on_peer_timeout = OnPeerTimeout::mask;
-        GpuRank gpu_rank(comm, config);
+        GpuRank gpu_rank(comm, test::masking(way.config()));
         const int rank = comm->rank();
         OtherStream other_stream(rank);
         comm->barrier();
@@ -192,8 +187,7 @@ TEST_F(GpuFailures, ARankThatIsLateByMoreIsLeftOutAndLearnsIt) {
   run_ranks(
       3,
       [](auto comm) {
-        DispatcherConfig config = small_config();
-        config.on_peer_timeout = OnPeerTimeout::mask;
+        const DispatcherConfig config = test::masking(small_config());
         GpuRank gpu_rank(comm, config);
         const int rank = comm->rank();
         comm->barrier();
@@ -206,16 +200,13 @@ TEST_F(GpuFailures, ARankThatIsLateByMoreIsLeftOutAndLearnsIt) {
           EXPECT_EQ(gpu_rank.take_status().code, ErrorCode::rank_masked);
           return;
         }
-        for (uint64_t seed = 0; seed < 4; ++seed) {
+        test::play_without(gpu_rank, 2, 0, 4, [&](uint64_t seed, uint32_t masked) {
           const std::vector<Inputs> inputs = make_all_inputs(seed, config, 3);
-          const Oracle oracle{gpu_rank.dispatcher().config(), inputs, 1u << 2};
+          const Oracle oracle{gpu_rank.dispatcher().config(), inputs, masked};
           const ReceivedRows received = gpu_rank.dispatch(inputs[rank]);
-          const Status status = gpu_rank.take_status();
-          EXPECT_EQ(status.code, seed == 0 ? ErrorCode::peer_timeout : ErrorCode::ok);
-          EXPECT_EQ(status.peer, seed == 0 ? 2 : -1);
           test::expect_received(received, oracle, rank);
           EXPECT_EQ(gpu_rank.combine(received, oracle, true), oracle.output(rank, true));
-        }
+        });
         EXPECT_EQ(gpu_rank.dispatcher().masked_ranks(), std::vector<int>{2});
       },
       400ms);
@@ -225,8 +216,7 @@ TEST_F(GpuFailures, GraphsGoOnWithoutARank) {
   run_ranks(
       3,
       [](auto comm) {
-        DispatcherConfig config = small_config();
-        config.on_peer_timeout = OnPeerTimeout::mask;
+        const DispatcherConfig config = test::masking(small_config());
         GpuRank gpu_rank(comm, config);
         const int rank = comm->rank();
         const test::GpuCall on_device{.count_on_device = true};
@@ -235,20 +225,14 @@ TEST_F(GpuFailures, GraphsGoOnWithoutARank) {
           rows = gpu_rank.dispatcher().dispatch(gpu_rank.dispatch_args(0, on_device), stream);
         });
         comm->barrier();
-        for (uint64_t seed = 0; seed < 5; ++seed) {
-          if (rank == 1 && seed == 2) {
-            std::this_thread::sleep_for(1s);
-            return;
-          }
+        test::play_without(gpu_rank, 1, 2, rank == 1 ? 2 : 5, [&](uint64_t seed, uint32_t masked) {
           const std::vector<Inputs> inputs = make_all_inputs(seed, config, 3);
-          const Oracle oracle{gpu_rank.dispatcher().config(), inputs, seed < 2 ? 0u : 1u << 1};
+          const Oracle oracle{gpu_rank.dispatcher().config(), inputs, masked};
           gpu_rank.send(inputs[rank], on_device);
           graph.launch(gpu_rank.stream());
           test::expect_received(gpu_rank.fetch(rows), oracle, rank);
-          const Status status = gpu_rank.take_status();
-          EXPECT_EQ(status.code, seed == 2 ? ErrorCode::peer_timeout : ErrorCode::ok) << describe(status);
-          EXPECT_EQ(status.peer, seed == 2 ? 1 : -1);
-        }
+        });
+        if (rank == 1) std::this_thread::sleep_for(1s);
       },
       300ms);
 }

@@ -1,12 +1,11 @@
 // Rows that are read block by block while the dispatch is under way (mixlane/ready_rows.hpp).
 #include <gtest/gtest.h>
 
-#include <cstdlib>
 #include <cstring>
 #include <thread>
 
 #include "consume_rows.hpp"
-#include "ops/dispatch/gpu_rank.hpp"
+#include "ops/dispatch/gpu_faults.hpp"
 #include "support/gpu.hpp"
 #include "support/rank_threads.hpp"
 
@@ -30,7 +29,6 @@ class ReadyRowsGpu : public test::GpuTest {
     GpuTest::SetUp();
     if (!IsSkipped() && gpu::compute_capability(0) < 90) GTEST_SKIP() << "dispatch.throughput needs sm_90";
   }
-  void TearDown() override { unsetenv("MIXLANE_FAULT"); }
 };
 
 DispatcherConfig early_rows_config() {
@@ -116,7 +114,7 @@ ReceivedRows consume(GpuRank& gpu_rank, Consumer& consumer, const Inputs& inputs
 
 // Peers dispatch by variants of their own; blocks of all of them are late at random.
 TEST_F(ReadyRowsGpu, AreReadAsTheyCome) {
-  setenv("MIXLANE_FAULT", "jitter_50", 1);
+  const test::FaultScope fault("jitter_50");
   for (const int num_ranks : {1, 2, 3, 5})
     run_ranks(num_ranks, [&](auto comm) {
       GpuRank gpu_rank(comm, early_rows_config());
@@ -175,7 +173,7 @@ TEST_F(ReadyRowsGpu, InGraphsAndWithoutRoomForAll) {
 
 // Rank 1 is late with the second half of its rows; rank 0's consumer, beside its own sending, has the first ones by then.
 TEST_F(ReadyRowsGpu, TheFirstAreReadBeforeTheLastAreSent) {
-  setenv("MIXLANE_FAULT", "stall_50:dispatch:1:2", 1);
+  const test::FaultScope fault("stall_50:dispatch:1:2");
   run_ranks(2, [](auto comm) {
     GpuRank gpu_rank(comm, early_rows_config());
     Consumer consumer(gpu_rank);
@@ -213,7 +211,7 @@ TEST_F(ReadyRowsGpu, TheFirstAreReadBeforeTheLastAreSent) {
 
 // Of few tokens dispatch.latency cuts rows into parts for several blocks, every other one of which is late here.
 TEST_F(ReadyRowsGpu, ARowIsAnnouncedWhenAllOfItHasCome) {
-  setenv("MIXLANE_FAULT", "stall_50:dispatch:1:2", 1);
+  const test::FaultScope fault("stall_50:dispatch:1:2");
   run_ranks(2, [](auto comm) {
     GpuRank gpu_rank(comm, early_rows_config());
     Consumer consumer(gpu_rank);
@@ -240,8 +238,7 @@ TEST_F(ReadyRowsGpu, ARankThatNeverComes) {
   run_ranks(
       3,
       [](auto comm) {
-        DispatcherConfig config = early_rows_config();
-        config.on_peer_timeout = OnPeerTimeout::mask;
+        const DispatcherConfig config = test::masking(early_rows_config());
         GpuRank gpu_rank(comm, config);
         Consumer consumer(gpu_rank);
         const int rank = comm->rank();
@@ -250,18 +247,15 @@ TEST_F(ReadyRowsGpu, ARankThatNeverComes) {
           std::this_thread::sleep_for(2500ms);
           return;
         }
-        for (uint64_t seed = 0; seed < 3; ++seed) {
+        test::play_without(gpu_rank, 2, 0, 3, [&](uint64_t seed, uint32_t masked) {
           Rng rng(seed);
           std::vector<Inputs> inputs;
           for (int r = 0; r < 3; ++r) inputs.push_back(make_inputs(rng, config, 70, false));
-          const Oracle oracle{gpu_rank.dispatcher().config(), inputs, 1u << 2};
+          const Oracle oracle{gpu_rank.dispatcher().config(), inputs, masked};
           consume(gpu_rank, consumer, inputs[rank], {.variant = "dispatch.throughput"});
           consumer.expect_all(oracle, 3u);
           EXPECT_EQ(consumer.fetch()[2].num_missed, 1u);
-          const Status status = gpu_rank.take_status();
-          EXPECT_EQ(status.code, seed == 0 ? ErrorCode::peer_timeout : ErrorCode::ok);
-          EXPECT_EQ(status.peer, seed == 0 ? 2 : -1);
-        }
+        });
       },
       400ms);
 }

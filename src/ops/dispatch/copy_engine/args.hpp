@@ -12,26 +12,35 @@ namespace mixlane::exchange_gpu {
 struct CopyStage {
   std::byte* records[kMaxRanks] = {};  // where records for each rank are put together; its own in the window
   std::byte* partials[kMaxRanks] =
-      {};  // and partial rows for the other ranks, in the same memory; nullptr: as the caller has them
-  uint32_t* flags[kMaxRanks] = {};  // [C][kRowParts]: what follows partial rows
-  int32_t* tokens = nullptr;        // [R][C]: token of each slot
-  int32_t* counts = nullptr;        // [R]: rows for each rank
+      {};                     // and partial rows for the other ranks, in the same memory; nullptr: as the caller has them
+  int32_t* tokens = nullptr;  // [R][C]: token of each slot
+  int32_t* counts = nullptr;  // [R]: rows for each rank
 };
 
-// Rows [begin, end) that one copy moves. Few ranges, because each copy costs the link 2.6 us; the first of `first` rows, of
-// few where these must be put together before the link is in use, then four times as many each, which are put together while
-// the others are copied; few at last again, so that little is left to do behind the copies.
+// Rows [begin, end) that one copy moves.
 struct RowRange {
   int64_t begin = 0;
   int64_t end = 0;
 };
-inline constexpr int64_t kFewRowsOfCopy = 256;
-inline std::vector<RowRange> copy_ranges(int64_t num_rows, int64_t first = kFewRowsOfCopy) {
+
+// In few ranges, because each copy costs the link 2.5 to 5 us.
+struct CopyPlan {
+  int64_t first;   // rows of the first copy: few where they must be put together before the link is in use
+  int64_t growth;  // from copy to copy: what goes by one is put together while the one before is under way
+  bool few_last;   // less and less at the end, where what has come is added up while the next is under way
+};
+inline constexpr CopyPlan kPackedRecords{.first = 512, .growth = 2, .few_last = false};
+inline constexpr CopyPlan kPackedPartials{.first = 256, .growth = 4, .few_last = true};
+inline constexpr CopyPlan kPartialsInPlace{.first = int64_t{1} << 40, .growth = 1, .few_last = true};
+
+inline std::vector<RowRange> copy_ranges(int64_t num_rows, const CopyPlan& plan) {
+  constexpr int64_t kFewRows = 512;
   std::vector<RowRange> ranges;
-  int64_t size = first;
-  for (int64_t begin = 0; begin < num_rows; size *= 4) {
+  int64_t size = plan.first;
+  for (int64_t begin = 0; begin < num_rows; size *= plan.growth) {
     const int64_t left = num_rows - begin;
-    const int64_t next = left <= (ranges.empty() ? 2 : 3) * kFewRowsOfCopy ? left : std::min(size, left * 3 / 4);
+    int64_t next = left <= 2 * size ? left : size;
+    if (plan.few_last && left > kFewRows) next = std::min(size, left * 5 / 8);
     ranges.push_back({begin, begin + next});
     begin += next;
   }

@@ -29,17 +29,19 @@ CopyEngine::CopyEngine(Communicator& comm, const DispatcherConfig& config, const
   const gpu::DeviceGuard guard(device);
   load_copy_kernels(config.combine_wire);
   lanes_ = std::make_unique<gpu::CopyLanes>(device, kLanes);
-  flagged_.resize(copy_ranges(capacity_).size() + 2);
+  flagging_ = std::make_unique<gpu::OwnedStream>(device);
+  const size_t most =
+      std::max(copy_ranges(capacity_, kPackedPartials).size(), copy_ranges(capacity_, kPartialsInPlace).size());
+  copied_.resize(most);
+  flagged_.resize(most);
   const GpuWindowLayout window(config, num_ranks_);
   const int64_t record_stride = window.records.record_stride, partial_stride = window.records.partial_stride;
   // A dispatch is over before the combine behind it, and the other way round: they share the memory.
   rows_ = gpu::Buffer(device, (num_ranks_ - 1) * capacity_ * std::max(record_stride, partial_stride));
-  words_ = gpu::Buffer(device, 4 * (num_ranks_ * capacity_ * (1 + kRowParts) + num_ranks_));
+  words_ = gpu::Buffer(device, 4 * num_ranks_ * (capacity_ + 1));
   stage_.tokens = words_.as<int32_t>();
   stage_.counts = stage_.tokens + num_ranks_ * capacity_;
-  auto* const flags = reinterpret_cast<uint32_t*>(stage_.counts + num_ranks_);
   for (int r = 0; r < num_ranks_; ++r) {
-    stage_.flags[r] = flags + r * capacity_ * kRowParts;
     const int64_t before = (r < rank_ ? r : r - 1) * capacity_;
     stage_.records[r] = r == rank_ ? windows.part(rank_) + window.records_at + rank_ * capacity_ * record_stride
                                    : rows_.as<std::byte>() + before * record_stride;
@@ -76,16 +78,21 @@ void CopyEngine::for_each_peer(Visit&& visit) const {
 void CopyEngine::send(const DispatchKernelArgs& args, const Budget& budget, Stream stream) {
   const Window& window = args.exchange.window;
   const int64_t num_rows = std::min<int64_t>(args.num_rows, capacity_);
-  launch_copy_route(args, stage_, stream);
-  const std::vector<RowRange> ranges = copy_ranges(num_ranks_ > 1 ? num_rows : 0);
-  for (size_t i = 0; i < ranges.size(); ++i) {
-    launch_copy_pack(args, stage_, Packed::others, ranges[i], pace(i == 0), budget, stream);
+  const std::vector<RowRange> ranges = copy_ranges(num_ranks_ > 1 ? num_rows : 0, kPackedRecords);
+  const auto copy = [&](RowRange range) {
     lanes_->fork(stream);
-    const int64_t at = ranges[i].begin * window.record_stride, bytes = ranges[i].end * window.record_stride - at;
+    const int64_t at = range.begin * window.record_stride, bytes = range.end * window.record_stride - at;
     for_each_peer([&](int peer) {
       std::byte* const to = window.parts[peer] + window.records_at + rank_ * capacity_ * window.record_stride;
       gpu::copy(to + at, stage_.records[peer] + at, bytes, (*lanes_)[0]);
     });
+  };
+  if (num_ranks_ > 1) launch_copy_first(args, stage_, ranges.empty() ? 0 : ranges[0].end, budget, stream);
+  if (!ranges.empty()) copy(ranges[0]);
+  launch_copy_route(args, stage_, stream);
+  for (size_t i = 1; i < ranges.size(); ++i) {
+    launch_copy_pack(args, stage_, Packed::others, ranges[i], Pace::beside_copies, budget, stream);
+    copy(ranges[i]);
   }
   if (num_rows > 0) launch_copy_pack(args, stage_, Packed::own, {0, num_rows}, pace(num_ranks_ == 1), budget, stream);
   launch_copy_report(args, stream);
@@ -107,7 +114,7 @@ bool CopyEngine::as_they_lie(const CombineKernelArgs& args) const {
 // What need not be put together first can go in large pieces at once.
 std::vector<RowRange> CopyEngine::ranges_of(const CombineKernelArgs& args) const {
   const int64_t num_copied = std::min<int64_t>(args.num_tokens, capacity_);
-  return as_they_lie(args) ? copy_ranges(num_copied, num_copied) : copy_ranges(num_copied);
+  return copy_ranges(num_copied, as_they_lie(args) ? kPartialsInPlace : kPackedPartials);
 }
 
 // Copies move as many rows to each owner as this rank has tokens; kernels those of owners that have more.
@@ -117,7 +124,7 @@ void CopyEngine::send(const CombineKernelArgs& args, const Budget& budget, Strea
   const int64_t num_copied = std::min<int64_t>(args.num_tokens, capacity_);
   const std::vector<RowRange> ranges = ranges_of(args);
   const bool staged = !as_they_lie(args);
-  // The first kernel also makes the flags, and fills inboxes.
+  // The first kernel also fills inboxes.
   if (!staged) {
     CopyStage in_place = stage_;
     std::fill(std::begin(in_place.partials), std::end(in_place.partials), nullptr);
@@ -135,19 +142,16 @@ void CopyEngine::send(const CombineKernelArgs& args, const Budget& budget, Strea
           staged ? stage_.partials[owner] : args.rows.data + owner * capacity_ * window.partial_stride;
       gpu::copy(to + at, from + at, bytes, (*lanes_)[0]);
     });
-    for_each_peer([&](int owner) { copy_flags(window, owner, ranges[i]); });
-    flagged_[i].record((*lanes_)[0]);
+    copied_[i].record((*lanes_)[0]);
+  }
+  // All copies were enqueued before: in a graph, they stay one chain then.
+  for (size_t i = 0; i < ranges.size(); ++i) {
+    copied_[i].hold(flagging_->get());
+    launch_copy_flag(args.exchange, ranges[i], flagging_->get());
+    flagged_[i].record(flagging_->get());
   }
   if (num_copied < capacity_)
     launch_copy_make(args, wire_, stage_, {num_copied, capacity_}, num_copied, Pace::beside_copies, budget, stream);
-}
-
-// Behind the rows, on the same lane.
-void CopyEngine::copy_flags(const Window& window, int owner, RowRange slots) {
-  constexpr int64_t kBytes = kRowParts * sizeof(uint32_t);
-  std::byte* const to = window.parts[owner] + window.row_flags_at + rank_ * capacity_ * kBytes;
-  const auto* const from = reinterpret_cast<const std::byte*>(stage_.flags[owner]);
-  gpu::copy(to + slots.begin * kBytes, from + slots.begin * kBytes, (slots.end - slots.begin) * kBytes, (*lanes_)[0]);
 }
 
 // Rows are awaited only when this rank's own ones of the same slots have gone. So whatever the queues are that streams and
@@ -155,13 +159,16 @@ void CopyEngine::copy_flags(const Window& window, int owner, RowRange slots) {
 // A token's slot is nowhere beyond its number: the rows up to `end` are all that the tokens up to there need.
 void CopyEngine::receive(const CombineKernelArgs& args, const Budget& budget, Stream stream) {
   std::vector<RowRange> ranges = ranges_of(args);
-  if (!ranges.empty()) ranges.back().end = args.num_tokens;
+  const size_t num_copied = num_ranks_ > 1 ? ranges.size() : 0;
+  if (ranges.empty()) ranges.emplace_back();
+  ranges.back().end = args.num_tokens;
   for (size_t i = 0; i < ranges.size(); ++i) {
-    if (num_ranks_ > 1) flagged_[i].hold(stream);
-    launch_copy_add(args, wire_, ranges[i], budget, stream);
+    const bool last = i + 1 == ranges.size();
+    if (i < num_copied) flagged_[i].hold(stream);
+    if (last) lanes_->join(stream);
+    // The link has much to do until what is far from the end must be added up.
+    launch_copy_add(args, wire_, ranges[i], pace(i + 3 >= ranges.size()), last, budget, stream);
   }
-  lanes_->join(stream);
-  launch_copy_close(args.exchange, stream);
 }
 
 }  // namespace mixlane

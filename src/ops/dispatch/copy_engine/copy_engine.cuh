@@ -7,21 +7,98 @@
 
 namespace mixlane::exchange_gpu {
 
-// Small blocks find room beside the kernels of other work.
+// Small blocks find room beside the kernels of other work: with 40 registers a thread, and with up to 96.
 inline constexpr uint32_t kRouteThreads = 512;
 inline constexpr uint32_t kRowThreads = 256;
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Dispatch
 
+// The token that has `slot` of rank `target`, ~0u if none has: from the ids, a token per thread at a time. All threads of a
+// block of kRouteThreads.
+__device__ inline uint32_t token_of_slot(const DispatchKernelArgs& args, uint32_t num_tokens, uint32_t target,
+                                         uint32_t slot) {
+  constexpr uint32_t kWaves = kRouteThreads / kWave;
+  __shared__ uint32_t in_wave[kWaves], found;
+  const uint32_t lane = HardwareWave::lane(), wave = HardwareWave::index_in_block();
+  uint32_t before = 0;
+#pragma unroll 1
+  for (uint32_t first = 0; first < num_tokens && before <= slot; first += kRouteThreads) {
+    const uint32_t token = first + threadIdx.x;
+    const bool wanted = token < num_tokens && (ranks_of(args, token) >> target & 1u) != 0;
+    const auto wanting = HardwareWave::ballot(wanted);
+    if (lane == 0) in_wave[wave] = static_cast<uint32_t>(HardwareWave::count(wanting));
+    __syncthreads();
+    uint32_t at = before + static_cast<uint32_t>(HardwareWave::count(wanting & HardwareWave::lanes_below()));
+#pragma unroll
+    for (uint32_t w = 0; w < kWaves; ++w) {
+      if (w < wave) at += in_wave[w];
+      before += in_wave[w];
+    }
+    if (wanted && at == slot) found = token;
+    __syncthreads();
+  }
+  return before > slot ? found : ~0u;
+}
+
+// A token's record, put together at `record` by all threads of a block.
+template <uint32_t kThreads>
+__device__ void put_record(const DispatchKernelArgs& args, uint32_t token, std::byte* record) {
+  constexpr uint32_t kTogether = kThreads > kRowThreads ? 2 : 4;
+  const auto* const from = reinterpret_cast<const uint4*>(args.hidden.data + token * args.hidden.stride);
+#pragma unroll 1
+  for (uint32_t packet = threadIdx.x; packet < args.num_packets; packet += kTogether * kThreads) {
+    uint4 held[kTogether];
+#pragma unroll
+    for (uint32_t i = 0; i < kTogether; ++i)
+      if (packet + i * kThreads < args.num_packets) held[i] = from[packet + i * kThreads];
+#pragma unroll
+    for (uint32_t i = 0; i < kTogether; ++i)
+      if (packet + i * kThreads < args.num_packets) reinterpret_cast<uint4*>(record)[packet + i * kThreads] = held[i];
+  }
+  const uint32_t num_words = args.num_scale_words + 2 * args.num_topk;
+  for (uint32_t word = threadIdx.x; word < num_words; word += kThreads)
+    reinterpret_cast<uint32_t*>(record + args.payload_bytes)[word] = tail_word(args, token, word);
+}
+
+// Which rank the `unit`-th record of a range is for, and in which slot.
+struct RecordPlace {
+  uint32_t slot;
+  uint32_t target;
+  __device__ RecordPlace(uint32_t unit, uint32_t begin, uint32_t first_target, uint32_t num_targets, const Window& window)
+      : slot(begin + unit / num_targets),
+        target((first_target + unit % num_targets) % static_cast<uint32_t>(window.num_ranks)) {}
+};
+
+// What goes by the first copies: the records of the first `num_slots` slots of the other ranks, a block per record, in turn.
+// Blocks find their tokens by themselves, so that nothing comes before them. Behind it the peers have read what was sent
+// before.
+__global__ void __launch_bounds__(kRouteThreads)
+    dispatch_copy_engine_first(const MIXLANE_GRID_CONSTANT DispatchKernelArgs args,
+                               const MIXLANE_GRID_CONSTANT CopyStage stage, uint32_t num_slots) {
+  __shared__ uint32_t shared_masked;
+  const Window& window = args.exchange.window;
+  const Call call = open_call<ExchangeStage::dispatch>(args.exchange);
+  const auto num_peers = static_cast<uint32_t>(window.num_ranks) - 1;
+  const uint32_t num_tokens = num_tokens_of(args);
+#pragma unroll 1
+  for (uint32_t unit = blockIdx.x; unit < num_slots * num_peers; unit += gridDim.x) {
+    const RecordPlace place(unit, 0, static_cast<uint32_t>(window.rank) + 1, num_peers, window);
+    const uint32_t token = token_of_slot(args, num_tokens, place.target, place.slot);
+    if (token != ~0u)
+      put_record<kRouteThreads>(args, token, stage.records[place.target] + place.slot * window.record_stride);
+  }
+  if (blockIdx.x == 0 && call.needs_credits) exchange_credits(args.exchange, call.number, call.masked, &shared_masked);
+}
+
 // A token per thread: its slots, for combine and as the list of each rank's tokens.
 __global__ void __launch_bounds__(kRouteThreads)
     dispatch_copy_engine_route(const MIXLANE_GRID_CONSTANT DispatchKernelArgs args,
                                const MIXLANE_GRID_CONSTANT CopyStage stage) {
   constexpr uint32_t kWaves = kRouteThreads / kWave;
-  __shared__ uint32_t before[kMaxRanks], in_wave[kWaves][kMaxRanks], shared_masked;
+  __shared__ uint32_t before[kMaxRanks], in_wave[kWaves][kMaxRanks];
   const Window& window = args.exchange.window;
-  Call call = open_call<ExchangeStage::dispatch>(args.exchange);
+  const Call call = open_call<ExchangeStage::dispatch>(args.exchange);
   const uint32_t lane = HardwareWave::lane(), wave = HardwareWave::index_in_block();
   const uint32_t num_tokens = num_tokens_of(args), first = blockIdx.x * kRouteThreads, token = first + threadIdx.x;
   if (threadIdx.x < kMaxRanks) before[threadIdx.x] = 0;
@@ -45,8 +122,6 @@ __global__ void __launch_bounds__(kRouteThreads)
     in_wave[wave][lane] = mine;
     if (earlier != 0) atomicAdd(&before[lane], earlier);
   }
-  // Behind it the peers have read what was sent before.
-  if (call.needs_credits) call.masked = exchange_credits(args.exchange, call.number, call.masked, &shared_masked);
   __syncthreads();
 #pragma unroll 1
   for (int r = 0; r < window.num_ranks; ++r) {
@@ -74,35 +149,18 @@ __global__ void __launch_bounds__(kRowThreads)
     dispatch_copy_engine_pack(const MIXLANE_GRID_CONSTANT DispatchKernelArgs args,
                               const MIXLANE_GRID_CONSTANT CopyStage stage, uint32_t begin, uint32_t end,
                               uint32_t first_target, uint32_t num_targets) {
-  constexpr uint32_t kTogether = 4;
   const Window& window = args.exchange.window;
-  const uint32_t num_words = args.num_scale_words + 2 * args.num_topk;
 #pragma unroll 1
   for (uint32_t unit = blockIdx.x; unit < (end - begin) * num_targets; unit += gridDim.x) {
-    const uint32_t slot = begin + unit / num_targets;
-    const uint32_t target = (first_target + unit % num_targets) % static_cast<uint32_t>(window.num_ranks);
-    if (slot >= static_cast<uint32_t>(stage.counts[target])) continue;
-    const auto token = static_cast<uint32_t>(stage.tokens[int64_t{target} * window.capacity + slot]);
-    const auto* const from = reinterpret_cast<const uint4*>(args.hidden.data + token * args.hidden.stride);
-    std::byte* const record = stage.records[target] + slot * window.record_stride;
-#pragma unroll 1
-    for (uint32_t packet = threadIdx.x; packet < args.num_packets; packet += kTogether * kRowThreads) {
-      uint4 held[kTogether];
-#pragma unroll
-      for (uint32_t i = 0; i < kTogether; ++i)
-        if (packet + i * kRowThreads < args.num_packets) held[i] = from[packet + i * kRowThreads];
-#pragma unroll
-      for (uint32_t i = 0; i < kTogether; ++i)
-        if (packet + i * kRowThreads < args.num_packets)
-          reinterpret_cast<uint4*>(record)[packet + i * kRowThreads] = held[i];
-    }
-    for (uint32_t word = threadIdx.x; word < num_words; word += kRowThreads)
-      reinterpret_cast<uint32_t*>(record + args.payload_bytes)[word] = tail_word(args, token, word);
+    const RecordPlace place(unit, begin, first_target, num_targets, window);
+    if (place.slot >= static_cast<uint32_t>(stage.counts[place.target])) continue;
+    const auto token = static_cast<uint32_t>(stage.tokens[int64_t{place.target} * window.capacity + place.slot]);
+    put_record<kRowThreads>(args, token, stage.records[place.target] + place.slot * window.record_stride);
   }
 }
 
 // One block, while copies are under way: what is wrong with the ids.
-__global__ void __launch_bounds__(kMaxThreads)
+__global__ void __launch_bounds__(kRowThreads)
     dispatch_copy_engine_report(const MIXLANE_GRID_CONSTANT DispatchKernelArgs args) {
   __shared__ ReceiveShared shared;
   const Call call = open_call<ExchangeStage::dispatch>(args.exchange);
@@ -121,7 +179,7 @@ __global__ void __launch_bounds__(kMaxThreads)
 }
 
 // One block, when all copies have arrived: tells the peers, and waits for theirs like every other dispatch.
-__global__ void __launch_bounds__(kMaxThreads)
+__global__ void __launch_bounds__(kRowThreads)
     dispatch_copy_engine_receive(const MIXLANE_GRID_CONSTANT DispatchKernelArgs args,
                                  const MIXLANE_GRID_CONSTANT CopyStage stage) {
   __shared__ ReceiveShared shared;
@@ -149,16 +207,18 @@ __global__ void __launch_bounds__(kMaxThreads)
 // ---------------------------------------------------------------------------------------------------------------------
 // Combine
 
-// The flags that follow rows [0, num_rows) to each owner, by copies too. All threads of all blocks.
-__device__ inline void write_flags(const Exchange& exchange, const CopyStage& stage, const Call& call, uint32_t num_rows) {
+// Tells the owners that their partial rows of slots [begin, end) are there, whose copies are over; a thread per slot.
+__global__ void __launch_bounds__(kRowThreads)
+    combine_copy_engine_flag(const MIXLANE_GRID_CONSTANT Exchange exchange, uint32_t begin, uint32_t end) {
   const Window& window = exchange.window;
-  for (int owner = 0; owner < window.num_ranks; ++owner) {
-    if (owner == window.rank) continue;
-    // No epoch: whoever this rank does not count with any more is told nothing.
-    const uint32_t word = call.sends_to(owner) ? call.epoch : 0;
-    for (uint32_t i = blockIdx.x * kRowThreads + threadIdx.x; i < num_rows * kRowParts; i += gridDim.x * kRowThreads)
-      stage.flags[owner][i] = word;
-  }
+  const Call call = open_call<ExchangeStage::combine>(exchange);
+  const uint32_t slot = begin + blockIdx.x * kRowThreads + threadIdx.x;
+  if (slot >= end) return;
+  // Without a fence, which would wait for the next copy's bytes: what was copied had arrived before this kernel began.
+  for (int owner = 0; owner < window.num_ranks; ++owner)
+    if (owner != window.rank && call.sends_to(owner))
+      *reinterpret_cast<uint4*>(row_flag(window, owner, window.rank, static_cast<int>(slot))) =
+          make_uint4(call.epoch, call.epoch, call.epoch, call.epoch);
 }
 
 // Partial rows of slots [begin, end) of all owners, a block per row, in turn. Those below `num_copied` are put together in
@@ -179,7 +239,6 @@ __global__ void __launch_bounds__(kRowThreads)
   if (begin == 0) {
     if (call.needs_credits) call.masked = exchange_credits(exchange, call.number, call.masked, &shared_masked);
     send_combine_headers(exchange, call);
-    write_flags(exchange, stage, call, num_copied);
   }
   be_late(exchange, call.number);
   const uint32_t with_inbox = kWire == CombineWire::bf16 ? *exchange.routing.with_inbox : 0;
@@ -228,25 +287,24 @@ __global__ void __launch_bounds__(kRowThreads)
   }
 }
 
-// The sums of tokens [begin, end), a block per token, in turn; waits for their rows.
+// The sums of tokens [begin, end), a block per token, in turn; waits for their rows. `closes`: the last of the call, whose
+// first block closes it.
 template <CombineWire kWire, PartialSource kSource>
 __global__ void __launch_bounds__(kRowThreads, kWire == CombineWire::f64 ? 2 : 4)
-    combine_copy_engine_add(const MIXLANE_GRID_CONSTANT CombineKernelArgs args, uint32_t begin, uint32_t end) {
+    combine_copy_engine_add(const MIXLANE_GRID_CONSTANT CombineKernelArgs args, uint32_t begin, uint32_t end, bool closes) {
   __shared__ CombineShared shared;
-  const Call call = open_call<ExchangeStage::combine>(args.exchange);
+  const Exchange& exchange = args.exchange;
+  const Call call = open_call<ExchangeStage::combine>(exchange);
   if (threadIdx.x == 0) shared.masked = call.masked;
   __syncthreads();
-  if (args.counts_on_device) end = min(end, static_cast<uint32_t>(*args.exchange.routing.num_tokens));
+  if (closes && blockIdx.x != 0) count_reader(exchange, call);
+  if (args.counts_on_device) end = min(end, static_cast<uint32_t>(*exchange.routing.num_tokens));
   uint32_t turn = 0;
 #pragma unroll 1
   for (uint32_t token = begin + blockIdx.x; token < end; token += gridDim.x, turn ^= 1)
     add_up_row<kWire, kSource>(args, call, token, Share{}, shared.pairs[turn], shared.partial[turn], &shared.masked);
-}
-
-// One block, behind all others of the call.
-__global__ void combine_copy_engine_close(const MIXLANE_GRID_CONSTANT Exchange exchange) {
-  const Call call = open_call<ExchangeStage::combine>(exchange);
-  wait_for_combine_headers(exchange, call);
+  if (!closes || blockIdx.x != 0) return;
+  wait_to_close(exchange, call);
   __syncthreads();
   if (threadIdx.x != 0) return;
   if (call.ended) report_end(exchange);

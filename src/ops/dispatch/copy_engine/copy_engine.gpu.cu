@@ -8,9 +8,9 @@ namespace mixlane::exchange_gpu {
 namespace {
 
 // Of a multiprocessor; each has a row at a time.
-constexpr int kRowBlocks = 8, kAddBlocks = 4;
+constexpr int kRowBlocks = 8, kAddBlocks = 4, kAddBlocksBesideCopies = 2;
 // Beside copies; at least a block.
-constexpr int64_t kBytesBesideCopies = 16 * 1024;
+constexpr int64_t kBytesBesideCopies = 32 * 1024;
 
 uint32_t row_blocks(int64_t num_rows, int each, const Budget& budget) {
   return static_cast<uint32_t>(std::clamp<int64_t>(num_rows, 1, int64_t{budget.num_multiprocessors} * each));
@@ -22,7 +22,7 @@ int blocks_at(Pace pace, int64_t row_bytes) {
 }
 
 using Make = void (*)(CombineKernelArgs, CopyStage, uint32_t, uint32_t, uint32_t);
-using Add = void (*)(CombineKernelArgs, uint32_t, uint32_t);
+using Add = void (*)(CombineKernelArgs, uint32_t, uint32_t, bool);
 
 struct CombineKernels {
   Make make;
@@ -62,15 +62,25 @@ void load(Kernel* kernel) {
 }  // namespace
 
 void load_copy_kernels(CombineWire wire) {
+  load(dispatch_copy_engine_first);
   load(dispatch_copy_engine_route);
   load(dispatch_copy_engine_pack);
   load(dispatch_copy_engine_report);
   load(dispatch_copy_engine_receive);
-  load(combine_copy_engine_close);
+  load(combine_copy_engine_flag);
   for (const PartialSource source : {PartialSource::pairs, PartialSource::reduced_bf16, PartialSource::reduced_f32}) {
     load(kernels_for(wire, source).make);
     load(kernels_for(wire, source).add);
   }
+}
+
+void launch_copy_first(const DispatchKernelArgs& args, const CopyStage& stage, int64_t num_slots, const Budget& budget,
+                       Stream stream) {
+  gpu::launch(dispatch_copy_engine_first,
+              {.variant = "dispatch.copy_engine",
+               .num_blocks = row_blocks(num_slots * (args.exchange.window.num_ranks - 1), kRowBlocks / 2, budget),
+               .num_threads = kRouteThreads},
+              stream, args, stage, static_cast<uint32_t>(num_slots));
 }
 
 void launch_copy_route(const DispatchKernelArgs& args, const CopyStage& stage, Stream stream) {
@@ -97,11 +107,11 @@ void launch_copy_pack(const DispatchKernelArgs& args, const CopyStage& stage, Pa
 }
 
 void launch_copy_report(const DispatchKernelArgs& args, Stream stream) {
-  gpu::launch(dispatch_copy_engine_report, {.variant = "dispatch.copy_engine", .num_threads = kMaxThreads}, stream, args);
+  gpu::launch(dispatch_copy_engine_report, {.variant = "dispatch.copy_engine", .num_threads = kRowThreads}, stream, args);
 }
 
 void launch_copy_receive(const DispatchKernelArgs& args, const CopyStage& stage, Stream stream) {
-  gpu::launch(dispatch_copy_engine_receive, {.variant = "dispatch.copy_engine", .num_threads = kMaxThreads}, stream, args,
+  gpu::launch(dispatch_copy_engine_receive, {.variant = "dispatch.copy_engine", .num_threads = kRowThreads}, stream, args,
               stage);
 }
 
@@ -117,16 +127,22 @@ void launch_copy_make(const CombineKernelArgs& args, CombineWire wire, const Cop
               static_cast<uint32_t>(num_copied));
 }
 
-void launch_copy_add(const CombineKernelArgs& args, CombineWire wire, RowRange tokens, const Budget& budget, Stream stream) {
+void launch_copy_add(const CombineKernelArgs& args, CombineWire wire, RowRange tokens, Pace pace, bool closes,
+                     const Budget& budget, Stream stream) {
+  const int each = pace == Pace::alone ? kAddBlocks : kAddBlocksBesideCopies;
   gpu::launch(kernels_for(wire, args.source).add,
               {.variant = "combine.copy_engine",
-               .num_blocks = row_blocks(tokens.end - tokens.begin, kAddBlocks, budget),
+               .num_blocks = row_blocks(tokens.end - tokens.begin, each, budget),
                .num_threads = kRowThreads},
-              stream, args, static_cast<uint32_t>(tokens.begin), static_cast<uint32_t>(tokens.end));
+              stream, args, static_cast<uint32_t>(tokens.begin), static_cast<uint32_t>(tokens.end), closes);
 }
 
-void launch_copy_close(const Exchange& exchange, Stream stream) {
-  gpu::launch(combine_copy_engine_close, {.variant = "combine.copy_engine", .num_threads = kWave}, stream, exchange);
+void launch_copy_flag(const Exchange& exchange, RowRange slots, Stream stream) {
+  gpu::launch(combine_copy_engine_flag,
+              {.variant = "combine.copy_engine",
+               .num_blocks = static_cast<uint32_t>((slots.end - slots.begin + kRowThreads - 1) / kRowThreads),
+               .num_threads = kRowThreads},
+              stream, exchange, static_cast<uint32_t>(slots.begin), static_cast<uint32_t>(slots.end));
 }
 
 }  // namespace mixlane::exchange_gpu

@@ -1,13 +1,15 @@
 // dispatch.copy_engine and combine.copy_engine: kernels put rows together and add them up, copy engines move them. Both
 // have two halves, between which no kernel runs while bytes move.
 //
-//   dispatch  route -> pack 0 -> pack 1 -> ... -> own rows -> | all copies -> flags, wait for the peers' rows
-//                        |          |
-//             lanes    copy 0     copy 1 ...   to the peers' windows
+//   dispatch  first -> route -> pack 1 -> ... -> own rows -> | all copies -> flags, wait for the peers' rows
+//               |                 |
+//             copy 0            copy 1 ...   to the peers' windows
 //
-//   combine   make 0 -> make 1 -> ...  | flags 0 -> add 0 -> flags 1 -> add 1 -> ... -> close
-//                |         |
-//             copy 0     copy 1 ...   to the owners' windows, rows and then their flags
+//   combine   make 0 -> make 1 -> ...        | flag 0 -> add 0, flag 1 -> add 1, ... the last closes
+//               |         |
+//             copy 0 -> copy 1 -> ...   to the owners' windows
+//               |         |
+//             flag 0    flag 1 ...
 //
 // Reduced rows that lie as they do in a window are copied from there: one make, for what does not go by copies.
 //
@@ -40,7 +42,6 @@ class CopyEngine {
  private:
   bool as_they_lie(const exchange_gpu::CombineKernelArgs& args) const;
   std::vector<exchange_gpu::RowRange> ranges_of(const exchange_gpu::CombineKernelArgs& args) const;
-  void copy_flags(const exchange_gpu::Window& window, int owner, exchange_gpu::RowRange slots);
   std::string try_copies(Communicator& comm, const SymmetricMemory& windows, int64_t at, int64_t bytes) const;
   template <class Visit>
   void for_each_peer(Visit&& visit) const;
@@ -53,7 +54,8 @@ class CopyEngine {
   gpu::Buffer rows_, words_;
   exchange_gpu::CopyStage stage_;
   std::unique_ptr<gpu::CopyLanes> lanes_;
-  std::vector<gpu::Event> flagged_;  // per range of a combine
+  std::unique_ptr<gpu::OwnedStream> flagging_;  // combine's flags, each range's behind its copies
+  std::vector<gpu::Event> copied_, flagged_;    // per range of a combine
   std::string problem_;
 };
 

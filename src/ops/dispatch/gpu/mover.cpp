@@ -1,6 +1,7 @@
 #include "ops/dispatch/gpu/mover.hpp"
 
 #include "core/error.hpp"
+#include "ops/dispatch/backend.hpp"
 #include "ops/dispatch/choose.hpp"
 
 namespace mixlane {
@@ -81,6 +82,34 @@ Mover MoverChoice::of(const CombineArgs& args, const CombineKernelArgs& made) co
     wanted = Mover::bulk_copies;
   }
   return by_stores ? Mover::stores : wanted;
+}
+
+std::span<const VariantInfo> dispatch_gpu_variants() {
+  static constexpr VariantInfo kVariants[] = {
+    {"dispatch.latency", "one launch: blocks find their tokens' slots, store rows to the peers and leave; one block waits",
+     gpu::kDeviceType},
+#if !defined(MIXLANE_HIP)
+    {"dispatch.throughput", "the same by bulk copies of one thread per block: many tokens through few multiprocessors",
+     gpu::kDeviceType},
+#endif
+    {"dispatch.copy_engine", "kernels put rows together, copy engines move them: no multiprocessor is busy meanwhile",
+     gpu::kDeviceType},
+  };
+  return kVariants;
+}
+
+std::span<const VariantInfo> combine_gpu_variants() {
+  static constexpr VariantInfo kVariants[] = {
+    {"combine.latency", "one launch: half of the blocks send partial sums, a flag per row; the others add them up",
+     gpu::kDeviceType},
+#if !defined(MIXLANE_HIP)
+    {"combine.throughput", "one launch: a thread of each block sends reduced rows by bulk copies, the other waves add up",
+     gpu::kDeviceType},
+#endif
+    {"combine.copy_engine", "kernels make partial sums and add them up, copy engines bring them to their owners",
+     gpu::kDeviceType},
+  };
+  return kVariants;
 }
 
 }  // namespace mixlane

@@ -1,4 +1,4 @@
-// Which of the GPU variants serves a call.
+// The GPU variants, and which of them serves a call.
 #pragma once
 
 #include "ops/dispatch/copy_engine/copy_engine.hpp"
