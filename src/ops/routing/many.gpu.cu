@@ -6,36 +6,37 @@ namespace mixlane::routing_gpu {
 namespace {
 
 template <DType kType, int kRuns, Order kOrder, bool kGrouped>
-void launch(const KernelArgs& args, bool overlap, Stream stream) {
+void launch(KernelArgs args, int num_multiprocessors, bool overlap, Stream stream) {
   constexpr uint32_t kTokens = kManyThreads / kManyLanes;
   constexpr bool kScored = kOrder == Order::score;
-  constexpr uint32_t kTokenBytes = many_row_bytes<kType, kRuns, kScored>() + sizeof(ManyScratch);
-  constexpr uint32_t kBiasBytes = kScored ? ManyRow<DType::f32, kRuns>::kBytes : 0;
+  const uint32_t num_blocks = (args.num_tokens + kTokens - 1) / kTokens;
+  args.next_fits =
+      2 * num_blocks <= many_resident_blocks<kType, kRuns, kScored>() * static_cast<uint32_t>(num_multiprocessors);
   gpu::launch(routing_warp_many<kType, kRuns, kOrder, kGrouped>,
               {.variant = "routing.warp",
-               .num_blocks = (args.num_tokens + kTokens - 1) / kTokens,
+               .num_blocks = num_blocks,
                .num_threads = kManyThreads,
-               .shared_bytes = kTokens * kTokenBytes + kBiasBytes,
+               .shared_bytes = many_block_bytes<kType, kRuns, kScored>(),
                .overlaps_previous = overlap},
               stream, args);
 }
 
 template <DType kType, int kRuns>
-void launch_runs(const KernelArgs& args, bool overlap, Stream stream) {
-  if (!args.chooses_by_score) return launch<kType, kRuns, Order::logit, false>(args, overlap, stream);
+void launch_runs(const KernelArgs& args, int num_multiprocessors, bool overlap, Stream stream) {
+  if (!args.chooses_by_score) return launch<kType, kRuns, Order::logit, false>(args, num_multiprocessors, overlap, stream);
   if constexpr (kRuns * 128 == kUsualGroups * 32) {
-    if (args.num_groups > 1) return launch<kType, kRuns, Order::score, true>(args, overlap, stream);
+    if (args.num_groups > 1) return launch<kType, kRuns, Order::score, true>(args, num_multiprocessors, overlap, stream);
   }
-  launch<kType, kRuns, Order::score, false>(args, overlap, stream);
+  launch<kType, kRuns, Order::score, false>(args, num_multiprocessors, overlap, stream);
 }
 
 template <DType kType>
-void launch_type(const KernelArgs& args, bool overlap, Stream stream) {
+void launch_type(const KernelArgs& args, int num_multiprocessors, bool overlap, Stream stream) {
   switch (args.num_columns) {
-    case 128: return launch_runs<kType, 1>(args, overlap, stream);
-    case 256: return launch_runs<kType, 2>(args, overlap, stream);
-    case 384: return launch_runs<kType, 3>(args, overlap, stream);
-    default: return launch_runs<kType, 4>(args, overlap, stream);
+    case 128: return launch_runs<kType, 1>(args, num_multiprocessors, overlap, stream);
+    case 256: return launch_runs<kType, 2>(args, num_multiprocessors, overlap, stream);
+    case 384: return launch_runs<kType, 3>(args, num_multiprocessors, overlap, stream);
+    default: return launch_runs<kType, 4>(args, num_multiprocessors, overlap, stream);
   }
 }
 
@@ -46,11 +47,11 @@ bool takes_many(const KernelArgs& args) {
          (args.num_groups == 1 || args.topk_groups > 1);
 }
 
-void launch_many(const KernelArgs& args, bool overlap, Stream stream) {
+void launch_many(const KernelArgs& args, int num_multiprocessors, bool overlap, Stream stream) {
   if (args.logits_type == DType::f32)
-    launch_type<DType::f32>(args, overlap, stream);
+    launch_type<DType::f32>(args, num_multiprocessors, overlap, stream);
   else
-    launch_type<DType::bf16>(args, overlap, stream);
+    launch_type<DType::bf16>(args, num_multiprocessors, overlap, stream);
 }
 
 }  // namespace mixlane::routing_gpu

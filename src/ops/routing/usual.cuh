@@ -178,10 +178,23 @@ __global__ void __launch_bounds__(kMaxThreads)
     usual_group_bounds(args, keys, bounds);
   else
     bounds[0] = usual_bound(keys, scratch);
-  uint32_t count = 0;
+  const auto places_of_candidates = [&] {
+    uint32_t count = 0;
 #pragma unroll
-  for (int slot = 0; slot < kValues; ++slot) count += keys[slot] >= bounds[kGrouped ? slot / 4 : 0];
-  const Places places = places_for<32, kValues>(count);
+    for (int slot = 0; slot < kValues; ++slot) count += keys[slot] >= bounds[kGrouped ? slot / 4 : 0];
+    return places_for<32, kValues>(count);
+  };
+  Places places = places_of_candidates();
+  if constexpr (kGrouped) {
+    // One in a few thousand tokens: a group is open for its best column, and its second is a low bound.
+    if (places.total > kUsualLeft) {
+#pragma unroll
+      for (int slot = 0; slot < kValues; ++slot)
+        if (keys[slot] < bounds[slot / 4]) keys[slot] = 0;
+      bounds[0] = bounds[1] = max(usual_bound(keys, scratch), 1u);
+      places = places_of_candidates();
+    }
+  }
   const bool is_unusual = W::ballot(is_nan(zeros[0] + zeros[1])) != 0 || places.total > kUsualLeft;
   if (is_unusual) {
     W::sync();
