@@ -8,7 +8,6 @@ namespace mixlane::routing_gpu {
 inline constexpr uint32_t kManyLanes = 8;
 inline constexpr uint32_t kManySets = 4;   // of a lane
 inline constexpr uint32_t kManyLeft = 32;  // candidates
-inline constexpr uint32_t kManyThreads = 128;
 
 // A token's shared memory beside its row. Tokens beside each other read the same member at once, from different banks.
 struct alignas(16) ManyScratch {
@@ -126,18 +125,16 @@ __host__ __device__ constexpr uint32_t many_row_bytes() {
   return kBytes > kLeast ? kBytes : kLeast;
 }
 
+// That of a block of `tokens`.
 template <DType kType, int kRuns, bool kScored>
-__host__ __device__ constexpr uint32_t many_block_bytes() {
+__host__ __device__ constexpr uint32_t many_block_bytes(uint32_t tokens) {
   constexpr uint32_t kBiasBytes = kScored ? ManyRow<DType::f32, kRuns>::kBytes : 0;
-  return kManyThreads / kManyLanes * (many_row_bytes<kType, kRuns, kScored>() + sizeof(ManyScratch)) + kBiasBytes;
+  return tokens * (many_row_bytes<kType, kRuns, kScored>() + sizeof(ManyScratch)) + kBiasBytes;
 }
 
-// Blocks of a multiprocessor (sm_90) at once; registers are rationed for them.
-template <DType kType, int kRuns, bool kScored>
-__host__ __device__ constexpr uint32_t many_resident_blocks() {
-  constexpr uint32_t kByShared = 227 * 1024 / (many_block_bytes<kType, kRuns, kScored>() + 1024);
-  constexpr uint32_t kByRegisters = kRuns <= 2 ? (kScored ? 8 : 9) : (kScored ? 5 : 8);
-  return kByShared < kByRegisters ? kByShared : kByRegisters;
-}
+// The largest block; registers are rationed for two of them. Wide rows need more.
+template <int kRuns>
+inline constexpr uint32_t kManyThreads = kRuns <= 2 ? 512 : 256;
+inline constexpr uint32_t kManyBlocks = 2;
 
 }  // namespace mixlane::routing_gpu

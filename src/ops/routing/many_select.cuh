@@ -28,6 +28,17 @@ struct TaggedSet {
   __device__ static bool is_near(float tagged, float other) {
     return (__float_as_uint(tagged) ^ __float_as_uint(other)) - 1 < kTag;
   }
+  // Sets in the order of their maxima, as far as it matters which are above the one that became `bound`, themselves near it
+  // or below. Positive, and the tag is there again.
+  __device__ static float exact(float tagged, float maximum, float bound, uint32_t tag) {
+    constexpr uint32_t kAbove = 0x60000000u;
+    constexpr uint32_t kNear = 0x40000000u;
+    constexpr uint32_t kBelow = 0x20000000u;
+    const uint32_t bits = __float_as_uint(maximum);
+    const uint32_t near = kNear | ((bits ^ sign(bits)) & kTag) * (kTag + 1);
+    const bool is_equal = (__float_as_uint(tagged) ^ __float_as_uint(bound)) <= kTag;
+    return __uint_as_float((is_equal ? near : tagged > bound ? kAbove : kBelow) | tag);
+  }
 
  private:
   __device__ static uint32_t sign(uint32_t bits) { return static_cast<uint32_t>(static_cast<int32_t>(bits) >> 31); }
@@ -93,34 +104,6 @@ __device__ inline EightLargest eight_largest(const float (&of_lane)[kManySets]) 
   return {fminf(least, W::shuffle(least, other(1))), (W::lane() + 2) % kManyLanes < kManyLanes / 2 ? x[0] : x[1]};
 }
 
-// One of the eight best sets for this lane, where tags may have misled: of equal maxima the lower sets'. Little code: it
-// comes from far away, and rarely. kNeighbours: a lane's sets are.
-template <bool kNeighbours>
-__device__ uint32_t choose_set(const float (&maxima)[kManySets], ManyScratch& scratch) {
-  using W = gpu::Wave<kManyLanes>;
-  const auto number = [](uint32_t lane, uint32_t set) {
-    return kNeighbours ? lane * kManySets + set : set * kManyLanes + lane;
-  };
-  uint32_t better[kManySets] = {};
-#pragma unroll 1
-  for (uint32_t lane = 0; lane < kManyLanes; ++lane) {
-#pragma unroll
-    for (uint32_t set = 0; set < kManySets; ++set) {
-      const float theirs = W::shuffle(maxima[set], static_cast<int>(lane));
-#pragma unroll
-      for (uint32_t own = 0; own < kManySets; ++own)
-        better[own] += theirs > maxima[own] || (theirs == maxima[own] && number(lane, set) < number(W::lane(), own)) ? 1 : 0;
-    }
-  }
-#pragma unroll
-  for (uint32_t own = 0; own < kManySets; ++own)
-    if (better[own] < kManyLanes) scratch.columns[better[own]] = number(W::lane(), own);
-  W::sync();
-  const uint32_t mine = scratch.columns[W::lane()] % (kManyLanes * kManySets);  // anything, if there are NaNs
-  W::sync();
-  return mine;
-}
-
 struct ManyBound {
   float value;   // no chosen column is below it; eight or more of the token reach it
   uint32_t set;  // this lane's of the eight that may have chosen columns; any, if there are NaNs
@@ -128,13 +111,14 @@ struct ManyBound {
 
 // kNeighbours: a lane's sets are lane * kManySets ..., else step * kManyLanes + lane. kShort: all maxima end in zeros.
 template <bool kNeighbours, bool kShort>
-__device__ ManyBound find_sets(const float (&maxima)[kManySets], ManyScratch& scratch) {
+__device__ ManyBound find_sets(const float (&maxima)[kManySets]) {
   using W = gpu::Wave<kManyLanes>;
+  const auto tag = [](uint32_t set) {
+    return TaggedSet::kTag - (kNeighbours ? W::lane() * kManySets + set : set * kManyLanes + W::lane());
+  };
   float tagged[kManySets];
 #pragma unroll
-  for (uint32_t i = 0; i < kManySets; ++i)
-    tagged[i] =
-        TaggedSet::of(maxima[i], TaggedSet::kTag - (kNeighbours ? W::lane() * kManySets + i : i * kManyLanes + W::lane()));
+  for (uint32_t i = 0; i < kManySets; ++i) tagged[i] = TaggedSet::of(maxima[i], tag(i));
   const EightLargest best = eight_largest(tagged);
   ManyBound bound{TaggedSet::floor(best.eighth), TaggedSet::set(best.own)};
   if constexpr (!kShort) {
@@ -146,8 +130,12 @@ __device__ ManyBound find_sets(const float (&maxima)[kManySets], ManyScratch& sc
       has_near |= TaggedSet::is_near(best.eighth, tagged[i]);
       ends_in_zeros &= (__float_as_uint(maxima[i]) & TaggedSet::kTag) == 0;
     }
-    const bool keep_all = W::ballot(!ends_in_zeros) == 0;
-    if (any_beside(has_near && !keep_all)) bound.set = choose_set<kNeighbours>(maxima, scratch);
+    const bool keeps_all = W::ballot(!ends_in_zeros) == 0;
+    if (any_beside(has_near && !keeps_all)) {
+#pragma unroll
+      for (uint32_t i = 0; i < kManySets; ++i) tagged[i] = TaggedSet::exact(tagged[i], maxima[i], best.eighth, tag(i));
+      bound.set = TaggedSet::set(eight_largest(tagged).own);
+    }
   }
   return bound;
 }
