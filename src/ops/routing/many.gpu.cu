@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "gpu/launch.hpp"
 #include "ops/routing/launchers.hpp"
 #include "ops/routing/many.cuh"
@@ -16,7 +18,7 @@ uint32_t pick_block_tokens(uint32_t num_tokens, uint32_t num_multiprocessors, ui
   constexpr uint32_t kWaveTokens = gpu::kHardwareWave / kManyLanes;
   const uint32_t share = divide_up(num_tokens, num_multiprocessors);
   const uint32_t num_blocks = divide_up(share, max_tokens);  // of a multiprocessor
-  if (num_blocks > kFew) return kUsualTokens;
+  if (num_blocks > kFew) return std::min(kUsualTokens, max_tokens);
   return divide_up(divide_up(share, num_blocks), kWaveTokens) * kWaveTokens;
 }
 
@@ -24,7 +26,7 @@ template <DType kType, int kRuns, Order kOrder, bool kGrouped>
 void launch(KernelArgs args, int num_multiprocessors, bool overlap, Stream stream) {
   constexpr bool kScored = kOrder == Order::score;
   const auto multiprocessors = static_cast<uint32_t>(num_multiprocessors);
-  constexpr uint32_t kMaxTokens = kManyThreads<kRuns> / kManyLanes;
+  constexpr uint32_t kMaxTokens = many_max_tokens<kType, kRuns, kScored>();
   const uint32_t tokens = pick_block_tokens(args.num_tokens, multiprocessors, kMaxTokens);
   const uint32_t num_blocks = divide_up(args.num_tokens, tokens);
   args.next_fits = 2 * divide_up(num_blocks, multiprocessors) * tokens <= kManyBlocks * kMaxTokens;

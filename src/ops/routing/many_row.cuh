@@ -132,9 +132,18 @@ __host__ __device__ constexpr uint32_t many_block_bytes(uint32_t tokens) {
   return tokens * (many_row_bytes<kType, kRuns, kScored>() + sizeof(ManyScratch)) + kBiasBytes;
 }
 
-// The largest block; registers are rationed for two of them. Wide rows need more.
+// Registers are rationed for two blocks of so many threads; wide rows need more.
 template <int kRuns>
 inline constexpr uint32_t kManyThreads = kRuns <= 2 ? 512 : 256;
 inline constexpr uint32_t kManyBlocks = 2;
+
+// Tokens of the largest block, whole waves, in the shared memory that any GPU has.
+template <DType kType, int kRuns, bool kScored>
+__host__ __device__ constexpr uint32_t many_max_tokens() {
+  constexpr uint32_t kShared = 99 * 1024;
+  uint32_t tokens = kManyThreads<kRuns> / kManyLanes;
+  while (many_block_bytes<kType, kRuns, kScored>(tokens) > kShared) tokens -= 32 / kManyLanes;
+  return tokens;
+}
 
 }  // namespace mixlane::routing_gpu
