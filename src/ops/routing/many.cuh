@@ -256,22 +256,22 @@ struct ManyToken {
 
 // As routing_warp_usual; groups are those of 256 columns, of which at least two are open.
 template <DType kType, int kRuns, Order kOrder, bool kGrouped>
-__global__ void __launch_bounds__(kManyThreads<kRuns>, kManyBlocks)
+__global__ void __launch_bounds__(kManyThreads, (many_resident_blocks<kType, kRuns, kOrder == Order::score>()))
     routing_warp_many(const MIXLANE_GRID_CONSTANT KernelArgs args) {
   using W = gpu::Wave<kManyLanes>;
   using Token = ManyToken<kType, kRuns, kOrder>;
   using Row = typename Token::Row;
   constexpr bool kScored = Token::kScored;
+  constexpr uint32_t kTokens = kManyThreads / kManyLanes;
   constexpr uint32_t kRowBytes = many_row_bytes<kType, kRuns, kScored>();
   extern __shared__ __align__(128) std::byte many_memory[];
   const uint32_t lane = W::lane();
-  const uint32_t num_tokens = blockDim.x / kManyLanes;  // of the block
-  const uint32_t index = blockIdx.x * num_tokens + W::index_in_block();
+  const uint32_t index = blockIdx.x * kTokens + W::index_in_block();
   std::byte* const memory = many_memory + W::index_in_block() * kRowBytes;
   const Token token{{memory},
                     {memory + (kType == DType::f32 ? 0 : Row::kBytes)},
-                    {many_memory + num_tokens * (kRowBytes + sizeof(ManyScratch))},  // of the block
-                    reinterpret_cast<ManyScratch*>(many_memory + num_tokens * kRowBytes)[W::index_in_block()]};
+                    {many_memory + kTokens * (kRowBytes + sizeof(ManyScratch))},  // of the block
+                    reinterpret_cast<ManyScratch*>(many_memory + kTokens * kRowBytes)[W::index_in_block()]};
   const std::byte* const row = args.logits + (index < args.num_tokens ? index : 0) * args.row_bytes;
   reinterpret_cast<float4*>(token.scratch.choices)[lane] = make_float4(kLowest, kLowest, kLowest, kLowest);
   token.scratch.best[lane].y = kNobody;

@@ -1,5 +1,3 @@
-#include <algorithm>
-
 #include "gpu/launch.hpp"
 #include "ops/routing/launchers.hpp"
 #include "ops/routing/many.cuh"
@@ -7,34 +5,18 @@
 namespace mixlane::routing_gpu {
 namespace {
 
-constexpr uint32_t kUsualTokens = 32;  // of a block
-
-uint32_t divide_up(uint32_t a, uint32_t b) { return (a + b - 1) / b; }
-
-// Tokens of a block, whole waves. As many blocks for every multiprocessor, one where that is enough: each new block takes
-// its time. Of many none is the last by far.
-uint32_t pick_block_tokens(uint32_t num_tokens, uint32_t num_multiprocessors, uint32_t max_tokens) {
-  constexpr uint32_t kFew = 2;
-  constexpr uint32_t kWaveTokens = gpu::kHardwareWave / kManyLanes;
-  const uint32_t share = divide_up(num_tokens, num_multiprocessors);
-  const uint32_t num_blocks = divide_up(share, max_tokens);  // of a multiprocessor
-  if (num_blocks > kFew) return std::min(kUsualTokens, max_tokens);
-  return divide_up(divide_up(share, num_blocks), kWaveTokens) * kWaveTokens;
-}
-
 template <DType kType, int kRuns, Order kOrder, bool kGrouped>
 void launch(KernelArgs args, int num_multiprocessors, bool overlap, Stream stream) {
+  constexpr uint32_t kTokens = kManyThreads / kManyLanes;
   constexpr bool kScored = kOrder == Order::score;
-  const auto multiprocessors = static_cast<uint32_t>(num_multiprocessors);
-  constexpr uint32_t kMaxTokens = many_max_tokens<kType, kRuns, kScored>();
-  const uint32_t tokens = pick_block_tokens(args.num_tokens, multiprocessors, kMaxTokens);
-  const uint32_t num_blocks = divide_up(args.num_tokens, tokens);
-  args.next_fits = 2 * divide_up(num_blocks, multiprocessors) * tokens <= kManyBlocks * kMaxTokens;
+  const uint32_t num_blocks = (args.num_tokens + kTokens - 1) / kTokens;
+  args.next_fits =
+      2 * num_blocks <= many_resident_blocks<kType, kRuns, kScored>() * static_cast<uint32_t>(num_multiprocessors);
   gpu::launch(routing_warp_many<kType, kRuns, kOrder, kGrouped>,
               {.variant = "routing.warp",
                .num_blocks = num_blocks,
-               .num_threads = tokens * kManyLanes,
-               .shared_bytes = many_block_bytes<kType, kRuns, kScored>(tokens),
+               .num_threads = kManyThreads,
+               .shared_bytes = many_block_bytes<kType, kRuns, kScored>(),
                .overlaps_previous = overlap},
               stream, args);
 }

@@ -8,6 +8,7 @@ namespace mixlane::routing_gpu {
 inline constexpr uint32_t kManyLanes = 8;
 inline constexpr uint32_t kManySets = 4;   // of a lane
 inline constexpr uint32_t kManyLeft = 32;  // candidates
+inline constexpr uint32_t kManyThreads = 128;
 
 // A token's shared memory beside its row. Tokens beside each other read the same member at once, from different banks.
 struct alignas(16) ManyScratch {
@@ -125,25 +126,18 @@ __host__ __device__ constexpr uint32_t many_row_bytes() {
   return kBytes > kLeast ? kBytes : kLeast;
 }
 
-// That of a block of `tokens`.
 template <DType kType, int kRuns, bool kScored>
-__host__ __device__ constexpr uint32_t many_block_bytes(uint32_t tokens) {
+__host__ __device__ constexpr uint32_t many_block_bytes() {
   constexpr uint32_t kBiasBytes = kScored ? ManyRow<DType::f32, kRuns>::kBytes : 0;
-  return tokens * (many_row_bytes<kType, kRuns, kScored>() + sizeof(ManyScratch)) + kBiasBytes;
+  return kManyThreads / kManyLanes * (many_row_bytes<kType, kRuns, kScored>() + sizeof(ManyScratch)) + kBiasBytes;
 }
 
-// Registers are rationed for two blocks of so many threads; wide rows need more.
-template <int kRuns>
-inline constexpr uint32_t kManyThreads = kRuns <= 2 ? 512 : 256;
-inline constexpr uint32_t kManyBlocks = 2;
-
-// Tokens of the largest block, whole waves, in the shared memory that any GPU has.
+// Blocks of a multiprocessor (sm_90) at once; registers are rationed for them.
 template <DType kType, int kRuns, bool kScored>
-__host__ __device__ constexpr uint32_t many_max_tokens() {
-  constexpr uint32_t kShared = 99 * 1024;
-  uint32_t tokens = kManyThreads<kRuns> / kManyLanes;
-  while (many_block_bytes<kType, kRuns, kScored>(tokens) > kShared) tokens -= 32 / kManyLanes;
-  return tokens;
+__host__ __device__ constexpr uint32_t many_resident_blocks() {
+  constexpr uint32_t kByShared = 227 * 1024 / (many_block_bytes<kType, kRuns, kScored>() + 1024);
+  constexpr uint32_t kByRegisters = kRuns <= 2 ? (kScored ? 8 : 9) : (kScored ? 5 : 8);
+  return kByShared < kByRegisters ? kByShared : kByRegisters;
 }
 
 }  // namespace mixlane::routing_gpu
