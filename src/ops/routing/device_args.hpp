@@ -53,10 +53,6 @@ struct KernelArgs {
   // What follows from the above
   bool chooses_by_score = false;  // a bias or groups: the order of the logits is not the order of the choice
   bool needs_sum = false;         // of all exponentials
-
-  // A call of as many blocks fits beside this one: then it may start at once. One that only partly fits would wait with most
-  // of its blocks on the multiprocessors that were the first to have room, and these would have most of its work.
-  bool next_fits = false;
 };
 
 }  // namespace mixlane::routing_gpu

@@ -277,7 +277,7 @@ __global__ void __launch_bounds__(kManyThreads, (many_resident_blocks<kType, kRu
   token.scratch.best[lane].y = kNobody;
   token.scratch.best[lane + 1].y = kNobody;
   gpu::wait_for_previous_kernel();
-  if (args.next_fits) gpu::allow_next_kernel();
+  gpu::allow_next_kernel();
 
   ManyFacts facts;
   bool is_open = true;
@@ -318,7 +318,6 @@ __global__ void __launch_bounds__(kManyThreads, (many_resident_blocks<kType, kRu
   const uint32_t total = token.gather(bound, is_usual);
   is_usual = is_usual && total <= kManyLeft;
   token.choose(is_usual ? total : 0, args.num_topk);
-  gpu::allow_next_kernel();
   token.write(args, index, is_usual, counted);
   if (!counted && index < args.num_tokens) write_nothing<kManyLanes>(args, index);
   const uint32_t unusual = gpu::Wave<32>::ballot(counted && !is_usual);

@@ -10,8 +10,6 @@ void launch(KernelArgs args, int num_multiprocessors, bool overlap, Stream strea
   constexpr uint32_t kTokens = kManyThreads / kManyLanes;
   constexpr bool kScored = kOrder == Order::score;
   const uint32_t num_blocks = (args.num_tokens + kTokens - 1) / kTokens;
-  args.next_fits =
-      2 * num_blocks <= many_resident_blocks<kType, kRuns, kScored>() * static_cast<uint32_t>(num_multiprocessors);
   gpu::launch(routing_warp_many<kType, kRuns, kOrder, kGrouped>,
               {.variant = "routing.warp",
                .num_blocks = num_blocks,
