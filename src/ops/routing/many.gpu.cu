@@ -6,7 +6,7 @@ namespace mixlane::routing_gpu {
 namespace {
 
 template <DType kType, int kRuns, Order kOrder, bool kGrouped>
-void launch(KernelArgs args, int num_multiprocessors, bool overlap, Stream stream) {
+void launch(const KernelArgs& args, bool overlap, Stream stream) {
   constexpr uint32_t kTokens = kManyThreads / kManyLanes;
   constexpr bool kScored = kOrder == Order::score;
   const uint32_t num_blocks = (args.num_tokens + kTokens - 1) / kTokens;
@@ -20,21 +20,21 @@ void launch(KernelArgs args, int num_multiprocessors, bool overlap, Stream strea
 }
 
 template <DType kType, int kRuns>
-void launch_runs(const KernelArgs& args, int num_multiprocessors, bool overlap, Stream stream) {
-  if (!args.chooses_by_score) return launch<kType, kRuns, Order::logit, false>(args, num_multiprocessors, overlap, stream);
+void launch_runs(const KernelArgs& args, bool overlap, Stream stream) {
+  if (!args.chooses_by_score) return launch<kType, kRuns, Order::logit, false>(args, overlap, stream);
   if constexpr (kRuns * 128 == kUsualGroups * 32) {
-    if (args.num_groups > 1) return launch<kType, kRuns, Order::score, true>(args, num_multiprocessors, overlap, stream);
+    if (args.num_groups > 1) return launch<kType, kRuns, Order::score, true>(args, overlap, stream);
   }
-  launch<kType, kRuns, Order::score, false>(args, num_multiprocessors, overlap, stream);
+  launch<kType, kRuns, Order::score, false>(args, overlap, stream);
 }
 
 template <DType kType>
-void launch_type(const KernelArgs& args, int num_multiprocessors, bool overlap, Stream stream) {
+void launch_type(const KernelArgs& args, bool overlap, Stream stream) {
   switch (args.num_columns) {
-    case 128: return launch_runs<kType, 1>(args, num_multiprocessors, overlap, stream);
-    case 256: return launch_runs<kType, 2>(args, num_multiprocessors, overlap, stream);
-    case 384: return launch_runs<kType, 3>(args, num_multiprocessors, overlap, stream);
-    default: return launch_runs<kType, 4>(args, num_multiprocessors, overlap, stream);
+    case 128: return launch_runs<kType, 1>(args, overlap, stream);
+    case 256: return launch_runs<kType, 2>(args, overlap, stream);
+    case 384: return launch_runs<kType, 3>(args, overlap, stream);
+    default: return launch_runs<kType, 4>(args, overlap, stream);
   }
 }
 
@@ -45,11 +45,11 @@ bool takes_many(const KernelArgs& args) {
          (args.num_groups == 1 || args.topk_groups > 1);
 }
 
-void launch_many(const KernelArgs& args, int num_multiprocessors, bool overlap, Stream stream) {
+void launch_many(const KernelArgs& args, bool overlap, Stream stream) {
   if (args.logits_type == DType::f32)
-    launch_type<DType::f32>(args, num_multiprocessors, overlap, stream);
+    launch_type<DType::f32>(args, overlap, stream);
   else
-    launch_type<DType::bf16>(args, num_multiprocessors, overlap, stream);
+    launch_type<DType::bf16>(args, overlap, stream);
 }
 
 }  // namespace mixlane::routing_gpu
