@@ -11,10 +11,12 @@ namespace mixlane::bench {
 namespace {
 
 constexpr size_t kWorst = 12;
+constexpr double kAllowed = 0.05;
 
 struct RegretSum {
   double most = 0, sum = 0, model_most = 0, model_sum = 0;
   int count = 0;
+  int num_above = 0;  // what is allowed
 
   void add(const Regret& point) {
     most = std::max(most, point.regret);
@@ -22,6 +24,7 @@ struct RegretSum {
     model_most = std::max(model_most, point.model_regret);
     model_sum += point.model_regret;
     ++count;
+    num_above += point.regret > kAllowed ? 1 : 0;
   }
   std::string cells() const {
     const double n = std::max(count, 1);
@@ -72,7 +75,9 @@ std::string regret_table(std::string_view columns, std::span<const RegretCell> c
   text += "| all ";
   for (int i = 1; i < num_columns; ++i) text += "| ";
   text += fmt::format(
-      "| {} |\n\n| worst points of auto | chosen | regret | median us of each variant |\n|---|---|---|---|\n", all.cells());
+      "| {} |\n\nauto is more than {:.0f} % behind the best variant at {} of {} points\n\n"
+      "| worst points of auto | chosen | regret | median us of each variant |\n|---|---|---|---|\n",
+      all.cells(), 100 * kAllowed, all.num_above, all.count);
   std::vector<const RegretCell*> worst;
   for (const RegretCell& cell : cells) worst.push_back(&cell);
   std::stable_sort(worst.begin(), worst.end(),

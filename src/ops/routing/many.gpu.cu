@@ -9,13 +9,12 @@ template <DType kType, int kRuns, Order kOrder, bool kGrouped>
 void launch(const KernelArgs& args, bool overlap, Stream stream) {
   constexpr uint32_t kTokens = kManyThreads / kManyLanes;
   constexpr bool kScored = kOrder == Order::score;
-  constexpr uint32_t kTokenBytes = many_row_bytes<kType, kRuns, kScored>() + sizeof(ManyScratch);
-  constexpr uint32_t kBiasBytes = kScored ? ManyRow<DType::f32, kRuns>::kBytes : 0;
+  const uint32_t num_blocks = (args.num_tokens + kTokens - 1) / kTokens;
   gpu::launch(routing_warp_many<kType, kRuns, kOrder, kGrouped>,
               {.variant = "routing.warp",
-               .num_blocks = (args.num_tokens + kTokens - 1) / kTokens,
+               .num_blocks = num_blocks,
                .num_threads = kManyThreads,
-               .shared_bytes = kTokens * kTokenBytes + kBiasBytes,
+               .shared_bytes = many_block_bytes<kType, kRuns, kScored>(),
                .overlaps_previous = overlap},
               stream, args);
 }

@@ -95,6 +95,26 @@ __device__ uint32_t usual_bound(const uint32_t (&keys)[kValues], UsualScratch& s
   return ~gpu::wave_max<32>(above < kUsualTopk ? ~part : 0u);
 }
 
+template <int kValues>
+struct Keys {
+  uint32_t of[kValues];
+};
+
+struct TightBound {
+  uint32_t bound;
+  Places places;  // of what reaches it
+};
+
+// A higher bound for the keys that reach the first; others are 0. Rarely called.
+template <int kValues>
+__device__ __noinline__ TightBound tighten(const Keys<kValues> keys, UsualScratch& scratch) {
+  const uint32_t bound = max(usual_bound(keys.of, scratch), 1u);
+  uint32_t count = 0;
+#pragma unroll
+  for (int slot = 0; slot < kValues; ++slot) count += keys.of[slot] >= bound;
+  return {bound, places_for<32, kValues>(count)};
+}
+
 // Rows with NaNs or infinities, and those in which too many columns are equal.
 template <int kValues, Order kOrder>
 __device__ __noinline__ void route_unusual(const KernelArgs& args, uint32_t token, std::byte* memory) {
@@ -181,7 +201,20 @@ __global__ void __launch_bounds__(kMaxThreads)
   uint32_t count = 0;
 #pragma unroll
   for (int slot = 0; slot < kValues; ++slot) count += keys[slot] >= bounds[kGrouped ? slot / 4 : 0];
-  const Places places = places_for<32, kValues>(count);
+  Places places = places_for<32, kValues>(count);
+  if constexpr (kGrouped) {
+    // One in a few thousand tokens: a group is open for its best column, and its second is a low bound.
+    if (places.total > kUsualLeft) {
+      Keys<kValues> open;
+#pragma unroll
+      for (int slot = 0; slot < kValues; ++slot) open.of[slot] = keys[slot] >= bounds[slot / 4] ? keys[slot] : 0;
+      const TightBound tight = tighten(open, scratch);
+      bounds[0] = bounds[1] = tight.bound;
+      places = tight.places;
+#pragma unroll
+      for (int slot = 0; slot < kValues; ++slot) keys[slot] = open.of[slot];
+    }
+  }
   const bool is_unusual = W::ballot(is_nan(zeros[0] + zeros[1])) != 0 || places.total > kUsualLeft;
   if (is_unusual) {
     W::sync();
