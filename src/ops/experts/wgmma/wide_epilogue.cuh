@@ -71,20 +71,31 @@ class WideEpilogue {
     for (int i = 0; i < 4; ++i) body(sums[first + i], i % 2, i / 2);
   }
 
-  // Values of weight rows: `values` of the run's outputs and, with a gate, those of up.
+  // Values of weight rows: `values` of the run's outputs and, with a gate, those of up; 0 where there is no output. Loads
+  // have no condition, so that those of several runs are on their way at once.
   template <class Body>
   __device__ void for_each_row_pair(float (&sums)[kWideSums], const float* values, Body&& body) const {
+    constexpr int kParts = kGated ? 2 : 1, kBatch = 16 / kParts;  // runs
     values += int64_t{tile_.expert} * args_.weight_rows;
 #pragma unroll
-    for (int run = 0; run < kRuns; ++run) {
-      if (!inside(run)) break;
+    for (int first = 0; first < kRuns; first += kBatch) {
+      float of_rows[kBatch][kParts][2];
 #pragma unroll
-      for (int up = 0; up < (kGated ? 2 : 1); ++up) {
-        const float* from = values + output(run) + static_cast<uint32_t>(up) * args_.num_outputs;
-        const float of_rows[2] = {__ldg(from), __ldg(from + 1)};
-        for_each_value(sums, value_at(run) + 4 * up,
-                       [&](float& sum, int which, int token) { body(sum, of_rows[which], token); });
+      for (int i = 0; i < kBatch; ++i) {
+        const float* from = values + min(output(first + i), args_.num_outputs - 2);
+#pragma unroll
+        for (int up = 0; up < kParts; ++up, from += args_.num_outputs) {
+          of_rows[i][up][0] = __ldg(from);
+          of_rows[i][up][1] = __ldg(from + 1);
+        }
       }
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i)
+#pragma unroll
+        for (int up = 0; up < kParts; ++up)
+          for_each_value(sums, value_at(first + i) + 4 * up, [&](float& sum, int which, int token) {
+            body(sum, inside(first + i) ? of_rows[i][up][which] : 0.0f, token);
+          });
     }
   }
 
