@@ -47,21 +47,23 @@ class Consumers {
 
   __device__ __forceinline__ void run() {
     StoredTiles stored(launch_.state->finished);
-    shared_.tiles(kIndex).for_each_part([&](uint32_t, uint32_t, uint32_t) {
-      const Place place;
-      // The same for all lanes, which the compiler believes now: stages and addresses go to uniform registers. Tiles stay in
-      // shared memory: the products want the registers.
-      const Tile& tile = fixed().tiles[__shfl_sync(~0u, pipe_.take_over(), 0)];
-      if constexpr (Step<kOperands>::kHasWide) {
-        if (tile.wide) return run_wide(tile, place, stored);
-      }
-      run_narrow(tile, place, stored);
-    });
+    shared_.tiles(kIndex).for_each_part([&](uint32_t, uint32_t, uint32_t) { run_next(stored); });
     if constexpr (kRuns == Runs::both) stored.tell();
   }
 
  private:
   static constexpr uint32_t kIndex = kProduct == Product::down ? 1 : 0;
+
+  __device__ __forceinline__ void run_next(StoredTiles& stored) {
+    const Place place;
+    // The same for all lanes, which the compiler believes now: stages and addresses go to uniform registers. Tiles stay in
+    // shared memory: the products want the registers.
+    const Tile& tile = fixed().tiles[__shfl_sync(~0u, pipe_.take_over(), 0)];
+    if constexpr (Step<kOperands>::kHasWide) {
+      if (tile.wide) return run_wide(tile, place, stored);
+    }
+    run_narrow(tile, place, stored);
+  }
 
   __device__ const WgmmaArgs& args() const { return kProduct == Product::down ? launch_.down : launch_.first; }
   // Between a tile's products and its epilogue.
@@ -129,7 +131,7 @@ class Consumers {
     else
       multiply_wide_e4m3<kProduct>(pipe_, group_, place, tile.end_step, sums);
     before_epilogue(sums, stored);
-    WideEpilogue<kProduct, kOperands>(args(), tile, place).run(sums);
+    WideEpilogue<kProduct, kOperands>(args(), shared_, tile, place).run(sums);
     after_epilogue(tile, stored);
   }
 
