@@ -22,12 +22,7 @@ __device__ inline void sync_threads(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
-// Counts these threads, which do not wait.
-__device__ inline void arrive_threads(int id, int threads) {
-  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
-}
-
-// The same as sync_threads, and whether any of them says so.
+// The same, and whether any of them says so.
 __device__ inline bool sync_threads_or(int id, int threads, bool says) {
   uint32_t any;
   asm volatile(

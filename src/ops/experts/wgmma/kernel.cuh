@@ -148,7 +148,6 @@ __device__ __forceinline__ void consume(const WgmmaLaunch& launch, const Shared&
   // Here, where the compiler sees that all lanes are together: it goes to a uniform register then, and with it all that the
   // products' descriptors are made of.
   const uint32_t group = __shfl_sync(~0u, threadIdx.x / ptx::kWarpgroupThreads, 0) - 1;
-  if constexpr (kOperands == Operands::e4m3_block || kOperands == Operands::e4m3_channel) Turns(group).give_first();
   Pipeline<kOperands> pipe;
   if constexpr (kRuns != Runs::down) Consumers<kFirst, kOperands, kRuns>(launch, shared, group, pipe).run();
   if constexpr (kRuns != Runs::first) Consumers<Product::down, kOperands, kRuns>(launch, shared, group, pipe).run();

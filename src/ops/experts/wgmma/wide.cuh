@@ -39,41 +39,15 @@ __device__ void multiply_wide_bf16(Pipeline<Operands::bf16>& pipe, uint32_t grou
   in_flight.drain();
 }
 
-// Takes turns at the tensor cores: with products of both warpgroups there at once, both would wait for theirs and then both
-// add up, and the tensor cores wait meanwhile. The first group's first turn is given once per launch.
-class Turns {
- public:
-  __device__ explicit Turns(uint32_t group) : group_(static_cast<int>(group)) {}
-  __device__ void give_first() const {
-    if (group_ == 1) pass();
-  }
-  __device__ void wait() const { ptx::sync_threads(kFirstBarrier + group_, kThreads); }
-  __device__ void pass() const { ptx::arrive_threads(kFirstBarrier + 1 - group_, kThreads); }
-
- private:
-  static constexpr int kFirstBarrier = 2 + kNumGroups;  // behind those of epilogues
-  static constexpr int kThreads = kNumGroups * ptx::kWarpgroupThreads;
-  static_assert(kNumGroups == 2);
-  int group_;
-};
-
-// The products of a stage with half of the weight rows. The turn is passed a product before the end: the other warpgroup's
-// are on their way by then.
-__device__ inline void start_wide_half(const WideDescriptors& at, int half, float (&part)[kWideSums / 2]) {
+// Starts the products of a stage with half of the weight rows.
+__device__ inline void multiply_wide_half(const WideDescriptors& at, int half, float (&part)[kWideSums / 2]) {
   ptx::wgmma_fence();
 #pragma unroll
-  for (int k = 0; k < kRowProducts; ++k) {
-    if (k == kRowProducts - 1) ptx::wgmma_commit();
+  for (int k = 0; k < kRowProducts; ++k)
     ptx::Wgmma<128>::mma<ptx::MatrixType::e4m3>(
         part, at.tokens + k * ptx::kDescriptorStep,
         at.weights + ptx::descriptor_rows(128) * static_cast<uint64_t>(half) + k * ptx::kDescriptorStep, k > 0);
-  }
   ptx::wgmma_commit();
-}
-__device__ inline void end_wide_half(const Turns& turns) {
-  ptx::wgmma_wait<1>();
-  turns.pass();
-  ptx::wgmma_wait<0>();
 }
 
 // Sums of 128 of k leave the tensor cores; the other warpgroup's products fill these meanwhile. Blocks of 128 weight rows
@@ -86,12 +60,10 @@ __device__ void multiply_wide_e4m3(Pipeline<kOperands>& pipe, uint32_t group, co
 #pragma unroll
   for (int i = 0; i < kWideSums; ++i) sums[i] = 0.0f;
   float part[kHalf];
-  const Turns turns(group);
   for (uint32_t step = 0; step < num_steps; ++step, pipe.advance()) {
     wait_stage<kProduct != Product::down>(pipe);
     const WideDescriptors at(pipe, group);
-    turns.wait();
-    start_wide_half(at, 0, part);
+    multiply_wide_half(at, 0, part);
     float scales[2][2] = {};  // [block of weights, token]
     if constexpr (kScaled) {
       const float2 weights = *reinterpret_cast<const float2*>(pipe.scales());
@@ -103,12 +75,11 @@ __device__ void multiply_wide_e4m3(Pipeline<kOperands>& pipe, uint32_t group, co
     }
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
+      if (half > 0) multiply_wide_half(at, half, part);
+      ptx::wgmma_wait<0>();
       if (half > 0) {
-        turns.wait();
-        start_wide_half(at, half, part);
+        release_stage(pipe.empty());
       }
-      end_wide_half(turns);
-      if (half > 0) release_stage(pipe.empty());
 #pragma unroll
       for (int i = 0; i < kHalf; ++i) {
         float& sum = sums[half * kHalf + i];
