@@ -79,7 +79,14 @@ __device__ void wait_copy_groups() {
 // Ordinary accesses to shared memory that were seen before come before the tensor cores' and the copy engine's later ones.
 __device__ inline void fence_async_proxy() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
-// The same for global memory that other threads wrote and this one has acquired: for the copy engine's later reads.
+// What other threads' copy_packet and copy_word brought and this one has learnt of by a barrier comes before its own later
+// accesses through the tensor cores and the copy engine. The side that reads: no instruction, where the fence of both sides
+// above is a memory barrier that waits for whatever the warp has on its way, arrivals at other blocks' barriers included.
+__device__ inline void acquire_copies() {
+  asm volatile("fence.proxy.async::generic.acquire.sync_restrict::shared::cluster.cluster;" ::: "memory");
+}
+
+// Global memory that other threads wrote and this one has acquired: for the copy engine's later reads.
 __device__ inline void fence_async_proxy_global() { asm volatile("fence.proxy.async.global;" ::: "memory"); }
 
 }  // namespace mixlane::gpu::ptx

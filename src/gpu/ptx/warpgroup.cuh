@@ -38,6 +38,14 @@ __device__ inline bool sync_threads_or(int id, int threads, bool says) {
   return any != 0;
 }
 
+// Four 8x8 matrices of 16-bit values: lane l gives the address of row l % 8 of matrix l / 8; words hold values {row lane /
+// 4, columns 2 (lane % 4) + {0, 1}}.
+__device__ inline void store_matrices(uint32_t address, uint32_t w0, uint32_t w1, uint32_t w2, uint32_t w3) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(w0), "r"(w1), "r"(w2),
+               "r"(w3)
+               : "memory");
+}
+
 // Four 8x8 matrices of 16-bit values, transposed: lane l gives the address of column l % 8 of matrix l / 8; words hold
 // values {row lane / 4, columns 2 (lane % 4) + {0, 1}}.
 __device__ inline void store_matrices_transposed(uint32_t address, uint32_t w0, uint32_t w1, uint32_t w2, uint32_t w3) {

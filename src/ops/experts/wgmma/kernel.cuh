@@ -41,26 +41,29 @@ __device__ bool runs_down(const WgmmaLaunch& launch) {
 template <Product kProduct, Operands kOperands, Runs kRuns>
 class Consumers {
  public:
-  __device__ Consumers(const WgmmaLaunch& launch, const Shared& shared, Pipeline<kOperands>& pipe)
-      : launch_(launch), shared_(shared), pipe_(pipe) {}
+  // `group`: Place's, the same for all lanes.
+  __device__ Consumers(const WgmmaLaunch& launch, const Shared& shared, uint32_t group, Pipeline<kOperands>& pipe)
+      : launch_(launch), shared_(shared), group_(group), pipe_(pipe) {}
 
   __device__ __forceinline__ void run() {
     StoredTiles stored(launch_.state->finished);
-    shared_.tiles(kIndex).for_each_part([&](uint32_t, uint32_t, uint32_t) {
-      const Place place;
-      // The same for all lanes, which the compiler believes now: stages and addresses go to uniform registers. Tiles stay in
-      // shared memory: the products want the registers.
-      const Tile& tile = fixed().tiles[__shfl_sync(~0u, pipe_.take_over(), 0)];
-      if constexpr (Step<kOperands>::kHasWide) {
-        if (tile.wide) return run_wide(tile, place, stored);
-      }
-      run_narrow(tile, place, stored);
-    });
+    shared_.tiles(kIndex).for_each_part([&](uint32_t, uint32_t, uint32_t) { run_next(stored); });
     if constexpr (kRuns == Runs::both) stored.tell();
   }
 
  private:
   static constexpr uint32_t kIndex = kProduct == Product::down ? 1 : 0;
+
+  __device__ __forceinline__ void run_next(StoredTiles& stored) {
+    const Place place;
+    // The same for all lanes, which the compiler believes now: stages and addresses go to uniform registers. Tiles stay in
+    // shared memory: the products want the registers.
+    const Tile& tile = fixed().tiles[__shfl_sync(~0u, pipe_.take_over(), 0)];
+    if constexpr (Step<kOperands>::kHasWide) {
+      if (tile.wide) return run_wide(tile, place, stored);
+    }
+    run_narrow(tile, place, stored);
+  }
 
   __device__ const WgmmaArgs& args() const { return kProduct == Product::down ? launch_.down : launch_.first; }
   // Between a tile's products and its epilogue.
@@ -124,16 +127,17 @@ class Consumers {
   __device__ __forceinline__ void run_wide(const Tile& tile, const Place& place, StoredTiles& stored) {
     float sums[kWideSums];
     if constexpr (kOperands == Operands::bf16)
-      multiply_wide_bf16<kProduct>(pipe_, place, tile.end_step, sums);
+      multiply_wide_bf16<kProduct>(pipe_, group_, tile.end_step, sums);
     else
-      multiply_wide_e4m3<kProduct>(pipe_, place, tile.end_step, sums);
+      multiply_wide_e4m3<kProduct>(pipe_, group_, place, tile.end_step, sums);
     before_epilogue(sums, stored);
-    WideEpilogue<kProduct, kOperands>(args(), tile, place).run(sums);
+    WideEpilogue<kProduct, kOperands>(args(), shared_, tile, place).run(sums);
     after_epilogue(tile, stored);
   }
 
   const WgmmaLaunch& launch_;
   const Shared& shared_;
+  const uint32_t group_;
   Pipeline<kOperands>& pipe_;
 };
 
@@ -141,9 +145,12 @@ template <Product kFirst, Operands kOperands, Runs kRuns>
 __device__ __forceinline__ void consume(const WgmmaLaunch& launch, const Shared& shared) {
   // What down alone waits for: not only tokens, but blocks that share tiles signal where the first product's blocks do.
   gpu::wait_for_previous_kernel();
+  // Here, where the compiler sees that all lanes are together: it goes to a uniform register then, and with it all that the
+  // products' descriptors are made of.
+  const uint32_t group = __shfl_sync(~0u, threadIdx.x / ptx::kWarpgroupThreads, 0) - 1;
   Pipeline<kOperands> pipe;
-  if constexpr (kRuns != Runs::down) Consumers<kFirst, kOperands, kRuns>(launch, shared, pipe).run();
-  if constexpr (kRuns != Runs::first) Consumers<Product::down, kOperands, kRuns>(launch, shared, pipe).run();
+  if constexpr (kRuns != Runs::down) Consumers<kFirst, kOperands, kRuns>(launch, shared, group, pipe).run();
+  if constexpr (kRuns != Runs::first) Consumers<Product::down, kOperands, kRuns>(launch, shared, group, pipe).run();
 }
 
 // A gate's blocks of scales are outputs' groups; up's are, too, if they begin where groups begin.

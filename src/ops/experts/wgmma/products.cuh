@@ -52,7 +52,7 @@ template <bool kCopied, Operands kOperands>
 __device__ void wait_stage(const Pipeline<kOperands>& pipe) {
   pipe.wait_full();
   // What threads have copied, the tensor cores read through another proxy than it was written.
-  if constexpr (kCopied) ptx::fence_async_proxy();
+  if constexpr (kCopied) ptx::acquire_copies();
 }
 
 template <int kN>

@@ -14,13 +14,13 @@ inline constexpr int kWideGroupRows = 64;  // tokens of a warpgroup
 struct WideDescriptors {
   uint64_t tokens, weights;
   template <Operands kOperands>
-  __device__ WideDescriptors(const Pipeline<kOperands>& pipe, const Place& place)
-      : tokens(ptx::swizzled_rows(ptx::shared_address(pipe.tokens())) + place.group * ptx::descriptor_rows(kWideGroupRows)),
+  __device__ WideDescriptors(const Pipeline<kOperands>& pipe, uint32_t group)
+      : tokens(ptx::swizzled_rows(ptx::shared_address(pipe.tokens()) + group * kWideGroupRows * kRowBytes)),
         weights(ptx::swizzled_rows(ptx::shared_address(pipe.weights()))) {}
 };
 
 template <Product kProduct>
-__device__ void multiply_wide_bf16(Pipeline<Operands::bf16>& pipe, const Place& place, uint32_t num_steps,
+__device__ void multiply_wide_bf16(Pipeline<Operands::bf16>& pipe, uint32_t group, uint32_t num_steps,
                                    float (&sums)[kWideSums]) {
 #pragma unroll
   for (int i = 0; i < kWideSums; ++i) sums[i] = 0.0f;
@@ -28,7 +28,7 @@ __device__ void multiply_wide_bf16(Pipeline<Operands::bf16>& pipe, const Place& 
   for (uint32_t step = 0; step < num_steps; ++step, pipe.advance()) {
     in_flight.drain_unless_full(pipe);
     wait_stage<kProduct != Product::down>(pipe);
-    const WideDescriptors at(pipe, place);
+    const WideDescriptors at(pipe, group);
     ptx::wgmma_fence();
 #pragma unroll
     for (int k = 0; k < kRowProducts; ++k)
@@ -53,7 +53,7 @@ __device__ inline void multiply_wide_half(const WideDescriptors& at, int half, f
 // Sums of 128 of k leave the tensor cores; the other warpgroup's products fill these meanwhile. Blocks of 128 weight rows
 // are the halves of the tile or, with a gate, the gate's and up's: the caller sees to it that they do not begin inside.
 template <Product kProduct, Operands kOperands>
-__device__ void multiply_wide_e4m3(Pipeline<kOperands>& pipe, const Place& place, uint32_t num_steps,
+__device__ void multiply_wide_e4m3(Pipeline<kOperands>& pipe, uint32_t group, const Place& place, uint32_t num_steps,
                                    float (&sums)[kWideSums]) {
   constexpr bool kScaled = kOperands == Operands::e4m3_block;
   constexpr int kHalf = kWideSums / 2;
@@ -62,7 +62,7 @@ __device__ void multiply_wide_e4m3(Pipeline<kOperands>& pipe, const Place& place
   float part[kHalf];
   for (uint32_t step = 0; step < num_steps; ++step, pipe.advance()) {
     wait_stage<kProduct != Product::down>(pipe);
-    const WideDescriptors at(pipe, place);
+    const WideDescriptors at(pipe, group);
     multiply_wide_half(at, 0, part);
     float scales[2][2] = {};  // [block of weights, token]
     if constexpr (kScaled) {

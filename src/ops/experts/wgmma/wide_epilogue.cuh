@@ -1,5 +1,5 @@
-// What experts.wgmma does with a wide tile's sums. A token's values are in four neighbouring lanes: scales, activation,
-// quantisation and stores need no shared memory and no barrier.
+// What experts.wgmma does with a wide tile's sums. A token's values are in four neighbouring lanes: scales, activation and
+// quantisation need no shared memory, and nothing a barrier among warps.
 #pragma once
 
 #include "ops/experts/wgmma/epilogue.cuh"
@@ -27,8 +27,9 @@ __device__ inline void transpose_quad(uint32_t (&words)[4]) {
 template <Product kProduct, Operands kOperands>
 class WideEpilogue {
  public:
-  __device__ WideEpilogue(const WgmmaArgs& args, const Tile& tile, const Place& place)
+  __device__ WideEpilogue(const WgmmaArgs& args, const Shared& shared, const Tile& tile, const Place& place)
       : args_(args),
+        shared_(shared),
         tile_(tile),
         pair_(place.pair),
         slot_(slot_of(args.slots, tile)),
@@ -52,8 +53,10 @@ class WideEpilogue {
  private:
   static constexpr bool kGated = kProduct == Product::gate_up;
   static constexpr uint32_t kOutputs = kGated ? kTileRows / 2 : kTileRows;
+  // Of shared memory, a warp's; a narrow tile of bf16 rows has as much there, and waits for no other warpgroup.
+  static constexpr uint32_t kWarpBytes = 8 * 128;
+  static_assert(kWarpBytes * 4 <= Staging<Product::down, kOperands>::kGroupBytes);
   static constexpr int kRuns = static_cast<int>(kOutputs) / 8;  // of eight outputs, two of them this thread's
-  static constexpr float kLargest = 3.402823466e38f;
 
   // The first of this thread's outputs of a run, and where their values are: of token `half` the two from 2 half on.
   __device__ uint32_t output(int run) const { return tile_.index * kOutputs + static_cast<uint32_t>(run) * 8 + 2 * pair_; }
@@ -71,20 +74,31 @@ class WideEpilogue {
     for (int i = 0; i < 4; ++i) body(sums[first + i], i % 2, i / 2);
   }
 
-  // Values of weight rows: `values` of the run's outputs and, with a gate, those of up.
+  // Values of weight rows: `values` of the run's outputs and, with a gate, those of up; 0 where there is no output. Loads
+  // have no condition, so that those of several runs are on their way at once.
   template <class Body>
   __device__ void for_each_row_pair(float (&sums)[kWideSums], const float* values, Body&& body) const {
+    constexpr int kParts = kGated ? 2 : 1, kBatch = 8 / kParts;  // runs
     values += int64_t{tile_.expert} * args_.weight_rows;
 #pragma unroll
-    for (int run = 0; run < kRuns; ++run) {
-      if (!inside(run)) break;
+    for (int first = 0; first < kRuns; first += kBatch) {
+      float of_rows[kBatch][kParts][2];
 #pragma unroll
-      for (int up = 0; up < (kGated ? 2 : 1); ++up) {
-        const float* from = values + output(run) + static_cast<uint32_t>(up) * args_.num_outputs;
-        const float of_rows[2] = {__ldg(from), __ldg(from + 1)};
-        for_each_value(sums, value_at(run) + 4 * up,
-                       [&](float& sum, int which, int token) { body(sum, of_rows[which], token); });
+      for (int i = 0; i < kBatch; ++i) {
+        const float* from = values + min(output(first + i), args_.num_outputs - 2);
+#pragma unroll
+        for (int up = 0; up < kParts; ++up, from += args_.num_outputs) {
+          of_rows[i][up][0] = __ldg(from);
+          of_rows[i][up][1] = __ldg(from + 1);
+        }
       }
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i)
+#pragma unroll
+        for (int up = 0; up < kParts; ++up)
+          for_each_value(sums, value_at(first + i) + 4 * up, [&](float& sum, int which, int token) {
+            body(sum, inside(first + i) ? of_rows[i][up][which] : 0.0f, token);
+          });
     }
   }
 
@@ -125,21 +139,41 @@ class WideEpilogue {
       }
   }
 
-  // Four runs at a time change places with the other lanes, so that each stores eight outputs.
+  // Eight tokens' 64 outputs at a time through shared memory of this warp alone, so that a token's row is written in runs of
+  // 128 bytes.
   __device__ void store_bf16(const float (&sums)[kWideSums], int half) const {
+    const uint32_t lane = threadIdx.x % 32, row = lane % 8;
+    std::byte* const staging = shared_.staging() + (threadIdx.x / 32 - ptx::kWarpgroupThreads / 32) * kWarpBytes;
+    const uint32_t to = ptx::shared_address(staging) + row * 128;
+    const uint32_t token = token_ - lane / 4 + lane / 8 + 8 * static_cast<uint32_t>(half);  // the first of two, 4 apart
+    std::byte* const rows = args_.output.data + (int64_t{slot_} + token) * args_.output.stride;
+    const int64_t apart = 4 * args_.output.stride;
 #pragma unroll
-    for (int first = 0; first < kRuns; first += 4) {
-      uint32_t words[4];
+    for (int first = 0; first < kRuns; first += 8) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int at = value_at(first + i) + 2 * half;
-        words[i] = gpu::f32x2_to_bf16x2(sums[at], sums[at + 1]);
+      for (int i = 0; i < 8; i += 4) {
+        uint32_t words[4];
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          const int at = value_at(first + i + j) + 2 * half;
+          words[j] = gpu::f32x2_to_bf16x2(sums[at], sums[at + 1]);
+        }
+        const uint32_t packet = static_cast<uint32_t>(i) + lane / 8;
+        ptx::store_matrices(to + ((packet ^ row) << 4), words[0], words[1], words[2], words[3]);
       }
-      transpose_quad(words);
-      const uint32_t column = tile_.index * kOutputs + (static_cast<uint32_t>(first) + pair_) * 8;
-      if (holds(half) && column < args_.num_outputs)
-        *reinterpret_cast<uint4*>(output_row(half) + int64_t{column} * 2) =
-            make_uint4(words[0], words[1], words[2], words[3]);
+      __syncwarp();
+      const uint32_t column = tile_.index * kOutputs + static_cast<uint32_t>(first) * 8 + row * 8;
+      uint4 packets[2];
+#pragma unroll
+      for (uint32_t i = 0; i < 2; ++i) {
+        const uint32_t from = lane / 8 + 4 * i;
+        packets[i] = *reinterpret_cast<const uint4*>(staging + from * 128 + ((row ^ from) << 4));
+      }
+#pragma unroll
+      for (uint32_t i = 0; i < 2; ++i)
+        if (column < args_.num_outputs && token + 4 * i < tile_.num_rows)
+          *reinterpret_cast<uint4*>(rows + i * apart + int64_t{column} * 2) = packets[i];
+      __syncwarp();
     }
   }
 
@@ -194,6 +228,7 @@ class WideEpilogue {
   }
 
   const WgmmaArgs& args_;
+  const Shared& shared_;
   const Tile tile_;  // a copy: stores would have it read again and again
   uint32_t pair_, slot_;
   uint32_t token_;  // of the tile: the first of this thread's two
