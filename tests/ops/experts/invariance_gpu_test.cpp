@@ -1,4 +1,5 @@
-// batch_invariant on GPUs: a pair's row has the same bits whatever else is in the batch.
+// On GPUs: an expert's rows have the same bits whatever the other experts have, and with batch_invariant a pair's row
+// whatever else is in the batch.
 #include "gpu_case.hpp"
 
 namespace mixlane::test {
@@ -56,6 +57,39 @@ TEST_P(ExpertsInvarianceGpu, ARowsBitsAreItsOwn) {
       shape.counts = {300, 40, 20};
       check(shape, seed++);
     }
+  EXPECT_GT(num_checked_, 0);
+}
+
+// Which kind of tile an expert gets may follow from its own rows alone.
+TEST_P(ExpertsInvarianceGpu, AnExpertsBitsAreItsOwn) {
+  for (const QuantFormat format : kFormats) {
+    SCOPED_TRACE(testing::Message() << "format " << static_cast<int>(format));
+    ExpertsShape shape;
+    shape.hidden = 544;
+    shape.intermediate = 384;
+    shape.row_padding = 16;
+    shape.format = format;
+    shape.counts = {140, 300, 20};
+    ExpertsCase test(shape, 5);
+    DeviceCall call(test.args());
+    call.args.variant = GetParam();
+    if (!takes(call.args)) continue;
+    ++num_checked_;
+    const int64_t stride = shape.hidden + 8, first = test.offsets[0];
+    for (const int count : {3, 12, 40, 70, 140}) {
+      test.shape.counts = {count, 0, 0};
+      run(call);
+      const std::vector<uint16_t> alone = test.output;
+      for (const auto& [second, third] : {std::pair{5, 20}, {40, 0}, {300, 17}}) {
+        test.shape.counts = {count, second, third};
+        run(call);
+        for (int i = 0; i < count; ++i)
+          ASSERT_TRUE(std::equal(&test.output[(first + i) * stride], &test.output[(first + i) * stride] + shape.hidden,
+                                 &alone[(first + i) * stride]))
+              << "row " << i << " of " << count << " beside " << second << " and " << third;
+      }
+    }
+  }
   EXPECT_GT(num_checked_, 0);
 }
 

@@ -35,8 +35,8 @@ const Costs& costs_of(QuantFormat format) {
   static constexpr Costs kBf16{2, 64, 96, 64, 323, 4.0, 799, 1900, 3200, 4080, 9, 1, 1.005};
   static constexpr Costs kFp8{1, 128, 64, 64, 481, 3.3, 966, 4150, 3600, 4080, 14, 1.015, 1.005};
   static constexpr Costs kFp8Channel{1, 128, 64, 64, 199, 5.7, 870, 3700, 9500, 4000, 22, 1, 1};
-  static constexpr Costs kMxfp4{0.53125, 128, 128, 128, 780, 18, 0, 3000, 0, 4000, 16, 1, 1};
-  static constexpr Costs kMxfp4Fp8{0.53125, 128, 128, 128, 960, 6.6, 0, 3000, 0, 4000, 16, 1, 1};
+  static constexpr Costs kMxfp4{0.53125, 128, 64, 64, 730, 16, 1790, 3000, 3200, 4000, 16, 1, 1};
+  static constexpr Costs kMxfp4Fp8{0.53125, 128, 64, 64, 712, 7, 1420, 3000, 3200, 4000, 16, 1, 1};
   switch (format) {
     case QuantFormat::none: return kBf16;
     case QuantFormat::fp8_block: return kFp8;
@@ -111,7 +111,7 @@ int num_wgmma_launches(QuantFormat format, WgmmaConfig config) {
 
 std::string refuse_wgmma_config(QuantFormat format, WgmmaConfig config) {
   if (config.tiles == WgmmaConfig::Tiles::narrow && has_mx_weights(format))
-    return "experts.wgmma has no wide tiles of e2m1 weights: it is the same";
+    return "wide tiles of e2m1 weights are ahead wherever an expert has more rows than a narrow one takes";
   if (config.launches == WgmmaConfig::Launches::two && num_wgmma_launches(format, {}) == 2)
     return "experts.wgmma takes two launches of this format: it is the same";
   return "";

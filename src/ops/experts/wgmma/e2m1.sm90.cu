@@ -1,5 +1,5 @@
 #include "ops/experts/wgmma/launch.cuh"
-#include "ops/experts/wgmma/packed.cuh"
+#include "ops/experts/wgmma/packed_wide.cuh"
 
 namespace mixlane::experts_gpu {
 

@@ -1,5 +1,5 @@
 #include "ops/experts/wgmma/launch.cuh"
-#include "ops/experts/wgmma/packed_e4m3.cuh"
+#include "ops/experts/wgmma/packed_wide_e4m3.cuh"
 
 namespace mixlane::experts_gpu {
 

@@ -1,6 +1,7 @@
 // experts.wgmma (sm_90): one launch of both products or one of each, a persistent pair of blocks per two multiprocessors.
 #pragma once
 
+#include "ops/experts/wgmma/decoders.cuh"
 #include "ops/experts/wgmma/epilogue.cuh"
 #include "ops/experts/wgmma/producers.cuh"
 #include "ops/experts/wgmma/ranges.cuh"
@@ -8,10 +9,19 @@
 
 namespace mixlane::experts_gpu {
 
-// Of a thread; 128 producers and 256 others share what the launch gave to all: 168 each. More would be waited for forever.
+// Of a thread. Warpgroups share what the launch gave to all, 168 for each thread of three and 128 of four. More would be
+// waited for forever.
 inline constexpr int kProducerRegisters = 40;
-inline constexpr int kGroupRegisters = 232;
-static_assert(kProducerRegisters + 2 * kGroupRegisters <= 3 * 168);
+template <Operands kOperands>
+inline constexpr int kDecoderRegisters = kOperands == Operands::e2m1 ? 40 : 24;
+template <Operands kOperands>
+inline constexpr int kGroupRegisters = !is_packed(kOperands)         ? 232
+                                       : kOperands == Operands::e2m1 ? 216
+                                                                     : 224;
+static_assert(kProducerRegisters + 2 * kGroupRegisters<Operands::bf16> <= 3 * 168);
+static_assert(kProducerRegisters + kDecoderRegisters<Operands::e2m1> + 2 * kGroupRegisters<Operands::e2m1> <= 4 * 128);
+static_assert(kDecoderRegisters<Operands::e2m1> + 2 * kGroupRegisters<Operands::e2m1> ==
+              kDecoderRegisters<Operands::e2m1_e4m3> + 2 * kGroupRegisters<Operands::e2m1_e4m3>);
 
 // The tile's products over `num_steps` stages.
 template <Product kProduct, Operands kOperands, int kN>
@@ -59,9 +69,7 @@ class Consumers {
     // The same for all lanes, which the compiler believes now: stages and addresses go to uniform registers. Tiles stay in
     // shared memory: the products want the registers.
     const Tile& tile = fixed().tiles[__shfl_sync(~0u, pipe_.take_over(), 0)];
-    if constexpr (Step<kOperands>::kHasWide) {
-      if (tile.wide) return run_wide(tile, place, stored);
-    }
+    if (tile.wide) return run_wide(tile, place, stored);
     run_narrow(tile, place, stored);
   }
 
@@ -126,12 +134,18 @@ class Consumers {
 
   __device__ __forceinline__ void run_wide(const Tile& tile, const Place& place, StoredTiles& stored) {
     float sums[kWideSums];
+    if constexpr (is_packed(kOperands)) pipe_.begin_wide(tile);
     if constexpr (kOperands == Operands::bf16)
       multiply_wide_bf16<kProduct>(pipe_, group_, tile.end_step, sums);
+    else if constexpr (is_packed(kOperands))
+      multiply_wide_packed<kProduct>(pipe_, tile.end_step, sums);  // the same
     else
       multiply_wide_e4m3<kProduct>(pipe_, group_, place, tile.end_step, sums);
     before_epilogue(sums, stored);
-    WideEpilogue<kProduct, kOperands>(args(), shared_, tile, place).run(sums);
+    if constexpr (is_packed(kOperands))
+      WideEpilogue<kProduct, kOperands>(args(), shared_, tile, Place()).run(sums);  // no register for it meanwhile
+    else
+      WideEpilogue<kProduct, kOperands>(args(), shared_, tile, place).run(sums);
     after_epilogue(tile, stored);
   }
 
@@ -153,12 +167,19 @@ __device__ __forceinline__ void consume(const WgmmaLaunch& launch, const Shared&
   if constexpr (kRuns != Runs::first) Consumers<Product::down, kOperands, kRuns>(launch, shared, group, pipe).run();
 }
 
+template <Operands kOperands, Runs kRuns>
+__device__ __forceinline__ void decode(const Shared& shared) {
+  Pipeline<kOperands> pipe;
+  if constexpr (kRuns != Runs::down) Decoders<kOperands>(shared, pipe).run(shared.tiles(0));
+  if constexpr (kRuns != Runs::first) Decoders<kOperands>(shared, pipe).run(shared.tiles(1));
+}
+
 // A gate's blocks of scales are outputs' groups; up's are, too, if they begin where groups begin.
 template <Product kProduct, Operands kOperands>
 __device__ bool has_wide_tiles(const WgmmaArgs& args, bool narrow) {
   if (narrow) return false;
   if (kOperands == Operands::e4m3_block && kProduct == Product::gate_up && args.num_outputs % 128 != 0) return false;
-  return Step<kOperands>::kHasWide;
+  return true;
 }
 
 // By one thread.
@@ -170,7 +191,7 @@ __device__ void set_schedule(const WgmmaArgs& args, const WgmmaLaunch& launch, S
 }
 
 template <Product kFirst, Operands kOperands, Runs kRuns>
-__global__ void __launch_bounds__(kNumThreads, 1) experts_wgmma(const MIXLANE_GRID_CONSTANT WgmmaLaunch launch) {
+__global__ void __launch_bounds__(kNumThreads<kOperands>, 1) experts_wgmma(const MIXLANE_GRID_CONSTANT WgmmaLaunch launch) {
   const Slots& slots = launch.first.slots;
   gpu::prefetch_args(launch);
   const Shared shared{slots.num_experts};
@@ -183,6 +204,13 @@ __global__ void __launch_bounds__(kNumThreads, 1) experts_wgmma(const MIXLANE_GR
     for (uint32_t stage = 0; stage < kMaxStages; ++stage) {
       ptx::mbarrier_init(&fixed().full[stage], Producers<Product::down, kOperands>::kFullArrivals);
       ptx::mbarrier_init(&fixed().empty[stage], kEmptyArrivals);
+    }
+    if constexpr (is_packed(kOperands)) {
+      for (uint32_t slot = 0; slot < kDecodedSlots; ++slot) {
+        ptx::mbarrier_init(&fixed().decoded[slot], ptx::kWarpgroupThreads / 32);
+        ptx::mbarrier_init(&fixed().used[slot], kMultiplyingWarps);
+      }
+      ptx::mbarrier_init(&fixed().wide_begins, kMultiplyingWarps);
     }
     for (uint64_t& tile : fixed().handed_over) ptx::mbarrier_init(&tile, 1);
     ptx::mbarrier_init_fence();
@@ -198,7 +226,7 @@ __global__ void __launch_bounds__(kNumThreads, 1) experts_wgmma(const MIXLANE_GR
   if (threadIdx.x < 32 && threadIdx.x * 32 <= slots.num_experts && slots.offsets)
     ptx::prefetch_line(slots.offsets + threadIdx.x * 32);
   fixed().plan.make<kOperands>(slots, shared.other_bytes<kOperands>());
-  if (threadIdx.x == kNumThreads - 1) shared.place_ring<kOperands>();
+  if (threadIdx.x == kNumThreads<kOperands> - 1) shared.place_ring<kOperands>();
   ptx::cluster_arrive();
   ptx::cluster_wait();
 
@@ -206,8 +234,14 @@ __global__ void __launch_bounds__(kNumThreads, 1) experts_wgmma(const MIXLANE_GR
     ptx::lower_registers<kProducerRegisters>();
     produce<kFirst, kOperands, kRuns>(launch, shared);
     __syncwarp();
+  } else if (is_packed(kOperands) && threadIdx.x >= (1 + kNumGroups) * ptx::kWarpgroupThreads) {
+    ptx::lower_registers<kDecoderRegisters<kOperands>>();
+    if constexpr (is_packed(kOperands)) {
+      if (has_decoders()) decode<kOperands, kRuns>(shared);
+    }
+    __syncwarp();
   } else {
-    ptx::raise_registers<kGroupRegisters>();
+    ptx::raise_registers<kGroupRegisters<kOperands>>();
     consume<kFirst, kOperands, kRuns>(launch, shared);
   }
   // The other block may still signal here.

@@ -16,7 +16,7 @@ void launch_kernel(const WgmmaLaunch& args, int num_multiprocessors, Stream stre
   gpu::launch(args.gated ? gate_up : up,
               {.variant = "experts.wgmma",
                .num_blocks = num_pairs * kClusterBlocks,
-               .num_threads = kNumThreads,
+               .num_threads = kNumThreads<kOperands>,
                .shared_bytes = kSharedBytes,
                .cluster_blocks = kClusterBlocks,
                .overlaps_previous = true},

@@ -1,4 +1,5 @@
-// Products with packed e2m1 weights: decoded to bf16 in registers, from where a wave's products take them.
+// Narrow tiles of packed e2m1 weights and bf16 tokens: the weights are decoded to bf16 in registers, from where a wave's
+// products take them.
 //
 // Which value of k a product's lane holds is free as long as weights and tokens agree. A stage's 128 values are two halves;
 // lane l holds 16 (l % 4) to 16 (l % 4) + 15 of each: of a weight row 8 bytes, of a token two packets, which for eight lanes

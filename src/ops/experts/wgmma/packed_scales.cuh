@@ -1,6 +1,5 @@
 // The warp that brings the e8m0 scales of packed weights, a byte per 32 of k and row, into the stages: into a workspace
-// first, where only the lane that asked for them reads them, and from there to each stage in the form that its products
-// want.
+// first, where only the lane that asked for them reads them, and from there to each stage, a word per row.
 #pragma once
 
 #include "gpu/numeric.cuh"
@@ -15,13 +14,38 @@ struct FoldedScales {
   uint32_t below;  // d: a byte per group
   float scale;
 };
+inline constexpr uint32_t kLeastLargest = 7;  // leaves `scale` a normal number
 
-__device__ inline FoldedScales fold_scales(uint32_t scales) {
-  constexpr uint32_t kLeast = 7;  // leaves `scale` a normal number
-  const uint32_t pairs = __vmaxu2(__byte_perm(scales, 0, 0x4240), __byte_perm(scales, 0, 0x4341));
-  const uint32_t largest = max(__vmaxu2(pairs, pairs >> 16) & 0xffffu, kLeast);
-  return {largest * 0x01010101u - scales, __uint_as_float(largest == 255 ? 0x7fc00000u : (largest << 23) - (6u << 23))};
+__device__ inline float scale_of(uint32_t largest) {
+  return __uint_as_float(largest == 255 ? 0x7fc00000u : (largest << 23) - (6u << 23));
 }
+__device__ inline uint32_t largest_scale(uint32_t scales) {
+  const uint32_t pairs = __vmaxu2(__byte_perm(scales, 0, 0x4240), __byte_perm(scales, 0, 0x4341));
+  return max(__vmaxu2(pairs, pairs >> 16) & 0xffffu, kLeastLargest);
+}
+__device__ inline FoldedScales fold_scales(uint32_t scales) {
+  const uint32_t largest = largest_scale(scales);
+  return {largest * 0x01010101u - scales, scale_of(largest)};
+}
+
+// Wide tiles: where all scales of a stage lie within so many binades, below which e4m3 has subnormals, all rows have the
+// same largest one: their products are the same but for a power of two.
+inline constexpr uint32_t kCommonBinades = 11;
+
+// The bytes of words, the even and the odd ones of each: their largest or smallest.
+struct ByteRange {
+  uint32_t largest = 0, smallest = 0x00ff00ffu;
+  __device__ void add(uint32_t word) {
+    const uint32_t even = __byte_perm(word, 0, 0x4240), odd = __byte_perm(word, 0, 0x4341);
+    largest = __vmaxu2(largest, __vmaxu2(even, odd));
+    smallest = __vminu2(smallest, __vminu2(even, odd));
+  }
+  __device__ uint32_t max_byte() const { return max(max(largest & 0xffffu, largest >> 16), kLeastLargest); }
+  __device__ uint32_t min_byte() const { return min(smallest & 0xffffu, smallest >> 16); }
+};
+
+// Of a stage's scales: the largest one of all rows, or 0 where rows have their own.
+__device__ inline uint32_t& common_scale(float* scales) { return reinterpret_cast<uint32_t*>(scales)[kTileRows]; }
 
 // What the eight magnitudes 0 to 6 are in e4m3, by d.
 __device__ inline uint2 table_entry(uint32_t d) {
@@ -41,7 +65,13 @@ class PackedScales {
   static constexpr bool kFolds = kOperands == Operands::e2m1_e4m3;
 
   __device__ PackedScales(const WgmmaArgs& args, const Shared& shared, Pipeline<kOperands>& pipe, const Tiles& tiles)
-      : args_(args), shared_(shared), pipe_(pipe), tiles_(tiles), lane_(threadIdx.x % 32), groups_(args.depth / 32) {}
+      : args_(args),
+        shared_(shared),
+        pipe_(pipe),
+        tiles_(tiles),
+        lane_(threadIdx.x % 32),
+        groups_(args.depth / 32),
+        workspace_(static_cast<uint32_t>(shared.scales_workspace<kOperands>() - shared_memory())) {}
 
   __device__ void run() const {
     // In each launch: these are of one product. The first arrival at a stage tells of it.
@@ -64,10 +94,7 @@ class PackedScales {
   static constexpr uint32_t kRowsPerLane = kTileRows / 32;
   static constexpr uint32_t kSteps = 4;  // stages of which the scales are fetched together: a unit
   // Units on their way behind the current one, as many stages as the weights are ahead: memory that is busy answers late.
-  template <bool kAligned>
-  static constexpr uint32_t kAhead = kFolds     ? 3
-                                     : kAligned ? 2
-                                                : 1;
+  static constexpr uint32_t kAhead = 1;
 
   template <bool kAligned>
   __device__ void copy_tile(const Tile& tile) const {
@@ -86,20 +113,27 @@ class PackedScales {
       for (uint32_t i = 0; i < kMaxTokens / 32; ++i)
         tokens[i] = static_cast<uint32_t>(max(row_of<kProduct>(args_.slots, tile, slot, lane_ + i * 32), 0));
     }
+    const uint32_t num_tokens = tile.width > lane_ ? (tile.width - lane_ + 31) / 32 : 0;  // of this lane
 #pragma unroll
-    for (uint32_t i = 0; i < kAhead<kAligned>; ++i) fetch(tile.first_step / kSteps + i);
+    for (uint32_t i = 0; i < kAhead; ++i) fetch(tile.first_step / kSteps + i);
     for (uint32_t step = tile.first_step; step < tile.end_step; ++step, pipe_.advance()) {
       if (step == tile.first_step || step % kSteps == 0) {
-        fetch(step / kSteps + kAhead<kAligned>);
-        ptx::wait_copy_groups<kAhead<kAligned>>();
+        fetch(step / kSteps + kAhead);
+        ptx::wait_copy_groups<kAhead>();
       }
       pipe_.wait_empty();
-      if constexpr (kFolds) copy_token_scales(tile, tokens, step);
+      if constexpr (kFolds) copy_token_scales(tokens, num_tokens, step);
+      uint32_t words[kRowsPerLane];
 #pragma unroll
       for (uint32_t i = 0; i < kRowsPerLane; ++i) {
         const auto* from = reinterpret_cast<const uint32_t*>(raw<kAligned>(step / kSteps, i)) + step % kSteps;
-        store(i, kAligned ? from[0] : __funnelshift_r(from[0], from[1], word_offset(scales_of(tile, i)) * 8));
+        words[i] = kAligned ? from[0] : __funnelshift_r(from[0], from[1], word_offset(scales_of(tile, i)) * 8);
       }
+      // All are read before the first is written: the compiler cannot know that these are other places.
+      uint32_t* to = reinterpret_cast<uint32_t*>(pipe_.scales()) + lane_;
+#pragma unroll
+      for (uint32_t i = 0; i < kRowsPerLane; ++i) to[32 * i] = words[i];
+      if (kFolds && tile.wide) find_common(words);
       ptx::mbarrier_arrive(pipe_.full());
     }
   }
@@ -123,9 +157,9 @@ class PackedScales {
   template <bool kAligned>
   __device__ std::byte* raw(uint32_t unit, uint32_t i) const {
     constexpr uint32_t kPitch = kAligned ? 16 : 20;
-    constexpr uint32_t kUnits = kAhead<kAligned> + 1;
+    constexpr uint32_t kUnits = kAhead + 1;
     static_assert(kUnits * kTileRows * kPitch <= ScalesWorkspace<kOperands>::kRawBytes);
-    return shared_.scales_workspace<kOperands>() + (unit % kUnits * kTileRows + lane_ + i * 32) * kPitch;
+    return shared_memory() + workspace_ + (unit % kUnits * kTileRows + lane_ + i * 32) * kPitch;
   }
 
   // 16 bytes where all rows begin at a multiple of 16; else the words in which they are. Zeros behind a row's end.
@@ -145,19 +179,23 @@ class PackedScales {
     }
   }
 
-  __device__ void store(uint32_t i, uint32_t scales) const {
-    if constexpr (kFolds)
-      reinterpret_cast<FoldedScales*>(pipe_.scales())[lane_ + 32 * i] = fold_scales(scales);
-    else
-      reinterpret_cast<uint32_t*>(pipe_.scales())[lane_ + 32 * i] = scales;
+  __device__ void find_common(const uint32_t (&words)[kRowsPerLane]) const {
+    ByteRange all;
+#pragma unroll
+    for (const uint32_t word : words) all.add(word);
+    const uint32_t largest = __reduce_max_sync(~0u, all.max_byte());
+    const bool common = largest < 255 && largest - __reduce_min_sync(~0u, all.min_byte()) <= kCommonBinades;
+    if (lane_ == 0) common_scale(pipe_.scales()) = common ? largest : 0;
   }
 
-  __device__ void copy_token_scales(const Tile& tile, const uint32_t (&tokens)[kMaxTokens / 32], uint32_t step) const {
+  __device__ void copy_token_scales(const uint32_t (&tokens)[kMaxTokens / 32], uint32_t num_tokens, uint32_t step) const {
     const uint32_t at = ptx::shared_address(pipe_.token_scales()) + lane_ * 4;
+    const float* from = unknown(args_.token_scales.data + step);
+    const auto stride = static_cast<uint32_t>(args_.token_scales.stride);
 #pragma unroll
     for (uint32_t i = 0; i < kMaxTokens / 32; ++i) {
-      if (lane_ + i * 32 >= tile.width) break;
-      ptx::copy_word(at + i * 128, args_.token_scales.data + unknown(tokens[i]) * args_.token_scales.stride + step, true);
+      if (i >= num_tokens) break;
+      ptx::copy_word(at + i * 128, from + uint64_t{unknown(tokens[i])} * stride, true);
     }
     ptx::mbarrier_arrive_after_copies(pipe_.full());
   }
@@ -167,6 +205,7 @@ class PackedScales {
   Pipeline<kOperands>& pipe_;
   const Tiles& tiles_;
   uint32_t lane_, groups_;
+  uint32_t workspace_;  // from the beginning of shared memory: to look it up for each row takes longer than a stage may
 };
 
 }  // namespace mixlane::experts_gpu

@@ -18,7 +18,7 @@ inline constexpr uint32_t kRowBytes = 128;
 template <Product kProduct, Operands kOperands>
 struct Staging {
   static constexpr bool kQuantises = kProduct != Product::down && has_token_groups(kOperands);
-  static constexpr uint32_t kTokens = 32;
+  static constexpr uint32_t kTokens = is_packed(kOperands) ? 16 : 32;
   static constexpr uint32_t kOutputBytes = kQuantises && kProduct == Product::gate_up ? 64 : 128;  // of a warpgroup's row
   // Codes are written byte by byte: the padding keeps lanes of different tokens in different banks.
   static constexpr uint32_t kPitch = kOutputBytes + (kQuantises ? 16 : 0);
@@ -30,14 +30,14 @@ struct Staging {
 };
 
 // Scales in a stage, in words. Of tokens with groups one each. Of weights, e4m3_block: three of the blocks of 128 rows that
-// a tile meets, one not used; e2m1: the four bytes of each row; e2m1_e4m3: FoldedScales of each row.
+// a tile meets, one not used; packed: the four bytes of each row, then, e2m1_e4m3, the largest of all rows or 0.
 template <Operands kOperands>
 struct StageScales {
   static constexpr bool kAny = has_token_groups(kOperands) || is_packed(kOperands);
   static constexpr uint32_t kPerToken = has_token_groups(kOperands) ? 1 : 0;
   static constexpr uint32_t kOfWeights = kOperands == Operands::e4m3_block  ? 4
                                          : kOperands == Operands::e2m1      ? kTileRows
-                                         : kOperands == Operands::e2m1_e4m3 ? 2 * kTileRows
+                                         : kOperands == Operands::e2m1_e4m3 ? kTileRows + 4
                                                                             : 0;
   // Of the warp that copies them: a lane's copies, or what it wrote, or both.
   static constexpr uint32_t kArrivals = kOperands == Operands::e2m1_e4m3 ? 64 : kAny ? 32 : 0;
@@ -46,8 +46,7 @@ struct StageScales {
 // Besides: what the warp that copies the scales of packed weights keeps in shared memory, and a table for their decoding.
 template <Operands kOperands>
 struct ScalesWorkspace {
-  static constexpr uint32_t kRawBytes =
-      !is_packed(kOperands) ? 0 : kTileRows * (kOperands == Operands::e2m1 ? 3 * 16 : 4 * 20);
+  static constexpr uint32_t kRawBytes = is_packed(kOperands) ? kTileRows * 2 * 20 : 0;
   static constexpr uint32_t kTableBytes = kOperands == Operands::e2m1_e4m3 ? 256 * sizeof(uint2) : 0;
   static constexpr uint32_t kBytes = kRawBytes + kTableBytes;
 };
@@ -62,15 +61,23 @@ struct AllStaging {
   static constexpr uint32_t kFloats = Down::kFloats;
 };
 
-// What is behind Fixed in shared memory.
+// Packed weights as the tensor cores take them: slots of a row of 128 bytes for each of the tile's.
+template <Operands kOperands>
+struct Decoded {
+  static constexpr uint32_t kSlotBytes = kTileRows * kRowBytes;
+  static constexpr uint32_t kSlotsPerStage = Step<kOperands>::kTokenRows;
+  static constexpr uint32_t kBytes = is_packed(kOperands) ? kDecodedSlots * kSlotBytes : 0;
+};
+
+// What is behind Fixed in shared memory: decoded weights, stages, rows on their way out, workspaces, scales.
 struct Shared {
   uint32_t num_experts;
 
   template <Operands kOperands>
   __device__ OtherBytes other_bytes() const {
     using Rows = AllStaging<kOperands>;
-    return {fixed_bytes() + Rows::kRowBytes + ScalesWorkspace<kOperands>::kBytes, Rows::kFloats * 4,
-            StageScales<kOperands>::kOfWeights * 4, StageScales<kOperands>::kPerToken * 4};
+    return {fixed_bytes() + Rows::kRowBytes + ScalesWorkspace<kOperands>::kBytes, Decoded<kOperands>::kBytes,
+            Rows::kFloats * 4, StageScales<kOperands>::kOfWeights * 4, StageScales<kOperands>::kPerToken * 4};
   }
   // By one thread, once the plan is made.
   template <Operands kOperands>
@@ -81,6 +88,7 @@ struct Shared {
     ring.num_stages = plan.num_stages;
     ring.stage_bytes = Step<kOperands>::stage_bytes(plan.max_width);
     ring.first_stage = fixed_bytes();
+    if constexpr (is_packed(kOperands)) ring.first_stage += plan.decoded_bytes;
     ring.first_scales = ring.first_stage + ring.num_stages * ring.stage_bytes + Rows::kRowBytes +
                         ScalesWorkspace<kOperands>::kBytes + Rows::kFloats * 4 * plan.max_width;
     ring.scale_bytes = 4 * (plan.max_width * StageScales<kOperands>::kPerToken + StageScales<kOperands>::kOfWeights);
@@ -137,6 +145,27 @@ class Pipeline {
   // The same for all lanes.
   __device__ bool is_full() const { return __all_sync(~0u, ptx::mbarrier_test(full(), phase_)); }
   __device__ void wait_full() const { ptx::mbarrier_wait(full(), phase_); }
+  // The next slot of decoded weights: for who multiplies until advance_decoded(), for who decodes until it is filled.
+  __device__ std::byte* decoded() const {
+    return shared_memory() + ring_.first_stage - Decoded<kOperands>::kBytes + slot() * Decoded<kOperands>::kSlotBytes;
+  }
+  __device__ void wait_decoded() const { ptx::mbarrier_wait(&fixed().decoded[slot()], slot_phase()); }
+  __device__ void wait_used() const { ptx::mbarrier_wait(&fixed().used[slot()], slot_phase() ^ 1); }
+  // By a warp that has read a slot, or that has written it for the tensor cores.
+  __device__ void release_decoded() const {
+    if (threadIdx.x % 32 == 0) ptx::mbarrier_arrive(&fixed().used[slot()]);
+  }
+  __device__ void publish_decoded() const {
+    ptx::fence_async_proxy();
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) ptx::mbarrier_arrive(&fixed().decoded[slot()]);
+  }
+  __device__ void advance_decoded() { ++num_decoded_; }
+  // By each multiplying warp where a wide tile follows a narrow one: all stages before it were full. Who decodes waits for
+  // it, as it does not hold the stages of narrow tiles and so may not go on by their phases.
+  __device__ void begin_wide(const Tile& tile) const {
+    if (tile.follows_narrow && threadIdx.x % 32 == 0) ptx::mbarrier_arrive(&fixed().wide_begins);
+  }
   __device__ void advance() {
     if (++stage_ == ring_.num_stages) {
       stage_ = 0;
@@ -145,15 +174,20 @@ class Pipeline {
   }
 
  private:
+  __device__ uint32_t slot() const { return num_decoded_ % kDecodedSlots; }
+  __device__ uint32_t slot_phase() const { return num_decoded_ / kDecodedSlots % 2; }
+
   const RingLayout ring_;
   uint32_t stage_ = 0;
   uint32_t phase_ = 0;
   uint32_t num_tiles_ = 0;
+  uint32_t num_decoded_ = 0;
 };
 
 // Arrivals that end the empty phase of a stage: of each multiplying warp of both blocks, because either block's weights may
 // go to both. Warps, not warpgroups: each has read scales or packed weights for itself.
-inline constexpr uint32_t kEmptyArrivals = kNumGroups * (ptx::kWarpgroupThreads / 32) * kClusterBlocks;
+inline constexpr uint32_t kMultiplyingWarps = kNumGroups * (ptx::kWarpgroupThreads / 32);
+inline constexpr uint32_t kEmptyArrivals = kMultiplyingWarps * kClusterBlocks;
 
 // By a warp whose lanes have read a stage.
 __device__ inline void release_stage(const uint64_t* empty) {

@@ -13,13 +13,14 @@
 namespace mixlane::experts_gpu {
 
 inline constexpr uint32_t kNumGroups = 2;  // warpgroups that multiply, 128 rows of the tile each
-inline constexpr uint32_t kNumThreads = (1 + kNumGroups) * 128;
 inline constexpr uint32_t kTileRows = 256;
 inline constexpr uint32_t kMaxTokens = 128;
 inline constexpr uint32_t kWideTokens = 128;
 inline constexpr uint32_t kClusterBlocks = 2;
 inline constexpr uint32_t kMaxStages = 8;
+inline constexpr uint32_t kDecodedSlots = 2;
 inline constexpr uint32_t kSharedBytes = 227 * 1024;
+inline constexpr uint32_t kMaxThreads = 512;
 
 __host__ __device__ constexpr uint32_t round_up(uint32_t value, uint32_t to) { return (value + to - 1) / to * to; }
 
@@ -56,6 +57,7 @@ struct Tile {
   uint32_t width = 8;      // num_rows rounded up: to a product's width, wide ones to 16
   bool wide = false;
   bool shares_weights = false;
+  bool follows_narrow = false;  // of packed weights: a wide tile of which the block's one before is none
   uint32_t item = 0;
   uint32_t first_range = 0, end_range = kRanges;  // of k
   uint32_t first_step = 0, end_step = 0;
@@ -82,8 +84,12 @@ __host__ __device__ constexpr bool has_token_groups(Operands operands) {
   return operands == Operands::e4m3_block || operands == Operands::e2m1_e4m3;
 }
 
-// What a stage holds of k. Packed e2m1 weights are decoded on their way to the tensor cores, so that they take a row of
-// 64 bytes where bf16 tokens take two of 128 and e4m3 ones one.
+// Warpgroups: one of producers, kNumGroups that multiply, and where weights are packed one that decodes them.
+template <Operands kOperands>
+inline constexpr uint32_t kNumThreads = (1 + kNumGroups + (is_packed(kOperands) ? 1 : 0)) * 128;
+
+// What a stage holds of k. Of packed e2m1 weights it is the codes, a row of 64 bytes where bf16 tokens take two of 128 and
+// e4m3 ones one.
 template <Operands kOperands>
 struct Step {
   static constexpr bool kPacked = is_packed(kOperands);
@@ -93,10 +99,9 @@ struct Step {
   static constexpr uint32_t kDepth = kTokenRows * 128 / kTokenValueBytes;
   static constexpr uint32_t kWeightBytes = kTileRows * kWeightRowBytes;
 
-  // Most rows of a narrow tile. Where there are wide ones, these take over when they are faster; e4m3's sums, products and
-  // scales share the registers besides.
-  static constexpr bool kHasWide = !kPacked;
-  static constexpr uint32_t kTokens = kPacked ? 128 : kOperands == Operands::bf16 ? 96 : 64;
+  // Most rows of a narrow tile. Wide ones take over where they are faster; e4m3's sums, products and scales share the
+  // registers besides.
+  static constexpr uint32_t kTokens = kOperands == Operands::bf16 ? 96 : 64;
   // Narrow tiles may be longer than wide ones: a few rows too many do not become tiles of their own.
   static constexpr uint32_t kMaxTokens = kOperands == Operands::bf16 ? 160 : 128;
 
@@ -123,7 +128,8 @@ struct Schedule {
   __device__ void set(bool has_wide, bool batch_invariant, uint32_t depth, uint32_t num_weight_tiles) {
     num_tiles = num_weight_tiles;
     num_steps = Step<kOperands>::num_steps(depth);
-    narrow_tokens = Step<kOperands>::kTokens;
+    // Narrow and wide tiles of e2m1 weights and bf16 tokens have sums of different orders.
+    narrow_tokens = kOperands == Operands::e2m1 && batch_invariant ? 0 : Step<kOperands>::kTokens;
     const auto tokens_log2 = 31 - static_cast<uint32_t>(__clz(static_cast<int>(has_wide ? kWideTokens : narrow_tokens)));
     tile_tokens = 1u << tokens_log2;
     pair_shift = tokens_log2 + 1;
@@ -226,18 +232,20 @@ struct Schedule {
 // What beside the stages' weights and tokens takes shared memory.
 struct OtherBytes {
   uint32_t fixed;
+  uint32_t decoded;    // where there are wide tiles of packed weights
   uint32_t per_token;  // of the widest tile
   uint32_t per_stage, per_stage_and_token;
 };
 
 struct Plan {
-  static constexpr uint32_t kNumWarps = kNumThreads / 32;
+  static constexpr uint32_t kMaxWarps = kMaxThreads / 32;
   Schedule products[2];
   uint32_t max_width;  // of the widest tile
   uint32_t num_stages;
+  uint32_t decoded_bytes;  // of packed weights; 0: nothing to do for who decodes
   // Aligned, so that loads of several at once take in nothing else, which somebody may be writing.
-  alignas(16) uint32_t warp_sums[2][kNumWarps];
-  uint32_t warp_widths[kNumWarps];
+  alignas(16) uint32_t warp_sums[2][kMaxWarps];
+  uint32_t warp_widths[kMaxWarps];
 
   // By all threads of the block, once the schedules are set; they must meet before it is used.
   template <Operands kOperands>
@@ -264,6 +272,8 @@ struct Fixed {
   Tile tiles[kTileSlots];  // from who copies weights to who multiplies
   uint64_t handed_over[kTileSlots];
   uint32_t late;  // activated rows did not come in time
+  // Of packed weights: their slots; that wide tiles begin after narrow ones.
+  uint64_t decoded[kDecodedSlots], used[kDecodedSlots], wide_begins;
 };
 
 // The beginning of shared memory. By name and not by a pointer that is handed around, which the compiler takes for one to
@@ -289,9 +299,10 @@ struct ExpertLists {
 template <Operands kOperands>
 __device__ void Plan::make(const Slots& slots, const OtherBytes& other) {
   const ExpertLists lists{slots.num_experts};
-  constexpr uint32_t kPerThread = (kMaxWgmmaExperts + kNumThreads - 1) / kNumThreads;
+  constexpr uint32_t kThreads = kNumThreads<kOperands>;
+  constexpr uint32_t kPerThread = (kMaxWgmmaExperts + kThreads - 1) / kThreads;
   using Wave = gpu::Wave<32>;
-  const uint32_t each = (slots.num_experts + kNumThreads - 1) / kNumThreads;
+  const uint32_t each = (slots.num_experts + kThreads - 1) / kThreads;
   const uint32_t first = threadIdx.x * each, end = min(first + each, slots.num_experts);
   uint32_t rows[kPerThread];
 #pragma unroll
@@ -331,13 +342,15 @@ __device__ void Plan::make(const Slots& slots, const OtherBytes& other) {
       lists.first_item(p)[first + i] = item;
       item += items[p][i];
     }
-    if (threadIdx.x == kNumThreads - 1) products[p].num_items = item;
+    if (threadIdx.x == kThreads - 1) products[p].num_items = item;
   }
-  if (threadIdx.x == kNumThreads - 1) {
-    for (uint32_t w = 0; w < kNumWarps; ++w) width = max(width, warp_widths[w]);
+  if (threadIdx.x == kThreads - 1) {
+    for (uint32_t w = 0; w < kThreads / 32; ++w) width = max(width, warp_widths[w]);
     max_width = width;
     for (Schedule& product : products) product.shares_ranges = width <= kRangeWidth && product.sharing_pays();
-    num_stages = min((kSharedBytes - other.fixed - other.per_token * width) /
+    const uint32_t decoded = width > Step<kOperands>::kTokens ? other.decoded : 0;
+    if constexpr (is_packed(kOperands)) decoded_bytes = decoded;
+    num_stages = min((kSharedBytes - other.fixed - decoded - other.per_token * width) /
                          (Step<kOperands>::stage_bytes(width) + width * other.per_stage_and_token + other.per_stage),
                      kMaxStages);
   }

@@ -52,12 +52,20 @@ struct Producers {
   // that belong to them, so that a thread's accumulators of rows r and r + 8 are gate and up of one output.
   __device__ void copy_weights() {
     const int32_t unit = kProduct == Product::gate_up ? 8 : 16;  // of eight rows, in a box
+    [[maybe_unused]] bool narrow_before = false;
     for_each_tile([&](const Tile& tile) {
       const auto expert = static_cast<int32_t>(tile.expert);
       const int32_t first = static_cast<int32_t>(tile.index) * 2 * unit;
       // Others want the same weights for the expert's other rows.
       const uint64_t policy = tile.first_row > 0 ? ptx::kEvictNormal : ptx::kEvictFirst;
-      pipe.hand_over(tile);
+      if constexpr (S::kPacked) {
+        Tile next = tile;
+        next.follows_narrow = tile.wide && narrow_before;
+        narrow_before = !tile.wide;
+        pipe.hand_over(next);
+      } else {
+        pipe.hand_over(tile);
+      }
       for (uint32_t step = tile.first_step; step < tile.end_step; ++step, pipe.advance()) {
         pipe.wait_empty();
         ptx::mbarrier_arrive_expect(pipe.full(), S::kWeightBytes);

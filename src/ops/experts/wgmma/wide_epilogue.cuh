@@ -41,9 +41,9 @@ class WideEpilogue {
     if constexpr (kProduct != Product::down) activate_sums(sums);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      if constexpr (kProduct == Product::down || kOperands == Operands::bf16)
+      if constexpr (kProduct == Product::down || kOperands == Operands::bf16 || kOperands == Operands::e2m1)
         store_bf16(sums, half);
-      else if constexpr (kOperands == Operands::e4m3_block)
+      else if constexpr (has_token_groups(kOperands))
         store_e4m3(sums, half);
       else
         store_f32(sums, half);
