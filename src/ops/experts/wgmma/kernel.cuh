@@ -162,6 +162,12 @@ __device__ void set_schedule(const WgmmaArgs& args, const WgmmaLaunch& launch, S
                           (args.num_outputs + kOutputs - 1) / kOutputs);
 }
 
+// The lines of row counts and offsets that expert `first` and the next 31 have.
+__device__ inline void prefetch_slots(const Slots& slots, uint32_t first) {
+  if (slots.counts && first < slots.num_experts) ptx::prefetch_line(slots.counts + first);
+  if (slots.offsets && first <= slots.num_experts) ptx::prefetch_line(slots.offsets + first);
+}
+
 template <Product kFirst, Operands kOperands, Runs kRuns>
 __global__ void __launch_bounds__(kNumThreads, 1) experts_wgmma(const MIXLANE_GRID_CONSTANT WgmmaLaunch launch) {
   const Slots& slots = launch.first.slots;
@@ -183,13 +189,12 @@ __global__ void __launch_bounds__(kNumThreads, 1) experts_wgmma(const MIXLANE_GR
     set_schedule<Product::down, kOperands>(launch.down, launch, fixed().plan.products[1]);
     fixed().late = 0;
   }
+  // On their way before who writes them has ended: to L2, where what is written meets what was read.
+  if (threadIdx.x == 32 && slots.sorted_pairs) ptx::prefetch_line(slots.sorted_pairs);
+  if (threadIdx.x >= 64 && threadIdx.x < 96) prefetch_slots(slots, (threadIdx.x - 64) * 32);
   // What down alone waits for is the first product; the row counts are older than that, and so are its weights.
   if (runs_first<kRuns>(launch)) gpu::wait_for_previous_kernel();
   gpu::allow_next_kernel();
-  // Wanted once the plan is made; on their way meanwhile.
-  if (threadIdx.x == 32 && slots.sorted_pairs) ptx::prefetch_line(slots.sorted_pairs);
-  if (threadIdx.x < 32 && threadIdx.x * 32 <= slots.num_experts && slots.offsets)
-    ptx::prefetch_line(slots.offsets + threadIdx.x * 32);
   fixed().plan.make<kOperands>(slots, shared.other_bytes<kOperands>());
   if (threadIdx.x == kNumThreads - 1) shared.place_ring<kOperands>();
   ptx::cluster_arrive();

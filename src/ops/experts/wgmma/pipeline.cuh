@@ -1,8 +1,6 @@
 // The ring of stages between the producers and the products of experts.wgmma, and what else its shared memory holds.
 #pragma once
 
-#include <algorithm>
-
 #include "gpu/ptx/cluster.cuh"
 #include "gpu/ptx/copy.cuh"
 #include "gpu/ptx/warpgroup.cuh"
@@ -14,20 +12,10 @@ namespace ptx = gpu::ptx;
 
 inline constexpr uint32_t kRowBytes = 128;
 
-// Where tiles are turned from columns of registers to rows of memory, kTokens at a time, and floats per token.
-template <Product kProduct, Operands kOperands>
-struct Staging {
-  static constexpr bool kQuantises = kProduct != Product::down && has_token_groups(kOperands);
-  static constexpr uint32_t kTokens = 32;
-  static constexpr uint32_t kOutputBytes = kQuantises && kProduct == Product::gate_up ? 64 : 128;  // of a warpgroup's row
-  // Codes are written byte by byte: the padding keeps lanes of different tokens in different banks.
-  static constexpr uint32_t kPitch = kOutputBytes + (kQuantises ? 16 : 0);
-  static constexpr uint32_t kGroupBytes = kTokens * kPitch;
-  static constexpr uint32_t kRowBytes = kNumGroups * kGroupBytes;
-  // Per token: one of each warpgroup, one of each warp.
-  static constexpr uint32_t kFloats =
-      kOperands == Operands::bf16 || kOperands == Operands::e2m1 ? 0 : kNumGroups + kNumGroups * 4;
-};
+// Floats per token of the widest tile: one of each warpgroup and one of each warp that multiplies.
+template <Operands kOperands>
+inline constexpr uint32_t kTokenFloats =
+    kOperands == Operands::bf16 || kOperands == Operands::e2m1 ? 0 : kNumGroups + kNumGroups * 4;
 
 // Scales in a stage, in words. Of tokens with groups one each. Of weights, e4m3_block: three of the blocks of 128 rows that
 // a tile meets, one not used; e2m1: the four bytes of each row; e2m1_e4m3: FoldedScales of each row.
@@ -52,49 +40,34 @@ struct ScalesWorkspace {
   static constexpr uint32_t kBytes = kRawBytes + kTableBytes;
 };
 
-// Of both products.
-template <Operands kOperands>
-struct AllStaging {
-  using First = Staging<Product::gate_up, kOperands>;
-  using Up = Staging<Product::up, kOperands>;
-  using Down = Staging<Product::down, kOperands>;
-  static constexpr uint32_t kRowBytes = std::max({First::kRowBytes, Up::kRowBytes, Down::kRowBytes});
-  static constexpr uint32_t kFloats = Down::kFloats;
-};
-
 // What is behind Fixed in shared memory.
 struct Shared {
   uint32_t num_experts;
 
   template <Operands kOperands>
   __device__ OtherBytes other_bytes() const {
-    using Rows = AllStaging<kOperands>;
-    return {fixed_bytes() + Rows::kRowBytes + ScalesWorkspace<kOperands>::kBytes, Rows::kFloats * 4,
+    return {fixed_bytes() + ScalesWorkspace<kOperands>::kBytes, kTokenFloats<kOperands> * 4,
             StageScales<kOperands>::kOfWeights * 4, StageScales<kOperands>::kPerToken * 4};
   }
   // By one thread, once the plan is made.
   template <Operands kOperands>
   __device__ void place_ring() const {
-    using Rows = AllStaging<kOperands>;
     const Plan& plan = fixed().plan;
     RingLayout& ring = fixed().ring;
     ring.num_stages = plan.num_stages;
     ring.stage_bytes = Step<kOperands>::stage_bytes(plan.max_width);
     ring.first_stage = fixed_bytes();
-    ring.first_scales = ring.first_stage + ring.num_stages * ring.stage_bytes + Rows::kRowBytes +
-                        ScalesWorkspace<kOperands>::kBytes + Rows::kFloats * 4 * plan.max_width;
+    ring.first_scales = ring.first_stage + ring.num_stages * ring.stage_bytes + ScalesWorkspace<kOperands>::kBytes +
+                        kTokenFloats<kOperands> * 4 * plan.max_width;
     ring.scale_bytes = 4 * (plan.max_width * StageScales<kOperands>::kPerToken + StageScales<kOperands>::kOfWeights);
   }
   // Between the stages and their scales.
-  __device__ std::byte* staging() const {
+  template <Operands kOperands>
+  __device__ std::byte* scales_workspace() const {
     const RingLayout& ring = fixed().ring;
     return shared_memory() + ring.first_stage + ring.num_stages * ring.stage_bytes;
   }
-  template <Operands kOperands>
-  __device__ std::byte* scales_workspace() const {
-    return staging() + AllStaging<kOperands>::kRowBytes;
-  }
-  // [Staging::kFloats, max_width]
+  // [kTokenFloats, max_width]
   template <Operands kOperands>
   __device__ float* token_floats() const {
     return reinterpret_cast<float*>(scales_workspace<kOperands>() + ScalesWorkspace<kOperands>::kBytes);

@@ -159,16 +159,19 @@ __device__ void multiply_block(const Descriptors& at, int b, float (&part)[kN / 
 }
 
 // One tile of e4m3 operands. The tensor cores keep few bits when they add, so that sums beyond 128 of k are in registers.
-// One block's products at a time: the other warpgroup's fill the tensor cores in between.
+// Few tokens' products are latency, that of both blocks at a time; many tokens' are one block's at a time, and the other
+// warpgroup's fill the tensor cores in between.
 template <Product kProduct, int kN>
 __device__ void multiply_e4m3_block(Pipeline<Operands::e4m3_block>& pipe, const Place& place, uint32_t num_steps,
                                     const OwnScales<kProduct>& own, Accumulators<kN>& sums) {
+  constexpr int kAtOnce = kN <= 32 ? kGroupBlocks : 1;  // blocks
   clear<kN>(sums);
-  float part[kN / 2] = {};
+  float part[kAtOnce][kN / 2] = {};
   for (uint32_t step = 0; step < num_steps; ++step, pipe.advance()) {
     wait_stage<kProduct != Product::down>(pipe);
     const Descriptors at(pipe, place);
-    multiply_block<kN>(at, 0, part);
+#pragma unroll
+    for (int b = 0; b < kAtOnce; ++b) multiply_block<kN>(at, b, part[b]);
     const float4 weights = *reinterpret_cast<const float4*>(pipe.scales());
     float2 tokens[kN / 8];
 #pragma unroll
@@ -176,11 +179,14 @@ __device__ void multiply_e4m3_block(Pipeline<Operands::e4m3_block>& pipe, const 
       tokens[j] = *reinterpret_cast<const float2*>(pipe.token_scales() + 8 * j + 2 * place.pair);
 #pragma unroll
     for (int b = 0; b < kGroupBlocks; ++b) {
-      if (b > 0) multiply_block<kN>(at, b, part);
+      if (b >= kAtOnce) multiply_block<kN>(at, b, part[b % kAtOnce]);
       const float2 scales = own.of_block(b, weights, place);
-      ptx::wgmma_wait<0>();
+      if (b < kAtOnce - 1)
+        ptx::wgmma_wait<1>();
+      else
+        ptx::wgmma_wait<0>();
       if (b == kGroupBlocks - 1) release_stage(pipe.empty());
-      promote<kN>(sums[b], part, tokens, scales.x, scales.y);
+      promote<kN>(sums[b], part[b % kAtOnce], tokens, scales.x, scales.y);
     }
   }
 }

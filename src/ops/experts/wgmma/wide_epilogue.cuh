@@ -7,23 +7,6 @@
 
 namespace mixlane::experts_gpu {
 
-// Of two words the lane whose bit kBit is set gives away the first and the other lane the second.
-template <int kBit>
-__device__ void exchange(uint32_t& first, uint32_t& second) {
-  const bool gives_first = (threadIdx.x & kBit) != 0;
-  const uint32_t other = __shfl_xor_sync(~0u, gives_first ? first : second, kBit);
-  first = gives_first ? other : first;
-  second = gives_first ? second : other;
-}
-
-// words[i] of lane l of four becomes words[l] of lane i.
-__device__ inline void transpose_quad(uint32_t (&words)[4]) {
-  exchange<1>(words[0], words[1]);
-  exchange<1>(words[2], words[3]);
-  exchange<2>(words[0], words[2]);
-  exchange<2>(words[1], words[3]);
-}
-
 template <Product kProduct, Operands kOperands>
 class WideEpilogue {
  public:
