@@ -47,7 +47,7 @@ class Consumers {
   __device__ __forceinline__ void run() {
     StoredTiles stored(launch_.state->finished);
     shared_.tiles(kIndex).for_each_part([&](uint32_t, uint32_t, uint32_t) {
-      const Place place;
+      const Place place{.group = group_};
       // The same for all lanes, which the compiler believes now: stages and addresses go to uniform registers. Tiles stay in
       // shared memory: the products want the registers.
       const Tile& tile = fixed().tiles[__shfl_sync(~0u, pipe_.take_over(), 0)];
@@ -135,6 +135,7 @@ class Consumers {
   const WgmmaLaunch& launch_;
   const Shared& shared_;
   Pipeline<kOperands>& pipe_;
+  const uint32_t group_ = own_group();
 };
 
 template <Product kFirst, Operands kOperands, Runs kRuns>
@@ -160,6 +161,11 @@ __device__ void set_schedule(const WgmmaArgs& args, const WgmmaLaunch& launch, S
   constexpr uint32_t kOutputs = kProduct == Product::gate_up ? kTileRows / 2 : kTileRows;
   schedule.set<kOperands>(has_wide_tiles<kProduct, kOperands>(args, launch.narrow), launch.batch_invariant, args.depth,
                           (args.num_outputs + kOutputs - 1) / kOutputs);
+}
+
+__device__ inline void meet_cluster() {
+  ptx::cluster_arrive();
+  ptx::cluster_wait();
 }
 
 // The lines of row counts and offsets that expert `first` and the next 31 have.
@@ -197,8 +203,9 @@ __global__ void __launch_bounds__(kNumThreads, 1) experts_wgmma(const MIXLANE_GR
   gpu::allow_next_kernel();
   fixed().plan.make<kOperands>(slots, shared.other_bytes<kOperands>());
   if (threadIdx.x == kNumThreads - 1) shared.place_ring<kOperands>();
-  ptx::cluster_arrive();
-  ptx::cluster_wait();
+  __syncthreads();
+  const bool apart = fixed().plan.apart;
+  if (!apart) meet_cluster();
 
   if (threadIdx.x < ptx::kWarpgroupThreads) {
     ptx::lower_registers<kProducerRegisters>();
@@ -209,8 +216,7 @@ __global__ void __launch_bounds__(kNumThreads, 1) experts_wgmma(const MIXLANE_GR
     consume<kFirst, kOperands, kRuns>(launch, shared);
   }
   // The other block may still signal here.
-  ptx::cluster_arrive();
-  ptx::cluster_wait();
+  if (!apart) meet_cluster();
 }
 
 }  // namespace mixlane::experts_gpu

@@ -55,6 +55,7 @@ struct Shared {
     const Plan& plan = fixed().plan;
     RingLayout& ring = fixed().ring;
     ring.num_stages = plan.num_stages;
+    ring.apart = plan.apart;
     ring.stage_bytes = Step<kOperands>::stage_bytes(plan.max_width);
     ring.first_stage = fixed_bytes();
     ring.first_scales = ring.first_stage + ring.num_stages * ring.stage_bytes + ScalesWorkspace<kOperands>::kBytes +
@@ -110,6 +111,8 @@ class Pipeline {
   // The same for all lanes.
   __device__ bool is_full() const { return __all_sync(~0u, ptx::mbarrier_test(full(), phase_)); }
   __device__ void wait_full() const { ptx::mbarrier_wait(full(), phase_); }
+  // What release_stage() of a narrow tile wants.
+  __device__ bool apart() const { return ring_.apart; }
   __device__ void advance() {
     if (++stage_ == ring_.num_stages) {
       stage_ = 0;
@@ -128,10 +131,15 @@ class Pipeline {
 // go to both. Warps, not warpgroups: each has read scales or packed weights for itself.
 inline constexpr uint32_t kEmptyArrivals = kNumGroups * (ptx::kWarpgroupThreads / 32) * kClusterBlocks;
 
-// By a warp whose lanes have read a stage.
-__device__ inline void release_stage(const uint64_t* empty) {
+// By a warp whose lanes have read a stage. `apart`: the plan's, which wide tiles need not look at.
+__device__ inline void release_stage(uint64_t* empty, bool apart = false) {
+  const uint32_t lane = threadIdx.x % 32;
   __syncwarp();
-  if (threadIdx.x % 32 < kClusterBlocks) ptx::mbarrier_arrive_cluster(ptx::map_shared(empty, threadIdx.x % 32));
+  if (apart) {
+    if (lane == 0) ptx::mbarrier_arrive(empty, kClusterBlocks);
+  } else if (lane < kClusterBlocks) {
+    ptx::mbarrier_arrive_cluster(ptx::map_shared(empty, lane));
+  }
 }
 
 }  // namespace mixlane::experts_gpu
