@@ -35,7 +35,7 @@ TensorMap encode_tensor_map(const TensorMapShape& shape) {
              shape.box, kUnit, CU_TENSOR_MAP_INTERLEAVE_NONE,
              shape.box[0] * static_cast<uint32_t>(shape.element_bytes) == 64 ? CU_TENSOR_MAP_SWIZZLE_64B
                                                                              : CU_TENSOR_MAP_SWIZZLE_128B,
-             CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+             CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (result != CUDA_SUCCESS)
     fail(ErrorCode::internal,
          "cuTensorMapEncodeTiled failed with error {}: sizes {}, strides {}, box {} of {} dimensions at {}",

@@ -1,4 +1,4 @@
-// Warpgroups of sm_90: registers, barriers among some of a block's warps, matrices from registers to shared memory.
+// Warpgroups of sm_90: registers, barriers among some of a block's warps, small matrices of a warp.
 #pragma once
 
 #include "gpu/ptx/mbarrier.cuh"
@@ -46,15 +46,12 @@ __device__ inline void store_matrices(uint32_t address, uint32_t w0, uint32_t w1
                : "memory");
 }
 
-// Four 8x8 matrices of 16-bit values, transposed: lane l gives the address of column l % 8 of matrix l / 8; words hold
-// values {row lane / 4, columns 2 (lane % 4) + {0, 1}}.
-__device__ inline void store_matrices_transposed(uint32_t address, uint32_t w0, uint32_t w1, uint32_t w2, uint32_t w3) {
-  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(w0), "r"(w1),
-               "r"(w2), "r"(w3)
-               : "memory");
-}
-__device__ inline void store_matrices_transposed(uint32_t address, uint32_t w0, uint32_t w1) {
-  asm volatile("stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1, %2};" ::"r"(address), "r"(w0), "r"(w1) : "memory");
+// An 8x8 matrix of 16-bit values, transposed: lane l holds {row l / 4, columns 2 (l % 4) + {0, 1}} and then {column l / 4,
+// rows 2 (l % 4) + {0, 1}}.
+__device__ inline uint32_t transpose_matrix(uint32_t word) {
+  uint32_t transposed;
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(transposed) : "r"(word));
+  return transposed;
 }
 
 }  // namespace mixlane::gpu::ptx

@@ -28,7 +28,7 @@ __device__ inline void store_packet(uint32_t offset, const uint4& packet) {
 }
 
 // Whether there is anything to do for them in this launch.
-__device__ inline bool has_decoders() { return fixed().plan.decoded_bytes > 0; }
+__device__ inline bool has_decoders() { return fixed().plan.wide_bytes > 0; }
 
 // decode_stage(pipe, shared), of the file that instantiates it: a full stage's weights into its slots.
 template <Operands kOperands>

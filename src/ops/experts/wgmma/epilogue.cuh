@@ -39,6 +39,23 @@ __device__ bool multiplies_factors(const WgmmaArgs& args) {
   return kOperands == Operands::e4m3_channel || args.input_weights.data;
 }
 
+// Of two words the lane whose bit kBit is set gives away the first and the other lane the second.
+template <int kBit>
+__device__ void exchange(uint32_t& first, uint32_t& second) {
+  const bool gives_first = (threadIdx.x & kBit) != 0;
+  const uint32_t other = __shfl_xor_sync(~0u, gives_first ? first : second, kBit);
+  first = gives_first ? other : first;
+  second = gives_first ? second : other;
+}
+
+// words[i] of lane l of four becomes words[l] of lane i.
+__device__ inline void transpose_quad(uint32_t (&words)[4]) {
+  exchange<1>(words[0], words[1]);
+  exchange<1>(words[2], words[3]);
+  exchange<2>(words[0], words[2]);
+  exchange<2>(words[1], words[3]);
+}
+
 template <Product kProduct, Operands kOperands, int kN>
 class Epilogue {
  public:
@@ -46,12 +63,13 @@ class Epilogue {
       : args_(args), shared_(shared), tile_(tile), place_(place), slot_(slot_of(args.slots, tile)) {}
 
   __device__ void run(Accumulators<kN>& sums) const {
+    if constexpr (kQuantises) sync_groups();  // the last tile's token_floats() are read
     if (multiplies_factors<kOperands>(args_)) multiply_scales(sums);
     if (args_.bias) add_bias(sums);
     if constexpr (kProduct != Product::down) activate_sums(sums);
     if constexpr (kProduct == Product::down || kOperands == Operands::bf16 || kOperands == Operands::e2m1)
       store_bf16(sums);
-    else if constexpr (has_token_groups(kOperands))
+    else if constexpr (kQuantises)
       store_e4m3(sums);
     else
       store_f32(sums);
@@ -59,13 +77,12 @@ class Epilogue {
 
  private:
   static constexpr uint32_t kGroupThreads = ptx::kWarpgroupThreads;
-  using Rows = Staging<kProduct, kOperands>;
   static constexpr bool kGated = kProduct == Product::gate_up;
+  static constexpr bool kQuantises = kProduct != Product::down && has_token_groups(kOperands);
 
   __device__ void sync_group() const { ptx::sync_threads(1 + static_cast<int>(place_.group), kGroupThreads); }
   __device__ static void sync_groups() { ptx::sync_threads(1 + kNumGroups, kNumGroups * kGroupThreads); }
 
-  __device__ std::byte* staging() const { return shared_.staging() + place_.group * Rows::kGroupBytes; }
   __device__ uint32_t max_width() const { return fixed().plan.max_width; }
   __device__ float* token_floats() const { return shared_.token_floats<kOperands>() + place_.group * max_width(); }
   __device__ float* warp_maxima() const {
@@ -140,47 +157,40 @@ class Epilogue {
     return args_.output.data + (int64_t{slot_} + token) * args_.output.stride;
   }
 
-  // Through shared memory, so that a token's row is written in runs of 128 bytes: 64 outputs of this warpgroup, which are
-  // those of both blocks with a gate and of one block without.
-  __device__ void store_bf16(const Accumulators<kN>& sums) const {
-#pragma unroll
-    for (int first = 0; first < kN; first += Rows::kTokens) {
-      if constexpr (kGated) {
-        store_run(sums[0], sums[1], 0, 0, 4, place_.warp, first,
-                  place_.output<kProduct>(tile_, 0, 0) - place_.warp * 8 - place_.row);
-      } else {
-#pragma unroll
-        for (int b = 0; b < kGroupBlocks; ++b)
-          store_run(sums[b], sums[b], 0, 2, 1, 2 * place_.warp, first,
-                    place_.output<kProduct>(tile_, b, 0) - place_.warp * 16 - place_.row);
-      }
-    }
+  // Where the eight outputs begin that rows of a block's half are; with a gate, those of both halves.
+  __device__ uint32_t run_of(uint32_t block, uint32_t half) const {
+    return place_.output<kProduct>(tile_, static_cast<int>(block), static_cast<int>(half)) - place_.row;
   }
 
-  // Eight outputs per warp from accumulators 4 j + low_at and high_at of `low` and `high`; they are packets `packet` and
-  // `packet` + `apart` of the run that begins with output `output`.
-  __device__ void store_run(const float (&low)[kN / 2], const float (&high)[kN / 2], const int low_at, const int high_at,
-                            uint32_t apart, uint32_t packet, const int first, uint32_t output) const {
-    const uint32_t lane = place_.lane;
-    const uint32_t own_packet = packet + (lane / 8 % 2) * apart;
-    const uint32_t to = ptx::shared_address(staging()) + lane % 8 * 128 + ((own_packet ^ (lane % 8)) << 4);
+  // `Packet`: of token 8 j + this lane's row, from output `column` on.
+  template <class Packet>
+  __device__ void store_packet(int j, uint32_t column, uint32_t value_bytes, const Packet& packet) const {
+    const uint32_t token = static_cast<uint32_t>(8 * j) + place_.row;
+    if (token < tile_.num_rows && column < args_.num_outputs)
+      *reinterpret_cast<Packet*>(output_row(token) + int64_t{column} * value_bytes) = packet;
+  }
+
+  // A warp's matrices of eight outputs and eight tokens, turned so that a lane has two outputs of one token; then the four
+  // lanes of a token change places until each has the whole of a run of eight outputs (with a gate there are two: half of
+  // one).
+  __device__ void store_bf16(const Accumulators<kN>& sums) const {
 #pragma unroll
-    for (int j = 0; j < static_cast<int>(Rows::kTokens) / 8; ++j) {
-      if (first + 8 * j >= kN) break;
-      const int at = 4 * (first / 8 + j);
-      ptx::store_matrices_transposed(to + static_cast<uint32_t>(j) * 1024,
-                                     gpu::f32x2_to_bf16x2(low[at + low_at], low[at + low_at + 1]),
-                                     gpu::f32x2_to_bf16x2(high[at + high_at], high[at + high_at + 1]));
+    for (int j = 0; j < kN / 8; ++j) {
+      constexpr uint32_t kHalves = kGated ? 1 : 2;
+      uint32_t words[kGroupBlocks * kHalves];
+#pragma unroll
+      for (uint32_t i = 0; i < kGroupBlocks * kHalves; ++i) {
+        const float* two = &sums[i / kHalves][4 * j + 2 * (i % kHalves)];
+        words[i] = ptx::transpose_matrix(gpu::f32x2_to_bf16x2(two[0], two[1]));
+      }
+      if constexpr (kGated) {
+        exchange<1>(words[0], words[1]);
+        store_packet(j, run_of(place_.pair % 2, 0) + place_.pair / 2 * 4, 2, make_uint2(words[0], words[1]));
+      } else {
+        transpose_quad(words);
+        store_packet(j, run_of(place_.pair / 2, place_.pair % 2), 2, make_uint4(words[0], words[1], words[2], words[3]));
+      }
     }
-    sync_group();
-    const uint32_t column = output + place_.thread % 8 * 8;
-    const uint32_t num_tokens =
-        tile_.num_rows > static_cast<uint32_t>(first) ? tile_.num_rows - static_cast<uint32_t>(first) : 0;
-    if (column < args_.num_outputs)
-      for (uint32_t token = place_.thread / 8; token < min(num_tokens, Rows::kTokens); token += kGroupThreads / 8)
-        *reinterpret_cast<uint4*>(output_row(static_cast<uint32_t>(first) + token) + int64_t{column} * 2) =
-            *reinterpret_cast<const uint4*>(staging() + token * 128 + ((place_.thread % 8 ^ token % 8) << 4));
-    sync_group();
   }
 
   __device__ void store_f32(const Accumulators<kN>& sums) const {
@@ -220,14 +230,7 @@ class Epilogue {
         args_.output_scales.data[(slot_ + place_.thread) * args_.output_scales.stride + group] = scale;
     }
     sync_group();
-#pragma unroll
-    for (int first = 0; first < kN; first += Rows::kTokens) {
-      stage_codes(sums, scales, first);
-      sync_group();
-      store_codes(static_cast<uint32_t>(first));
-      sync_group();
-    }
-    sync_groups();  // warp_maxima() may be written again
+    store_codes(sums, scales);
   }
 
   static constexpr int kPadded = kN <= 32 ? 32 : kN <= 64 ? 64 : 128;  // tokens
@@ -267,40 +270,27 @@ class Epilogue {
     if (upper) first += kCount;
   }
 
-  __device__ void stage_codes(const Accumulators<kN>& sums, const float* scales, const int first) const {
+  // As store_bf16(), of two runs at a time: those of both blocks with a gate, else of a block's halves.
+  __device__ void store_codes(const Accumulators<kN>& sums, const float* scales) const {
 #pragma unroll
-    for (int j = 0; j < static_cast<int>(Rows::kTokens) / 8; ++j) {
-      if (first + 8 * j >= kN) break;
-      const uint32_t token = static_cast<uint32_t>(8 * j) + 2 * place_.pair;
-      const float2 scale = *reinterpret_cast<const float2*>(scales + first + token);
+    for (int j = 0; j < kN / 8; ++j) {
+      const float2 scale = *reinterpret_cast<const float2*>(scales + 8 * j + 2 * place_.pair);
       const float2 reciprocal = make_float2(1.0f / scale.x, 1.0f / scale.y);
-      std::byte* to = staging() + token * Rows::kPitch + place_.row;
-      const int at = 4 * (first / 8 + j);
 #pragma unroll
-      for (int b = 0; b < kGroupBlocks; ++b)
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          if (half == 1 && kGated) break;
-          const uint32_t codes =
-              gpu::f32x4_to_e4m3x4(quotient(sums[b][at + 2 * half], scale.x, reciprocal.x),
-                                   quotient(sums[b][at + 2 * half + 1], scale.y, reciprocal.y), 0.0f, 0.0f);
-          const uint32_t column = kGated ? b * 32 + place_.warp * 8 : b * 64 + place_.warp * 16 + half * 8;
-          to[column] = static_cast<std::byte>(codes & 0xffu);
-          to[column + Rows::kPitch] = static_cast<std::byte>(codes >> 8 & 0xffu);
-        }
+      for (uint32_t b = 0; b < (kGated ? 1 : kGroupBlocks); ++b) {
+        const float* low = &sums[b][4 * j];
+        const float* high = kGated ? &sums[1][4 * j] : low + 2;
+        const uint32_t codes =
+            gpu::f32x4_to_e4m3x4(quotient(low[0], scale.x, reciprocal.x), quotient(high[0], scale.x, reciprocal.x),
+                                 quotient(low[1], scale.y, reciprocal.y), quotient(high[1], scale.y, reciprocal.y));
+        // Two outputs of the lower run, two of the upper one; even lanes want four of the lower, odd ones of the upper one.
+        const uint32_t own = __byte_perm(ptx::transpose_matrix(codes), 0, 0x3120);
+        const uint32_t other = __shfl_xor_sync(~0u, own, 1);
+        const uint32_t odd = place_.pair % 2;
+        store_packet(j, (kGated ? run_of(odd, 0) : run_of(b, odd)) + place_.pair / 2 * 4, 1,
+                     odd ? __byte_perm(other, own, 0x7632) : __byte_perm(own, other, 0x5410));
+      }
     }
-  }
-
-  __device__ void store_codes(uint32_t first) const {
-    const uint32_t packets = kGated ? 4 : 8;  // of a token
-    const uint32_t packet = place_.thread % packets;
-    const uint32_t begin = kGated ? tile_.index * 128 + place_.group * 64 : tile_.index * 256 + place_.group * 128;
-    const uint32_t column = begin + packet * 16;
-    if (column >= args_.num_outputs) return;
-    for (uint32_t token = place_.thread / packets; token < Rows::kTokens && first + token < tile_.num_rows;
-         token += kGroupThreads / packets)
-      *reinterpret_cast<uint4*>(output_row(first + token) + column) =
-          *reinterpret_cast<const uint4*>(staging() + token * Rows::kPitch + packet * 16);
   }
 
   const WgmmaArgs& args_;

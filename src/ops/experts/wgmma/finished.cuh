@@ -59,24 +59,24 @@ class ActivatedRows {
   // By all lanes of the warp. One look at all experts: once all are there, nobody need ask again for every tile.
   __device__ void wait(uint32_t expert) {
     if (all_there_) return;
-    const uint64_t begin = gpu::clock_ns();
-    bool there = false;
-    while (!there) {
-      bool all = true;
-      for (uint32_t e = threadIdx.x % 32; e < shared_.num_experts; e += 32) {
-        const bool finished = gpu::load_relaxed<gpu::Scope::device>(launch_.state->finished + e) >= num_warps(e);
-        all = all && finished;
-        there = there || (finished && e == expert);
-      }
-      all_there_ = __all_sync(~0u, all);
-      there = __any_sync(~0u, there);
-      if (!there && gpu::clock_ns() - begin > kMaxWaitNs) {
-        fixed().late = 1;
-        report_late(launch_.status);
-        all_there_ = true;  // rows are NaN from here on: no reason to wait for more of them
-        break;
+    bool there = false, all = true;
+    for (uint32_t first = threadIdx.x % 32; first < shared_.num_experts; first += kLooks * 32) {
+      // All on their way before the first is wanted: each takes microseconds while weights stream.
+      uint32_t finished[kLooks];
+#pragma unroll
+      for (uint32_t i = 0; i < kLooks; ++i)
+        finished[i] =
+            gpu::load_relaxed<gpu::Scope::device>(launch_.state->finished + min(first + i * 32, shared_.num_experts - 1));
+#pragma unroll
+      for (uint32_t i = 0; i < kLooks; ++i) {
+        const uint32_t e = min(first + i * 32, shared_.num_experts - 1);
+        const bool is_there = finished[i] >= num_warps(e);
+        all = all && is_there;
+        there = there || (is_there && e == expert);
       }
     }
+    all_there_ = __all_sync(~0u, all);
+    if (!__any_sync(~0u, there)) wait_for_one(expert);
     // What a lane has seen holds for all of them.
     __threadfence();
     __syncwarp();
@@ -96,6 +96,23 @@ class ActivatedRows {
   }
 
  private:
+  static constexpr uint32_t kLooks = 4;
+
+  // One word is asked for again and again: those of all come later, and are in the way of who adds to them.
+  __device__ void wait_for_one(uint32_t expert) {
+    const uint32_t wanted = num_warps(expert);
+    const uint64_t begin = gpu::clock_ns();
+    while (!__any_sync(~0u, is_finished(expert, wanted))) {
+      if (!__any_sync(~0u, gpu::clock_ns() - begin > kMaxWaitNs)) continue;
+      fixed().late = 1;
+      report_late(launch_.status);
+      all_there_ = true;  // rows are NaN from here on: no reason to wait for more of them
+      return;
+    }
+  }
+  __device__ bool is_finished(uint32_t expert, uint32_t wanted) const {
+    return gpu::load_relaxed<gpu::Scope::device>(launch_.state->finished + expert) >= wanted;
+  }
   // That store an expert's activated rows.
   __device__ uint32_t num_warps(uint32_t expert) const {
     const auto rows = static_cast<uint32_t>(ExpertLists{shared_.num_experts}.counts()[expert]);

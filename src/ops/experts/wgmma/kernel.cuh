@@ -65,7 +65,7 @@ class Consumers {
   static constexpr uint32_t kIndex = kProduct == Product::down ? 1 : 0;
 
   __device__ __forceinline__ void run_next(StoredTiles& stored) {
-    const Place place;
+    const Place place{.group = group_};
     // The same for all lanes, which the compiler believes now: stages and addresses go to uniform registers. Tiles stay in
     // shared memory: the products want the registers.
     const Tile& tile = fixed().tiles[__shfl_sync(~0u, pipe_.take_over(), 0)];
@@ -138,12 +138,13 @@ class Consumers {
     if constexpr (kOperands == Operands::bf16)
       multiply_wide_bf16<kProduct>(pipe_, group_, tile.end_step, sums);
     else if constexpr (is_packed(kOperands))
-      multiply_wide_packed<kProduct>(pipe_, tile.end_step, sums);  // the same
+      multiply_wide_packed<kProduct>(pipe_, group_, tile.end_step, sums);  // the same
     else
       multiply_wide_e4m3<kProduct>(pipe_, group_, place, tile.end_step, sums);
     before_epilogue(sums, stored);
     if constexpr (is_packed(kOperands))
-      WideEpilogue<kProduct, kOperands>(args(), shared_, tile, Place()).run(sums);  // no register for it meanwhile
+      WideEpilogue<kProduct, kOperands>(args(), shared_, tile, Place{.group = group_})
+          .run(sums);  // no register for it meanwhile
     else
       WideEpilogue<kProduct, kOperands>(args(), shared_, tile, place).run(sums);
     after_epilogue(tile, stored);
@@ -190,6 +191,17 @@ __device__ void set_schedule(const WgmmaArgs& args, const WgmmaLaunch& launch, S
                           (args.num_outputs + kOutputs - 1) / kOutputs);
 }
 
+__device__ inline void meet_cluster() {
+  ptx::cluster_arrive();
+  ptx::cluster_wait();
+}
+
+// The lines of row counts and offsets that expert `first` and the next 31 have.
+__device__ inline void prefetch_slots(const Slots& slots, uint32_t first) {
+  if (slots.counts && first < slots.num_experts) ptx::prefetch_line(slots.counts + first);
+  if (slots.offsets && first <= slots.num_experts) ptx::prefetch_line(slots.offsets + first);
+}
+
 template <Product kFirst, Operands kOperands, Runs kRuns>
 __global__ void __launch_bounds__(kNumThreads<kOperands>, 1) experts_wgmma(const MIXLANE_GRID_CONSTANT WgmmaLaunch launch) {
   const Slots& slots = launch.first.slots;
@@ -218,17 +230,17 @@ __global__ void __launch_bounds__(kNumThreads<kOperands>, 1) experts_wgmma(const
     set_schedule<Product::down, kOperands>(launch.down, launch, fixed().plan.products[1]);
     fixed().late = 0;
   }
+  // On their way before who writes them has ended: to L2, where what is written meets what was read.
+  if (threadIdx.x == 32 && slots.sorted_pairs) ptx::prefetch_line(slots.sorted_pairs);
+  if (threadIdx.x >= 64 && threadIdx.x < 96) prefetch_slots(slots, (threadIdx.x - 64) * 32);
   // What down alone waits for is the first product; the row counts are older than that, and so are its weights.
   if (runs_first<kRuns>(launch)) gpu::wait_for_previous_kernel();
   gpu::allow_next_kernel();
-  // Wanted once the plan is made; on their way meanwhile.
-  if (threadIdx.x == 32 && slots.sorted_pairs) ptx::prefetch_line(slots.sorted_pairs);
-  if (threadIdx.x < 32 && threadIdx.x * 32 <= slots.num_experts && slots.offsets)
-    ptx::prefetch_line(slots.offsets + threadIdx.x * 32);
   fixed().plan.make<kOperands>(slots, shared.other_bytes<kOperands>());
   if (threadIdx.x == kNumThreads<kOperands> - 1) shared.place_ring<kOperands>();
-  ptx::cluster_arrive();
-  ptx::cluster_wait();
+  __syncthreads();
+  const bool apart = fixed().plan.apart;
+  if (!apart) meet_cluster();
 
   if (threadIdx.x < ptx::kWarpgroupThreads) {
     ptx::lower_registers<kProducerRegisters>();
@@ -245,8 +257,7 @@ __global__ void __launch_bounds__(kNumThreads<kOperands>, 1) experts_wgmma(const
     consume<kFirst, kOperands, kRuns>(launch, shared);
   }
   // The other block may still signal here.
-  ptx::cluster_arrive();
-  ptx::cluster_wait();
+  if (!apart) meet_cluster();
 }
 
 }  // namespace mixlane::experts_gpu

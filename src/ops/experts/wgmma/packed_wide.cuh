@@ -69,13 +69,12 @@ __device__ __forceinline__ void decode_stage(Pipeline<Operands::e2m1>& pipe, con
 
 // One wide tile.
 template <Product kProduct>
-__device__ __forceinline__ void multiply_wide_packed(Pipeline<Operands::e2m1>& pipe, uint32_t num_steps,
+__device__ __forceinline__ void multiply_wide_packed(Pipeline<Operands::e2m1>& pipe, uint32_t group, uint32_t num_steps,
                                                      float (&sums)[kWideSums]) {
 #pragma unroll
   for (int i = 0; i < kWideSums; ++i) sums[i] = 0.0f;
   // Of half of the weight rows each: a product of 256 has more sums than ptxas lets a kernel of 512 threads have registers.
   auto& halves = reinterpret_cast<float(&)[2][kWideSums / 2]>(sums);
-  const uint32_t group = __shfl_sync(~0u, Place().group, 0);  // in a uniform register
   for (uint32_t step = 0; step < num_steps; ++step, pipe.advance()) {
     wait_stage<kProduct != Product::down>(pipe);
 #pragma unroll

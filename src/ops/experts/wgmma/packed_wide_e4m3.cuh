@@ -105,7 +105,7 @@ class WidePart {
 // One wide tile: as e4m3 weights' where the stage's rows have one scale, else with scales of each row. Where the thread
 // stands is worked out in each stage: all registers are wanted.
 template <Product kProduct>
-__device__ __forceinline__ void multiply_wide_packed(Pipeline<Operands::e2m1_e4m3>& pipe, uint32_t num_steps,
+__device__ __forceinline__ void multiply_wide_packed(Pipeline<Operands::e2m1_e4m3>& pipe, uint32_t group, uint32_t num_steps,
                                                      float (&sums)[kWideSums]) {
   using First = WidePart<0, 128>;
   using Second = WidePart<128, 128>;
@@ -114,7 +114,7 @@ __device__ __forceinline__ void multiply_wide_packed(Pipeline<Operands::e2m1_e4m
   First::Values part;
   // Worked out for each half of the weight rows: no registers for it in between.
   const auto operands = [&] {
-    WideDescriptors at(pipe, Place());
+    WideDescriptors at(pipe, group);
     at.weights = ptx::swizzled_rows(ptx::shared_address(pipe.decoded()));
     return at;
   };
@@ -122,7 +122,7 @@ __device__ __forceinline__ void multiply_wide_packed(Pipeline<Operands::e2m1_e4m
     wait_stage<kProduct != Product::down>(pipe);
     pipe.wait_decoded();
     First::start(operands(), part);
-    const Place place;
+    const Place place{.group = group};
     const float* token_scales = pipe.token_scales() + place.group * kWideGroupRows + place.warp * 16 + place.row;
     const uint32_t common = __shfl_sync(~0u, common_scale(pipe.scales()), 0);  // so that stages stay in uniform registers
     const bool own = common == 0;

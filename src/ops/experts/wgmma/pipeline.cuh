@@ -1,8 +1,6 @@
 // The ring of stages between the producers and the products of experts.wgmma, and what else its shared memory holds.
 #pragma once
 
-#include <algorithm>
-
 #include "gpu/ptx/cluster.cuh"
 #include "gpu/ptx/copy.cuh"
 #include "gpu/ptx/warpgroup.cuh"
@@ -13,21 +11,12 @@ namespace mixlane::experts_gpu {
 namespace ptx = gpu::ptx;
 
 inline constexpr uint32_t kRowBytes = 128;
+inline constexpr uint32_t kMultiplyingWarps = kNumGroups * (ptx::kWarpgroupThreads / 32);
 
-// Where tiles are turned from columns of registers to rows of memory, kTokens at a time, and floats per token.
-template <Product kProduct, Operands kOperands>
-struct Staging {
-  static constexpr bool kQuantises = kProduct != Product::down && has_token_groups(kOperands);
-  static constexpr uint32_t kTokens = is_packed(kOperands) ? 16 : 32;
-  static constexpr uint32_t kOutputBytes = kQuantises && kProduct == Product::gate_up ? 64 : 128;  // of a warpgroup's row
-  // Codes are written byte by byte: the padding keeps lanes of different tokens in different banks.
-  static constexpr uint32_t kPitch = kOutputBytes + (kQuantises ? 16 : 0);
-  static constexpr uint32_t kGroupBytes = kTokens * kPitch;
-  static constexpr uint32_t kRowBytes = kNumGroups * kGroupBytes;
-  // Per token: one of each warpgroup, one of each warp.
-  static constexpr uint32_t kFloats =
-      kOperands == Operands::bf16 || kOperands == Operands::e2m1 ? 0 : kNumGroups + kNumGroups * 4;
-};
+// Floats per token of the widest tile: one of each warpgroup and one of each warp that multiplies.
+template <Operands kOperands>
+inline constexpr uint32_t kTokenFloats =
+    kOperands == Operands::bf16 || kOperands == Operands::e2m1 ? 0 : kNumGroups + kNumGroups * 4;
 
 // Scales in a stage, in words. Of tokens with groups one each. Of weights, e4m3_block: three of the blocks of 128 rows that
 // a tile meets, one not used; packed: the four bytes of each row, then, e2m1_e4m3, the largest of all rows or 0.
@@ -51,16 +40,6 @@ struct ScalesWorkspace {
   static constexpr uint32_t kBytes = kRawBytes + kTableBytes;
 };
 
-// Of both products.
-template <Operands kOperands>
-struct AllStaging {
-  using First = Staging<Product::gate_up, kOperands>;
-  using Up = Staging<Product::up, kOperands>;
-  using Down = Staging<Product::down, kOperands>;
-  static constexpr uint32_t kRowBytes = std::max({First::kRowBytes, Up::kRowBytes, Down::kRowBytes});
-  static constexpr uint32_t kFloats = Down::kFloats;
-};
-
 // Packed weights as the tensor cores take them: slots of a row of 128 bytes for each of the tile's.
 template <Operands kOperands>
 struct Decoded {
@@ -69,40 +48,43 @@ struct Decoded {
   static constexpr uint32_t kBytes = is_packed(kOperands) ? kDecodedSlots * kSlotBytes : 0;
 };
 
-// What is behind Fixed in shared memory: decoded weights, stages, rows on their way out, workspaces, scales.
+// Of each multiplying warp: where rows of wide tiles pass on their way out.
+inline constexpr uint32_t kPassingBytes = 8 * 128;
+inline constexpr uint32_t kAllPassingBytes = kMultiplyingWarps * kPassingBytes;
+
+// What is behind Fixed in shared memory: for wide tiles passing rows and decoded weights; stages, workspaces, scales.
 struct Shared {
   uint32_t num_experts;
 
   template <Operands kOperands>
   __device__ OtherBytes other_bytes() const {
-    using Rows = AllStaging<kOperands>;
-    return {fixed_bytes() + Rows::kRowBytes + ScalesWorkspace<kOperands>::kBytes, Decoded<kOperands>::kBytes,
-            Rows::kFloats * 4, StageScales<kOperands>::kOfWeights * 4, StageScales<kOperands>::kPerToken * 4};
+    return {fixed_bytes() + ScalesWorkspace<kOperands>::kBytes, kAllPassingBytes + Decoded<kOperands>::kBytes,
+            kTokenFloats<kOperands> * 4, StageScales<kOperands>::kOfWeights * 4, StageScales<kOperands>::kPerToken * 4};
   }
   // By one thread, once the plan is made.
   template <Operands kOperands>
   __device__ void place_ring() const {
-    using Rows = AllStaging<kOperands>;
     const Plan& plan = fixed().plan;
     RingLayout& ring = fixed().ring;
     ring.num_stages = plan.num_stages;
+    ring.apart = plan.apart;
     ring.stage_bytes = Step<kOperands>::stage_bytes(plan.max_width);
-    ring.first_stage = fixed_bytes();
-    if constexpr (is_packed(kOperands)) ring.first_stage += plan.decoded_bytes;
-    ring.first_scales = ring.first_stage + ring.num_stages * ring.stage_bytes + Rows::kRowBytes +
-                        ScalesWorkspace<kOperands>::kBytes + Rows::kFloats * 4 * plan.max_width;
+    ring.first_stage = fixed_bytes() + plan.wide_bytes;
+    ring.first_scales = ring.first_stage + ring.num_stages * ring.stage_bytes + ScalesWorkspace<kOperands>::kBytes +
+                        kTokenFloats<kOperands> * 4 * plan.max_width;
     ring.scale_bytes = 4 * (plan.max_width * StageScales<kOperands>::kPerToken + StageScales<kOperands>::kOfWeights);
   }
+  // [kPassingBytes] of this warp, if there are wide tiles
+  __device__ std::byte* passing_rows() const {
+    return shared_memory() + fixed_bytes() + (threadIdx.x / 32 - ptx::kWarpgroupThreads / 32) * kPassingBytes;
+  }
   // Between the stages and their scales.
-  __device__ std::byte* staging() const {
+  template <Operands kOperands>
+  __device__ std::byte* scales_workspace() const {
     const RingLayout& ring = fixed().ring;
     return shared_memory() + ring.first_stage + ring.num_stages * ring.stage_bytes;
   }
-  template <Operands kOperands>
-  __device__ std::byte* scales_workspace() const {
-    return staging() + AllStaging<kOperands>::kRowBytes;
-  }
-  // [Staging::kFloats, max_width]
+  // [kTokenFloats, max_width]
   template <Operands kOperands>
   __device__ float* token_floats() const {
     return reinterpret_cast<float*>(scales_workspace<kOperands>() + ScalesWorkspace<kOperands>::kBytes);
@@ -145,6 +127,8 @@ class Pipeline {
   // The same for all lanes.
   __device__ bool is_full() const { return __all_sync(~0u, ptx::mbarrier_test(full(), phase_)); }
   __device__ void wait_full() const { ptx::mbarrier_wait(full(), phase_); }
+  // What release_stage() of a narrow tile wants.
+  __device__ bool apart() const { return ring_.apart; }
   // The next slot of decoded weights: for who multiplies until advance_decoded(), for who decodes until it is filled.
   __device__ std::byte* decoded() const {
     return shared_memory() + ring_.first_stage - Decoded<kOperands>::kBytes + slot() * Decoded<kOperands>::kSlotBytes;
@@ -186,13 +170,17 @@ class Pipeline {
 
 // Arrivals that end the empty phase of a stage: of each multiplying warp of both blocks, because either block's weights may
 // go to both. Warps, not warpgroups: each has read scales or packed weights for itself.
-inline constexpr uint32_t kMultiplyingWarps = kNumGroups * (ptx::kWarpgroupThreads / 32);
 inline constexpr uint32_t kEmptyArrivals = kMultiplyingWarps * kClusterBlocks;
 
-// By a warp whose lanes have read a stage.
-__device__ inline void release_stage(const uint64_t* empty) {
+// By a warp whose lanes have read a stage. `apart`: the plan's, which wide tiles need not look at.
+__device__ inline void release_stage(uint64_t* empty, bool apart = false) {
+  const uint32_t lane = threadIdx.x % 32;
   __syncwarp();
-  if (threadIdx.x % 32 < kClusterBlocks) ptx::mbarrier_arrive_cluster(ptx::map_shared(empty, threadIdx.x % 32));
+  if (apart) {
+    if (lane == 0) ptx::mbarrier_arrive(empty, kClusterBlocks);
+  } else if (lane < kClusterBlocks) {
+    ptx::mbarrier_arrive_cluster(ptx::map_shared(empty, lane));
+  }
 }
 
 }  // namespace mixlane::experts_gpu

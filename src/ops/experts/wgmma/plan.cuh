@@ -59,14 +59,13 @@ struct Tile {
   bool shares_weights = false;
   bool follows_narrow = false;  // of packed weights: a wide tile of which the block's one before is none
   uint32_t item = 0;
+  uint32_t slot = 0;                              // of the first row
   uint32_t first_range = 0, end_range = kRanges;  // of k
   uint32_t first_step = 0, end_step = 0;
 };
 
 // The slot of a tile's first token.
-__device__ inline uint32_t slot_of(const Slots& slots, const Tile& tile) {
-  return (slots.offsets ? static_cast<uint32_t>(slots.offsets[tile.expert]) : 0) + tile.first_row;
-}
+__device__ inline uint32_t slot_of(const Slots&, const Tile& tile) { return tile.slot; }
 
 // The row of `rows` (gate_up) or of the activated rows (down) that is token `token` of a tile that begins at `slot`, or -1.
 template <Product kProduct>
@@ -232,7 +231,7 @@ struct Schedule {
 // What beside the stages' weights and tokens takes shared memory.
 struct OtherBytes {
   uint32_t fixed;
-  uint32_t decoded;    // where there are wide tiles of packed weights
+  uint32_t wide;       // where there are wide tiles
   uint32_t per_token;  // of the widest tile
   uint32_t per_stage, per_stage_and_token;
 };
@@ -242,10 +241,12 @@ struct Plan {
   Schedule products[2];
   uint32_t max_width;  // of the widest tile
   uint32_t num_stages;
-  uint32_t decoded_bytes;  // of packed weights; 0: nothing to do for who decodes
+  uint32_t wide_bytes;  // what wide tiles want besides; 0: there are none
+  bool apart;           // no weights go to both blocks of a pair: neither needs to know of the other
   // Aligned, so that loads of several at once take in nothing else, which somebody may be writing.
   alignas(16) uint32_t warp_sums[2][kMaxWarps];
   uint32_t warp_widths[kMaxWarps];
+  uint32_t warp_rows[kMaxWarps];  // most of an expert
 
   // By all threads of the block, once the schedules are set; they must meet before it is used.
   template <Operands kOperands>
@@ -261,6 +262,7 @@ struct RingLayout {
   uint32_t num_stages, stage_bytes;
   uint32_t first_scales, scale_bytes;  // of the stages
   uint32_t first_stage;
+  bool apart;  // Plan's
 };
 
 // In front of the lists and the stages in shared memory.
@@ -288,12 +290,13 @@ __device__ inline Fixed& fixed() { return *reinterpret_cast<Fixed*>(shared_memor
 struct ExpertLists {
   uint32_t num_experts;
 
-  __device__ uint32_t bytes() const { return 3 * num_experts * 4; }
+  __device__ uint32_t bytes() const { return 4 * num_experts * 4; }
   __device__ int32_t* counts() const { return reinterpret_cast<int32_t*>(shared_memory() + sizeof(Fixed)); }
   // Of each product; later experts of no rows have the same.
   __device__ uint32_t* first_item(uint32_t product) const {
     return reinterpret_cast<uint32_t*>(shared_memory() + sizeof(Fixed)) + (1 + product) * num_experts;
   }
+  __device__ uint32_t* first_slots() const { return first_item(2); }
 };
 
 template <Operands kOperands>
@@ -304,14 +307,15 @@ __device__ void Plan::make(const Slots& slots, const OtherBytes& other) {
   using Wave = gpu::Wave<32>;
   const uint32_t each = (slots.num_experts + kThreads - 1) / kThreads;
   const uint32_t first = threadIdx.x * each, end = min(first + each, slots.num_experts);
-  uint32_t rows[kPerThread];
+  uint32_t rows[kPerThread], first_slots[kPerThread];
 #pragma unroll
   for (uint32_t i = 0; i < kPerThread; ++i) {
-    rows[i] = 0;
+    rows[i] = first_slots[i] = 0;
+    if (first + i < end && slots.offsets) first_slots[i] = static_cast<uint32_t>(slots.offsets[first + i]);
     if (first + i < end) rows[i] = slots.counts ? static_cast<uint32_t>(max(slots.counts[first + i], 0)) : slots.num_rows;
   }
   __syncthreads();
-  uint32_t width = 8;
+  uint32_t width = 8, most = 0;
   uint32_t items[2][kPerThread] = {};
   uint32_t below[2] = {};
 #pragma unroll
@@ -322,12 +326,17 @@ __device__ void Plan::make(const Slots& slots, const OtherBytes& other) {
       items[p][i] = products[p].items(rows[i]).of(products[p].num_tiles);
       below[p] += items[p][i];
       width = max(width, products[p].widest(rows[i]));
+      most = max(most, rows[i]);
     }
     below[p] = Wave::inclusive_sum(below[p]);
     if (Wave::lane() == 31) warp_sums[p][Wave::index_in_block()] = below[p];
   }
   width = __reduce_max_sync(~0u, width);
-  if (Wave::lane() == 0) warp_widths[Wave::index_in_block()] = width;
+  most = __reduce_max_sync(~0u, most);
+  if (Wave::lane() == 0) {
+    warp_widths[Wave::index_in_block()] = width;
+    warp_rows[Wave::index_in_block()] = most;
+  }
   __syncthreads();
 #pragma unroll
   for (uint32_t p = 0; p < 2; ++p) {
@@ -338,19 +347,26 @@ __device__ void Plan::make(const Slots& slots, const OtherBytes& other) {
 #pragma unroll
     for (uint32_t i = 0; i < kPerThread; ++i) {
       if (first + i >= end) break;
-      lists.counts()[first + i] = static_cast<int32_t>(rows[i]);
+      if (p == 0) {
+        lists.counts()[first + i] = static_cast<int32_t>(rows[i]);
+        lists.first_slots()[first + i] = first_slots[i];
+      }
       lists.first_item(p)[first + i] = item;
       item += items[p][i];
     }
     if (threadIdx.x == kThreads - 1) products[p].num_items = item;
   }
   if (threadIdx.x == kThreads - 1) {
-    for (uint32_t w = 0; w < kThreads / 32; ++w) width = max(width, warp_widths[w]);
+    for (uint32_t w = 0; w < kThreads / 32; ++w) {
+      width = max(width, warp_widths[w]);
+      most = max(most, warp_rows[w]);
+    }
     max_width = width;
+    // One narrow tile of an expert's rows each.
+    apart = !is_packed(kOperands) && most <= min(products[0].narrow_tokens, products[1].narrow_tokens);
     for (Schedule& product : products) product.shares_ranges = width <= kRangeWidth && product.sharing_pays();
-    const uint32_t decoded = width > Step<kOperands>::kTokens ? other.decoded : 0;
-    if constexpr (is_packed(kOperands)) decoded_bytes = decoded;
-    num_stages = min((kSharedBytes - other.fixed - decoded - other.per_token * width) /
+    wide_bytes = width > Step<kOperands>::kTokens ? other.wide : 0;
+    num_stages = min((kSharedBytes - other.fixed - wide_bytes - other.per_token * width) /
                          (Step<kOperands>::stage_bytes(width) + width * other.per_stage_and_token + other.per_stage),
                      kMaxStages);
   }
@@ -407,6 +423,7 @@ class Tiles {
     tile.first_step = schedule().range_begin(first_range);
     tile.end_step = schedule().range_begin(end_range);
     schedule().place(item - lists_.first_item(product_)[low], static_cast<uint32_t>(lists_.counts()[low]), rank, tile);
+    tile.slot = lists_.first_slots()[low] + tile.first_row;
     return tile;
   }
 

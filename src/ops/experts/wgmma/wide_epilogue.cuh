@@ -7,23 +7,6 @@
 
 namespace mixlane::experts_gpu {
 
-// Of two words the lane whose bit kBit is set gives away the first and the other lane the second.
-template <int kBit>
-__device__ void exchange(uint32_t& first, uint32_t& second) {
-  const bool gives_first = (threadIdx.x & kBit) != 0;
-  const uint32_t other = __shfl_xor_sync(~0u, gives_first ? first : second, kBit);
-  first = gives_first ? other : first;
-  second = gives_first ? second : other;
-}
-
-// words[i] of lane l of four becomes words[l] of lane i.
-__device__ inline void transpose_quad(uint32_t (&words)[4]) {
-  exchange<1>(words[0], words[1]);
-  exchange<1>(words[2], words[3]);
-  exchange<2>(words[0], words[2]);
-  exchange<2>(words[1], words[3]);
-}
-
 template <Product kProduct, Operands kOperands>
 class WideEpilogue {
  public:
@@ -53,9 +36,6 @@ class WideEpilogue {
  private:
   static constexpr bool kGated = kProduct == Product::gate_up;
   static constexpr uint32_t kOutputs = kGated ? kTileRows / 2 : kTileRows;
-  // Of shared memory, a warp's; a narrow tile of bf16 rows has as much there, and waits for no other warpgroup.
-  static constexpr uint32_t kWarpBytes = 8 * 128;
-  static_assert(kWarpBytes * 4 <= Staging<Product::down, kOperands>::kGroupBytes);
   static constexpr int kRuns = static_cast<int>(kOutputs) / 8;  // of eight outputs, two of them this thread's
 
   // The first of this thread's outputs of a run, and where their values are: of token `half` the two from 2 half on.
@@ -143,8 +123,8 @@ class WideEpilogue {
   // 128 bytes.
   __device__ void store_bf16(const float (&sums)[kWideSums], int half) const {
     const uint32_t lane = threadIdx.x % 32, row = lane % 8;
-    std::byte* const staging = shared_.staging() + (threadIdx.x / 32 - ptx::kWarpgroupThreads / 32) * kWarpBytes;
-    const uint32_t to = ptx::shared_address(staging) + row * 128;
+    std::byte* const passing = shared_.passing_rows();
+    const uint32_t to = ptx::shared_address(passing) + row * 128;
     const uint32_t token = token_ - lane / 4 + lane / 8 + 8 * static_cast<uint32_t>(half);  // the first of two, 4 apart
     std::byte* const rows = args_.output.data + (int64_t{slot_} + token) * args_.output.stride;
     const int64_t apart = 4 * args_.output.stride;
@@ -167,7 +147,7 @@ class WideEpilogue {
 #pragma unroll
       for (uint32_t i = 0; i < 2; ++i) {
         const uint32_t from = lane / 8 + 4 * i;
-        packets[i] = *reinterpret_cast<const uint4*>(staging + from * 128 + ((row ^ from) << 4));
+        packets[i] = *reinterpret_cast<const uint4*>(passing + from * 128 + ((row ^ from) << 4));
       }
 #pragma unroll
       for (uint32_t i = 0; i < 2; ++i)
