@@ -1,9 +1,9 @@
 // The program `mixlane`: parses the command line, runs one subcommand, turns errors into one line and an exit code.
-#include <fmt/format.h>
 
 #include <cstdio>
 
 #include "command.hpp"
+#include "core/format.hpp"
 #include "launch/rank_errors.hpp"
 #include "mixlane/version.hpp"
 

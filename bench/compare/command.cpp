@@ -1,13 +1,12 @@
 #include "command.hpp"
 
-#include <fmt/format.h>
-
 #include <cmath>
 #include <cstdlib>
 #include <nlohmann/json.hpp>
 
 #include "compare/compare.hpp"
 #include "core/error.hpp"
+#include "core/format.hpp"
 #include "results/collect.hpp"
 #include "results/files.hpp"
 

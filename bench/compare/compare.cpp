@@ -1,12 +1,11 @@
 #include "compare/compare.hpp"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <set>
 #include <tuple>
 
 #include "command.hpp"
+#include "core/format.hpp"
 
 namespace mixlane::bench {
 namespace {

@@ -1,8 +1,7 @@
-#include <fmt/format.h>
-
 #include <nlohmann/json.hpp>
 
 #include "compare/compare.hpp"
+#include "core/format.hpp"
 #include "report/format.hpp"
 
 namespace mixlane::bench {

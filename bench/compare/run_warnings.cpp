@@ -1,10 +1,9 @@
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <array>
 #include <cstdlib>
 
 #include "compare/compare.hpp"
+#include "core/format.hpp"
 
 namespace mixlane::bench {
 namespace {

@@ -1,12 +1,11 @@
 #include "command.hpp"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <nlohmann/json.hpp>
 #include <thread>
 
 #include "core/error.hpp"
+#include "core/format.hpp"
 #include "doctor/environment.hpp"
 #include "doctor/examine.hpp"
 #include "doctor/gpu_survey.hpp"

@@ -1,11 +1,11 @@
 #include "doctor/environment.hpp"
 
-#include <fmt/format.h>
 #include <gnu/libc-version.h>
 #include <sys/utsname.h>
 
 #include <nlohmann/json.hpp>
 
+#include "core/format.hpp"
 #include "doctor/probes.hpp"
 #include "mixlane/version.hpp"
 #include "mixlane_commit.hpp"

@@ -1,10 +1,10 @@
 #include "doctor/examine.hpp"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <charconv>
 #include <cstdlib>
+
+#include "core/format.hpp"
 
 namespace mixlane::bench {
 namespace {

@@ -1,7 +1,6 @@
-#include <fmt/format.h>
-
 #include <nlohmann/json.hpp>
 
+#include "core/format.hpp"
 #include "doctor/gpu_survey.hpp"
 #include "doctor/probes.hpp"
 

@@ -1,8 +1,8 @@
 #include "doctor/gpu_survey.hpp"
 
 #include <dlfcn.h>
-#include <fmt/format.h>
 
+#include "core/format.hpp"
 #include "profile/kernel_profile.hpp"
 
 namespace mixlane::bench {

@@ -1,7 +1,6 @@
 #include "doctor/matrix_rate.hpp"
 
 #include <dlfcn.h>
-#include <fmt/format.h>
 
 #include <algorithm>
 #include <atomic>
@@ -9,6 +8,7 @@
 #include <cmath>
 #include <random>
 
+#include "core/format.hpp"
 #include "core/numeric.hpp"
 #include "core/parallel.hpp"
 #include "doctor/best_rate.hpp"

@@ -1,7 +1,6 @@
 #include "doctor/probes.hpp"
 
 #include <dlfcn.h>
-#include <fmt/format.h>
 #include <sched.h>
 
 #include <array>
@@ -10,6 +9,8 @@
 #include <iterator>
 #include <sstream>
 #include <thread>
+
+#include "core/format.hpp"
 
 namespace mixlane::bench {
 namespace {

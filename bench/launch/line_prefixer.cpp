@@ -1,11 +1,12 @@
 #include "launch/line_prefixer.hpp"
 
-#include <fmt/format.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstdio>
 #include <utility>
+
+#include "core/format.hpp"
 
 namespace mixlane::bench {
 

@@ -1,7 +1,6 @@
 #include "launch/local_ranks.hpp"
 
 #include <fcntl.h>
-#include <fmt/format.h>
 #include <poll.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
@@ -15,6 +14,7 @@
 
 #include "command.hpp"
 #include "core/error.hpp"
+#include "core/format.hpp"
 #include "launch/line_prefixer.hpp"
 
 namespace mixlane::bench {

@@ -1,11 +1,10 @@
 #include "launch/rank_errors.hpp"
 
-#include <fmt/format.h>
-
 #include <cstdio>
 #include <new>
 
 #include "command.hpp"
+#include "core/format.hpp"
 #include "mixlane/core.hpp"
 
 namespace mixlane::bench {

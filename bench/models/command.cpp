@@ -1,10 +1,9 @@
 #include "command.hpp"
 
-#include <fmt/format.h>
-
 #include <nlohmann/json.hpp>
 
 #include "core/env.hpp"
+#include "core/format.hpp"
 #include "models/models.hpp"
 #include "results/files.hpp"
 

@@ -1,9 +1,8 @@
 #include "models/models.hpp"
 
-#include <fmt/format.h>
-
 #include <nlohmann/json.hpp>
 
+#include "core/format.hpp"
 #include "report/format.hpp"
 
 namespace mixlane::bench {

@@ -1,8 +1,7 @@
 #include "command.hpp"
 
-#include <fmt/format.h>
-
 #include "core/error.hpp"
+#include "core/format.hpp"
 #include "report/report.hpp"
 #include "results/collect.hpp"
 #include "results/files.hpp"

@@ -1,8 +1,7 @@
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <cmath>
 
+#include "core/format.hpp"
 #include "report/report.hpp"
 
 namespace mixlane::bench {

@@ -1,9 +1,9 @@
 #include "report/format.hpp"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <cmath>
+
+#include "core/format.hpp"
 
 namespace mixlane::bench {
 

@@ -1,5 +1,4 @@
-#include <fmt/format.h>
-
+#include "core/format.hpp"
 #include "report/report.hpp"
 #include "report/sections.hpp"
 

@@ -1,10 +1,9 @@
 #include "report/sections.hpp"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <numeric>
 
+#include "core/format.hpp"
 #include "report/format.hpp"
 #include "stats/stats.hpp"
 

@@ -1,9 +1,9 @@
 // Stages that were measured alone: variants side by side.
-#include <fmt/format.h>
 
 #include <algorithm>
 #include <tuple>
 
+#include "core/format.hpp"
 #include "report/format.hpp"
 #include "report/sections.hpp"
 

@@ -1,7 +1,6 @@
-#include <fmt/format.h>
-
 #include <set>
 
+#include "core/format.hpp"
 #include "report/format.hpp"
 #include "report/report.hpp"
 

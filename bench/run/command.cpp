@@ -1,12 +1,11 @@
 // The subcommand `mixlane bench`: starts the ranks if nobody else did, and is one of them if somebody did.
 #include "command.hpp"
 
-#include <fmt/format.h>
-
 #include <memory>
 
 #include "core/env.hpp"
 #include "core/error.hpp"
+#include "core/format.hpp"
 #include "launch/local_ranks.hpp"
 #include "launch/rank_errors.hpp"
 #include "mixlane/comm.hpp"

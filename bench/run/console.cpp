@@ -1,7 +1,6 @@
 #include "run/console.hpp"
 
 #include <fmt/chrono.h>
-#include <fmt/format.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
@@ -10,6 +9,7 @@
 #include <cstdio>
 
 #include "core/error.hpp"
+#include "core/format.hpp"
 #include "measure/clock.hpp"
 
 namespace mixlane::bench {

@@ -1,8 +1,8 @@
 #include "run/table.hpp"
 
-#include <fmt/format.h>
-
 #include <algorithm>
+
+#include "core/format.hpp"
 
 namespace mixlane::bench {
 namespace {

@@ -1,10 +1,9 @@
 #include "stage/checkpoint_experts.hpp"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <numeric>
 
+#include "core/format.hpp"
 #include "gpu/registered.hpp"
 #include "gpu/runtime.hpp"
 #include "measure/clock.hpp"

@@ -1,11 +1,10 @@
 #include "stage/sweep.hpp"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 
 #include "core/env.hpp"
 #include "core/error.hpp"
+#include "core/format.hpp"
 #include "doctor/environment.hpp"
 #include "doctor/gpu_peaks.hpp"
 #include "exchange/table.hpp"

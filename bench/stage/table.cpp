@@ -1,9 +1,8 @@
 #include "stage/table.hpp"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 
+#include "core/format.hpp"
 #include "exchange/table.hpp"
 #include "report/format.hpp"
 #include "results/cells.hpp"

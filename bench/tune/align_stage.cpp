@@ -1,5 +1,4 @@
 // `mixlane tune --stage align`: which shapes, and what becomes of the choices.
-#include <fmt/format.h>
 
 #include <algorithm>
 #include <charconv>
@@ -8,6 +7,7 @@
 #include "command.hpp"
 #include "core/env.hpp"
 #include "core/error.hpp"
+#include "core/format.hpp"
 #include "measure/clock.hpp"
 #include "mixlane/model.hpp"
 #include "results/files.hpp"

@@ -1,10 +1,9 @@
 // The subcommand `mixlane tune`.
 #include "command.hpp"
 
-#include <fmt/format.h>
-
 #include <memory>
 
+#include "core/format.hpp"
 #include "tune/options.hpp"
 
 namespace mixlane::bench {

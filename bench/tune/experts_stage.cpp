@@ -1,11 +1,11 @@
 // `mixlane tune --stage experts`: which shapes, and what becomes of the choices.
-#include <fmt/format.h>
 
 #include <nlohmann/json.hpp>
 
 #include "command.hpp"
 #include "core/env.hpp"
 #include "core/error.hpp"
+#include "core/format.hpp"
 #include "measure/clock.hpp"
 #include "results/files.hpp"
 #include "tune/experts_regret.hpp"

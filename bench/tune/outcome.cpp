@@ -1,9 +1,8 @@
 #include "tune/outcome.hpp"
 
-#include <fmt/format.h>
-
 #include <ctime>
 
+#include "core/format.hpp"
 #include "doctor/environment.hpp"
 #include "doctor/probes.hpp"
 #include "gpu/runtime.hpp"

@@ -1,11 +1,10 @@
 #include "tune/regret.hpp"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "core/error.hpp"
+#include "core/format.hpp"
 
 namespace mixlane::bench {
 namespace {

@@ -1,6 +1,5 @@
-#include <fmt/format.h>
-
 #include "core/env.hpp"
+#include "core/format.hpp"
 #include "core/tuning.hpp"
 #include "io/data_folder.hpp"
 #include "io/tuned.hpp"

@@ -1,8 +1,7 @@
 // Throwing errors with values in them.
 #pragma once
 
-#include <fmt/format.h>
-
+#include "core/format.hpp"
 #include "mixlane/core.hpp"
 
 namespace mixlane {

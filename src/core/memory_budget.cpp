@@ -1,13 +1,13 @@
 #include "core/memory_budget.hpp"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <limits>
 #include <sstream>
 #include <string>
+
+#include "core/format.hpp"
 
 namespace mixlane {
 namespace {

@@ -1,10 +1,10 @@
-#include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
 
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "core/format.hpp"
 #include "profile/kernel_names.hpp"
 #include "profile/kernel_profile.hpp"
 #include "results/files.hpp"

@@ -1,7 +1,6 @@
 // `mixlane bench` from end to end: what it writes, what it refuses.
 #include "program.hpp"
 
-#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -9,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <numeric>
 
+#include "core/format.hpp"
 #include "io/npy.hpp"
 #include "io/safetensors.hpp"
 #include "results/files.hpp"

@@ -2,7 +2,6 @@
 // oracle; each rank by variants of its own choice, from the host and from graphs. With an even seed rows and sums go with
 // flags: under a limit of multiprocessors, with an f32 wire of combine. Multiples of three go without copy engines.
 // MIXLANE_FAULT=jitter_<us> makes single blocks late as well.
-#include <fmt/format.h>
 
 #include <atomic>
 #include <chrono>
@@ -11,6 +10,7 @@
 #include <thread>
 
 #include "core/error.hpp"
+#include "core/format.hpp"
 #include "ops/dispatch/gpu_rank.hpp"
 
 namespace mixlane {

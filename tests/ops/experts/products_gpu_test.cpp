@@ -2,8 +2,8 @@
 //
 // A bias of minus the expected sum leaves the error of a product as the result. The other product only passes values on:
 // its weights pick one value each, and a gate of 64 is 64 for silu as well.
-#include <fmt/format.h>
 
+#include "core/format.hpp"
 #include "gpu_case.hpp"
 
 namespace mixlane::test {
