@@ -140,7 +140,7 @@ class BulkSender {
     if (first >= end) return 0;
     const auto& owners = args_.owners;
     if (args_.plain_ids)
-      return count_plain(reinterpret_cast<const int4*>(args_.ids), owners.num_experts, owners.by_smaller,
+      return count_plain(reinterpret_cast<const uint4*>(args_.ids), owners.num_experts, owners.by_smaller,
                          args_.exchange.window.num_ranks, first, end, num_waves * kWave);
     return count_any(args_, first, end, num_waves * kWave);
   }

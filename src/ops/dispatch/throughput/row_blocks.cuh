@@ -35,7 +35,7 @@ struct RowBlocks {
 
 // Lane r: how many of the tokens go to rank r, those of [first, end) that the wave looks at: 32 of them every `step`. Ids of
 // eight of a lane's are on their way at once: fetched one after the other, those of 4096 tokens take as long as their rows.
-static __device__ __noinline__ uint32_t count_plain(const int4* ids, uint32_t num_experts, gpu::Divider each, int num_ranks,
+static __device__ __noinline__ uint32_t count_plain(const uint4* ids, uint32_t num_experts, gpu::Divider each, int num_ranks,
                                                     uint32_t first, uint32_t end, uint32_t step) {
   constexpr uint32_t kTogether = 8;
   uint32_t result = 0;
