@@ -48,18 +48,19 @@ struct Decoded {
   static constexpr uint32_t kBytes = is_packed(kOperands) ? kDecodedSlots * kSlotBytes : 0;
 };
 
-// Of each multiplying warp: where rows of wide tiles pass on their way out.
-inline constexpr uint32_t kPassingBytes = 8 * 128;
-inline constexpr uint32_t kAllPassingBytes = kMultiplyingWarps * kPassingBytes;
+// Of each multiplying warp: where rows of wide tiles pass on their way out. Packed weights need the memory for a stage more.
+template <Operands kOperands>
+inline constexpr uint32_t kPassingBytes = is_packed(kOperands) ? 0 : 8 * 128;
 
-// What is behind Fixed in shared memory: for wide tiles passing rows and decoded weights; stages, workspaces, scales.
+// What is behind Fixed in shared memory: for wide tiles passing rows or decoded weights; stages, workspaces, scales.
 struct Shared {
   uint32_t num_experts;
 
   template <Operands kOperands>
   __device__ OtherBytes other_bytes() const {
-    return {fixed_bytes() + ScalesWorkspace<kOperands>::kBytes, kAllPassingBytes + Decoded<kOperands>::kBytes,
-            kTokenFloats<kOperands> * 4, StageScales<kOperands>::kOfWeights * 4, StageScales<kOperands>::kPerToken * 4};
+    return {fixed_bytes() + ScalesWorkspace<kOperands>::kBytes,
+            kMultiplyingWarps * kPassingBytes<kOperands> + Decoded<kOperands>::kBytes, kTokenFloats<kOperands> * 4,
+            StageScales<kOperands>::kOfWeights * 4, StageScales<kOperands>::kPerToken * 4};
   }
   // By one thread, once the plan is made.
   template <Operands kOperands>
@@ -75,8 +76,9 @@ struct Shared {
     ring.scale_bytes = 4 * (plan.max_width * StageScales<kOperands>::kPerToken + StageScales<kOperands>::kOfWeights);
   }
   // [kPassingBytes] of this warp, if there are wide tiles
+  template <Operands kOperands>
   __device__ std::byte* passing_rows() const {
-    return shared_memory() + fixed_bytes() + (threadIdx.x / 32 - ptx::kWarpgroupThreads / 32) * kPassingBytes;
+    return shared_memory() + fixed_bytes() + (threadIdx.x / 32 - ptx::kWarpgroupThreads / 32) * kPassingBytes<kOperands>;
   }
   // Between the stages and their scales.
   template <Operands kOperands>

@@ -24,7 +24,10 @@ class WideEpilogue {
     if constexpr (kProduct != Product::down) activate_sums(sums);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      if constexpr (kProduct == Product::down || kOperands == Operands::bf16 || kOperands == Operands::e2m1)
+      constexpr bool kBf16 = kProduct == Product::down || kOperands == Operands::bf16 || kOperands == Operands::e2m1;
+      if constexpr (kBf16 && is_packed(kOperands))
+        store_bf16_by_lanes(sums, half);
+      else if constexpr (kBf16)
         store_bf16(sums, half);
       else if constexpr (has_token_groups(kOperands))
         store_e4m3(sums, half);
@@ -119,11 +122,30 @@ class WideEpilogue {
       }
   }
 
+  // Each lane gets 16 bytes of a token's row, the four of a token 64 bytes of it. Packed weights leave no room for the runs
+  // of 128 bytes below: a stage more is worth more.
+  __device__ void store_bf16_by_lanes(const float (&sums)[kWideSums], int half) const {
+#pragma unroll
+    for (int first = 0; first < kRuns; first += 4) {
+      uint32_t words[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int at = value_at(first + i) + 2 * half;
+        words[i] = gpu::f32x2_to_bf16x2(sums[at], sums[at + 1]);
+      }
+      transpose_quad(words);
+      const uint32_t column = tile_.index * kOutputs + (static_cast<uint32_t>(first) + pair_) * 8;
+      if (holds(half) && column < args_.num_outputs)
+        *reinterpret_cast<uint4*>(output_row(half) + int64_t{column} * 2) =
+            make_uint4(words[0], words[1], words[2], words[3]);
+    }
+  }
+
   // Eight tokens' 64 outputs at a time through shared memory of this warp alone, so that a token's row is written in runs of
   // 128 bytes.
   __device__ void store_bf16(const float (&sums)[kWideSums], int half) const {
     const uint32_t lane = threadIdx.x % 32, row = lane % 8;
-    std::byte* const passing = shared_.passing_rows();
+    std::byte* const passing = shared_.template passing_rows<kOperands>();
     const uint32_t to = ptx::shared_address(passing) + row * 128;
     const uint32_t token = token_ - lane / 4 + lane / 8 + 8 * static_cast<uint32_t>(half);  // the first of two, 4 apart
     std::byte* const rows = args_.output.data + (int64_t{slot_} + token) * args_.output.stride;
