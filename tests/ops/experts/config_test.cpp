@@ -87,6 +87,7 @@ TEST(WgmmaConfig, PicksOfKnownShapes) {
   EXPECT_EQ(pick_wgmma_config(deepseek_of_8(QuantFormat::fp8_block, 32768)), kTwo);
   EXPECT_EQ(pick_wgmma_config(deepseek_of_8(QuantFormat::fp8_channel, 512)), kUsual);
   EXPECT_EQ(pick_wgmma_config(deepseek_of_8(QuantFormat::fp8_channel, 4096)), kNarrow);
+  EXPECT_EQ(pick_wgmma_config(deepseek_of_8(QuantFormat::fp8_channel, 8192)), kUsual);
   EXPECT_EQ(pick_wgmma_config(deepseek_of_8(QuantFormat::fp8_channel, 65536)), kUsual);
 }
 

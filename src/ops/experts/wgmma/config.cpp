@@ -34,7 +34,7 @@ constexpr double kTailTiles = 0.08;  // of a launch's last tiles, that not all m
 const Costs& costs_of(QuantFormat format) {
   static constexpr Costs kBf16{2, 64, 96, 64, 323, 4.0, 799, 1900, 3200, 4080, 9, 1, 1.005};
   static constexpr Costs kFp8{1, 128, 64, 64, 481, 3.3, 966, 4150, 3600, 4080, 14, 1.015, 1.005};
-  static constexpr Costs kFp8Channel{1, 128, 64, 64, 199, 5.7, 870, 3700, 9500, 4000, 22, 1, 1};
+  static constexpr Costs kFp8Channel{1, 128, 64, 64, 199, 5.7, 870, 3700, 6000, 4000, 22, 1, 1};
   static constexpr Costs kMxfp4{0.53125, 128, 64, 64, 730, 16, 1790, 3000, 3200, 4000, 16, 1, 1};
   static constexpr Costs kMxfp4Fp8{0.53125, 128, 64, 64, 712, 7, 1420, 3000, 3200, 4000, 16, 1, 1};
   switch (format) {
