@@ -60,7 +60,7 @@ template <Product kProduct, Operands kOperands, int kN>
 class Epilogue {
  public:
   __device__ Epilogue(const WgmmaArgs& args, const Shared& shared, const Tile& tile, const Place& place)
-      : args_(args), shared_(shared), tile_(tile), place_(place), slot_(slot_of(args.slots, tile)) {}
+      : args_(args), shared_(shared), tile_(tile), place_(place), slot_(tile.slot) {}
 
   __device__ void run(Accumulators<kN>& sums) const {
     if constexpr (kQuantises) sync_groups();  // the last tile's token_floats() are read

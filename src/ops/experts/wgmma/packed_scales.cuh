@@ -108,7 +108,7 @@ class PackedScales {
     };
     uint32_t tokens[kMaxTokens / 32];
     if constexpr (kFolds) {
-      const uint32_t slot = slot_of(args_.slots, tile);
+      const uint32_t slot = tile.slot;
 #pragma unroll
       for (uint32_t i = 0; i < kMaxTokens / 32; ++i)
         tokens[i] = static_cast<uint32_t>(max(row_of<kProduct>(args_.slots, tile, slot, lane_ + i * 32), 0));

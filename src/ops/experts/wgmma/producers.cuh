@@ -89,7 +89,7 @@ struct Producers {
     for_each_tile([&](const Tile& tile) {
       const bool copies = box * kBoxTokens < tile.width;
       if (activated && threadIdx.x / 32 == kTokensWarp) activated->wait(tile.expert);
-      const auto slot = static_cast<int32_t>(slot_of(args.slots, tile) + box * kBoxTokens);
+      const auto slot = static_cast<int32_t>(tile.slot + box * kBoxTokens);
       for (uint32_t step = tile.first_step; step < tile.end_step; ++step, pipe.advance()) {
         pipe.wait_empty();
         if (!copies) {
@@ -117,7 +117,7 @@ struct Producers {
     const auto stride = static_cast<uint32_t>(args.rows.stride);
     const uint32_t row_bytes = args.depth * S::kTokenValueBytes;
     for_each_tile([&](const Tile& tile) {
-      const uint32_t slot = slot_of(args.slots, tile);
+      const uint32_t slot = tile.slot;
       uint32_t rows[kRows];
 #pragma unroll
       for (uint32_t i = 0; i < kRows; ++i)
@@ -151,7 +151,7 @@ struct Producers {
     const uint32_t groups = Step<kOperands>::num_steps(args.depth), blocks = (args.weight_rows + 127) / 128;
     for_each_tile([&](const Tile& tile) {
       if (activated) activated->wait(tile.expert);
-      const uint32_t slot = slot_of(args.slots, tile);
+      const uint32_t slot = tile.slot;
       const float* from[kMaxTokens / 32];
 #pragma unroll
       for (uint32_t i = 0; i < kMaxTokens / 32; ++i)

@@ -15,7 +15,7 @@ class WideEpilogue {
         shared_(shared),
         tile_(tile),
         pair_(place.pair),
-        slot_(slot_of(args.slots, tile)),
+        slot_(tile.slot),
         token_(place.group * kWideGroupRows + place.warp * 16 + place.row) {}
 
   __device__ void run(float (&sums)[kWideSums]) const {
