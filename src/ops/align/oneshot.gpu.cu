@@ -27,7 +27,7 @@ void launch_tile(const KernelArgs& args, Stream stream) {
               {.variant = "align.oneshot",
                .num_blocks = pick_num_blocks(args, Tile::kWaves),
                .num_threads = Tile::kThreads,
-               .shared_bytes = Tile::shared_bytes(args.num_codes) + Staged<Tile>::kBytes,
+               .shared_bytes = Tile::shared_bytes(args.num_codes) + Direct<Tile>::kBytes,
                .overlaps_previous = true},
               stream, args);
 }
