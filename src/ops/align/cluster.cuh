@@ -123,6 +123,18 @@ struct ClusterCounts {
   }
 };
 
+// Barriers of the waves that hold codes, and of the others at the same places: racecheck takes waves of a block that have
+// come by different numbers of barriers for unordered, whatever barrier they meet at next.
+template <class Shape>
+__device__ void sync_holders() {
+  if constexpr (Shape::kHolderWaves > 1) gpu::ptx::sync_threads(1, Shape::kHolderWaves * Shape::Tile::kWave);
+}
+template <class Shape>
+__device__ void sync_others() {
+  constexpr uint32_t kOthers = Shape::Tile::kWaves - Shape::kHolderWaves;
+  if constexpr (Shape::kHolderWaves > 1 && kOthers > 0) gpu::ptx::sync_threads(2, kOthers * Shape::Tile::kWave);
+}
+
 // Sum over the threads below this one, of the waves that hold codes; the others don't take part.
 template <class Shape, class T>
 __device__ T sum_below_holders(T value, T* sums) {
@@ -131,7 +143,7 @@ __device__ T sum_below_holders(T value, T* sums) {
   T below = inclusive - value;
   if constexpr (Shape::kHolderWaves > 1) {
     if (Wave::lane() == Shape::Tile::kWave - 1) sums[Wave::index_in_block()] = inclusive;
-    gpu::ptx::sync_threads(1, Shape::kHolderWaves * Shape::Tile::kWave);
+    sync_holders<Shape>();
 #pragma unroll
     for (uint32_t w = 0; w + 1 < Shape::kHolderWaves; ++w)
       if (w < Wave::index_in_block()) below += sums[w];
@@ -173,6 +185,8 @@ __global__ void __launch_bounds__(Shape::Tile::kThreads) align_cluster(const MIX
     // While the counts travel the tile is sorted.
     starts = starts_of(sum_below_holders<Shape>(in_tile.sum(), sums), in_tile);
     tile.spread_rows(starts);
+  } else {
+    sync_others<Shape>();
   }
   if constexpr (Shape::kStaged) {
     if (threadIdx.x == Shape::kHolders - 1) tile.facts->num_staged = starts.of[3] + in_tile.of[3];
@@ -189,6 +203,8 @@ __global__ void __launch_bounds__(Shape::Tile::kThreads) align_cluster(const MIX
     tile.template plan_slots<Sum>(total, args, slots, [&](Sum value) { return sum_below_holders<Shape>(value, plan_sums); });
     slots.add(before);
     tile.set_shift(starts, slots);
+  } else {
+    sync_others<Shape>();
   }
   __syncthreads();
 

@@ -47,12 +47,13 @@ void launch_plain(const KernelArgs& args, Stream stream) {
   try_shape<Fitting<1024, 8, 16, kC>, true>(args, stream);
 }
 
-// Ids of other kinds are rarer, and what their reading takes hides the rest: half as many shapes.
+// Ids of other kinds are rarer, and what their reading takes hides the rest: fewer shapes.
 template <uint32_t kMaxCodes>
 void launch_other(const KernelArgs& args, Stream stream) {
   constexpr uint32_t kC = kMaxCodes;
   if (try_shape<Fitting<256, 1, 8, kC>, false>(args, stream) || try_shape<Fitting<512, 1, 16, kC>, false>(args, stream) ||
-      try_shape<Fitting<512, 4, 16, kC>, false>(args, stream))
+      try_shape<Fitting<512, 2, 16, kC>, false>(args, stream) || try_shape<Fitting<512, 4, 16, kC>, false>(args, stream) ||
+      try_shape<Fitting<1024, 4, 16, kC>, false>(args, stream))
     return;
   try_shape<Fitting<1024, 8, 16, kC>, false>(args, stream);
 }
