@@ -52,7 +52,6 @@ struct ClusterCounts {
 
   __device__ static uint32_t own_rank() { return blockIdx.x % kBlocks; }
   __device__ static bool holds() { return threadIdx.x < Shape::kHolders; }
-  __device__ static bool wave_holds() { return threadIdx.x < Shape::kHolderWaves * Tile::kWave; }
 
   // Of all threads, before the blocks meet.
   __device__ void prepare() {
@@ -123,38 +122,76 @@ struct ClusterCounts {
   }
 };
 
-// Barriers of the waves that hold codes, and of the others at the same places: racecheck takes waves of a block that have
-// come by different numbers of barriers for unordered, whatever barrier they meet at next.
+// The waves that hold codes, and what they do while the others wait for them.
 template <class Shape>
-__device__ void sync_holders() {
-  if constexpr (Shape::kHolderWaves > 1) gpu::ptx::sync_threads(1, Shape::kHolderWaves * Shape::Tile::kWave);
-}
-template <class Shape>
-__device__ void sync_others() {
-  constexpr uint32_t kOthers = Shape::Tile::kWaves - Shape::kHolderWaves;
-  if constexpr (Shape::kHolderWaves > 1 && kOthers > 0) gpu::ptx::sync_threads(2, kOthers * Shape::Tile::kWave);
-}
+struct Holders {
+  using Tile = typename Shape::Tile;
+  static constexpr uint32_t kWaves = Shape::kHolderWaves;
+  static constexpr uint32_t kOtherWaves = Tile::kWaves - kWaves;
 
-// Sum over the threads below this one, of the waves that hold codes; the others don't take part.
-template <class Shape, class T>
-__device__ T sum_below_holders(T value, T* sums) {
-  using Wave = typename Shape::Tile::Wave;
-  const T inclusive = Wave::inclusive_sum(value);
-  T below = inclusive - value;
-  if constexpr (Shape::kHolderWaves > 1) {
-    if (Wave::lane() == Shape::Tile::kWave - 1) sums[Wave::index_in_block()] = inclusive;
-    sync_holders<Shape>();
+  __device__ static bool has_this_thread() { return threadIdx.x < kWaves * Tile::kWave; }
+
+  // Sum over the threads below this one. By all holders, and others_keep_pace() by the others.
+  template <class T>
+  __device__ static T sum_below(T value, T* sums) {
+    using Wave = typename Tile::Wave;
+    const T inclusive = Wave::inclusive_sum(value);
+    T below = inclusive - value;
+    if constexpr (kWaves > 1) {
+      if (Wave::lane() == Tile::kWave - 1) sums[Wave::index_in_block()] = inclusive;
+      gpu::ptx::sync_threads(1, kWaves * Tile::kWave);
 #pragma unroll
-    for (uint32_t w = 0; w + 1 < Shape::kHolderWaves; ++w)
-      if (w < Wave::index_in_block()) below += sums[w];
+      for (uint32_t w = 0; w + 1 < kWaves; ++w)
+        if (w < Wave::index_in_block()) below += sums[w];
+    }
+    return below;
   }
-  return below;
+
+  // A barrier of their own: compute-sanitizer's racecheck takes waves that have come by different numbers of barriers for
+  // unordered, whatever barrier they meet at next.
+  __device__ static void others_keep_pace() {
+    if constexpr (kWaves > 1 && kOtherWaves > 0) gpu::ptx::sync_threads(2, kOtherWaves * Tile::kWave);
+  }
+};
+
+// This block's share of the output. `starts`: where this thread's codes start in the tile.
+template <class Shape, bool kPlain>
+__device__ void write_share(const KernelArgs& args, const typename Shape::Tile& tile,
+                            const uint32_t (&ranked)[Shape::Tile::kItems], const PairRange& range, const Quad& starts,
+                            [[maybe_unused]] const DirectRoles<typename Shape::Tile>& direct_roles) {
+  using Tile = typename Shape::Tile;
+  const uint32_t cluster = blockIdx.x / Shape::kBlocks;
+  const uint32_t first = blockIdx.x * Tile::kThreads + threadIdx.x;
+  const uint32_t step = gridDim.x * Tile::kThreads;
+  const bool pair_slots = args.out.pair_slots != nullptr && cluster == 0;
+  if constexpr (Shape::kStaged) {
+    using Roles = WaveRoles<Tile>;
+    if (Roles::writes_codes())
+      write_code_places(args, tile, Roles::index_in_block() * gridDim.x + blockIdx.x, Roles::kCount * gridDim.x);
+  } else {
+    const Direct<Tile> direct{reinterpret_cast<uint16_t*>(tile.rest)};
+    direct.template write<kPlain>(args, tile, ranked, range.begin, range.end, direct_roles.writes_pairs, pair_slots);
+    if (direct_roles.writes_codes)
+      write_code_places(args, tile, direct_roles.index * gridDim.x + blockIdx.x, direct_roles.count * gridDim.x);
+  }
+  write_other_block_experts(args, tile, first, step);
+  if (blockIdx.x == Shape::kBlocks - 1) write_summary(args, tile);
+  if constexpr (Shape::kStaged) {
+    // A tile's pairs are shared by the blocks of the same rank.
+    auto share =
+        TileShare::of_block<Tile>(range.begin, range.end, tile.facts->num_staged, cluster, gridDim.x / Shape::kBlocks);
+    share.pair_slots = pair_slots;
+    if (pair_slots) write_pair_slots(args, tile, ranked, range.begin, range.end);
+    write_tile<Tile, kPlain>(args, tile, share, starts);
+  }
+  fill_zeros(args, first, step);
 }
 
 // The grid is one cluster of Shape::kBlocks, or several.
 template <class Shape, bool kPlain>
 __global__ void __launch_bounds__(Shape::Tile::kThreads) align_cluster(const MIXLANE_GRID_CONSTANT KernelArgs args) {
   using Tile = typename Shape::Tile;
+  using Holders = align_gpu::Holders<Shape>;
   extern __shared__ __align__(16) std::byte shared[];
   gpu::prefetch_args(args);
   const Tile tile(shared, Shape::kMaxCodes);
@@ -163,9 +200,7 @@ __global__ void __launch_bounds__(Shape::Tile::kThreads) align_cluster(const MIX
   tile.clear_facts();
   gpu::ptx::cluster_arrive();
   tile.clear_row();
-  const uint32_t cluster = blockIdx.x / Shape::kBlocks;
-  const uint32_t num_clusters = gridDim.x / Shape::kBlocks;
-  [[maybe_unused]] const auto direct_roles = DirectRoles<Tile>::of(cluster, num_clusters);
+  const auto direct_roles = DirectRoles<Tile>::of(blockIdx.x / Shape::kBlocks, gridDim.x / Shape::kBlocks);
   gpu::ptx::cluster_wait();  // all blocks are there to be written to, their barriers too
 
   uint32_t codes[Tile::kItems];
@@ -179,61 +214,37 @@ __global__ void __launch_bounds__(Shape::Tile::kThreads) align_cluster(const MIX
   auto* const sums = reinterpret_cast<uint32_t*>(tile.wave_sums);
   Quad in_tile;
   Quad starts;
-  if (counts.wave_holds()) {
+  if (Holders::has_this_thread()) {
     in_tile = tile.sum_rows();
     if (counts.holds()) counts.send(in_tile);
     // While the counts travel the tile is sorted.
-    starts = starts_of(sum_below_holders<Shape>(in_tile.sum(), sums), in_tile);
+    starts = starts_of(Holders::sum_below(in_tile.sum(), sums), in_tile);
     tile.spread_rows(starts);
   } else {
-    sync_others<Shape>();
+    Holders::others_keep_pace();
   }
   if constexpr (Shape::kStaged) {
     if (threadIdx.x == Shape::kHolders - 1) tile.facts->num_staged = starts.of[3] + in_tile.of[3];
     __syncthreads();
     Staged<Tile>{reinterpret_cast<uint32_t*>(tile.rest)}.stage(tile, codes);
   }
-  if (counts.wave_holds()) {
+  if (Holders::has_this_thread()) {
     Quad total;
     Quad before;
     counts.sum(total, before);
     using Sum = std::conditional_t<Shape::kNarrow, uint32_t, uint64_t>;
     auto* const plan_sums = reinterpret_cast<Sum*>(tile.wave_sums + Tile::kWaves);
     Quad slots;
-    tile.template plan_slots<Sum>(total, args, slots, [&](Sum value) { return sum_below_holders<Shape>(value, plan_sums); });
+    tile.template plan_slots<Sum>(total, args, slots, [&](Sum value) { return Holders::sum_below(value, plan_sums); });
     slots.add(before);
     tile.set_shift(starts, slots);
   } else {
-    sync_others<Shape>();
+    Holders::others_keep_pace();
   }
   __syncthreads();
 
-  const uint32_t first = blockIdx.x * Tile::kThreads + threadIdx.x;
-  const uint32_t step = gridDim.x * Tile::kThreads;
-  const bool pair_slots = args.out.pair_slots != nullptr && cluster == 0;
-  if constexpr (Shape::kStaged) {
-    const uint32_t wave = WaveRoles<Tile>::index_in_block();
-    if (WaveRoles<Tile>::writes_codes())
-      write_code_places(args, tile, wave * gridDim.x + blockIdx.x, WaveRoles<Tile>::kCount * gridDim.x);
-  } else {
-    const Direct<Tile> direct{reinterpret_cast<uint16_t*>(tile.rest)};
-    direct.template write<kPlain>(args, tile, codes, range.begin, range.end, direct_roles.writes_pairs, pair_slots);
-    if (direct_roles.writes_codes)
-      write_code_places(args, tile, direct_roles.index * gridDim.x + blockIdx.x, direct_roles.count * gridDim.x);
-  }
-  write_other_block_experts(args, tile, first, step);
-  if (blockIdx.x == Shape::kBlocks - 1) {
-    write_summary(args, tile);
-    if (threadIdx.x == 0) counts.report(args);
-  }
-  if constexpr (Shape::kStaged) {
-    // A tile's pairs are shared by the blocks of the same rank.
-    auto share = TileShare::of_block<Tile>(range.begin, range.end, tile.facts->num_staged, cluster, num_clusters);
-    share.pair_slots = pair_slots;
-    if (pair_slots) write_pair_slots(args, tile, codes, range.begin, range.end);
-    write_tile<Tile, kPlain>(args, tile, share, starts);
-  }
-  fill_zeros(args, first, step);
+  write_share<Shape, kPlain>(args, tile, codes, range, starts, direct_roles);
+  if (blockIdx.x == Shape::kBlocks - 1 && threadIdx.x == 0) counts.report(args);
 }
 
 }  // namespace mixlane::align_gpu
