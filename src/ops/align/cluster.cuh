@@ -9,12 +9,14 @@
 
 namespace mixlane::align_gpu {
 
+// A grid: clusters that sort the same pairs, to share the stores.
 // kMaxCodes: what counters are laid out for, so that no address has to be computed from the number of codes.
 // kStaged: pairs are sorted in shared memory on their way to their slots, where there are many.
-template <int kThreads_, int kItems_, uint32_t kBlocks_, uint32_t kMaxCodes_>
+template <int kThreads_, int kItems_, uint32_t kBlocks_, uint32_t kClusters_, uint32_t kMaxCodes_>
 struct ClusterShape {
   using Tile = align_gpu::Tile<kThreads_, kItems_, 32>;
-  static constexpr uint32_t kBlocks = kBlocks_;
+  static constexpr uint32_t kBlocks = kBlocks_;  // of a cluster
+  static constexpr uint32_t kClusters = kClusters_;
   static constexpr uint32_t kMaxCodes = kMaxCodes_;
   static constexpr uint32_t kPairs = kBlocks * Tile::kPairs;
   static constexpr bool kStaged = Tile::kItems >= 4;
@@ -38,12 +40,12 @@ struct ClusterCounts {
   static constexpr uint32_t kRowBytes = Shape::kHolders * sizeof(uint2);
 
   uint2 (*rows)[Shape::kHolders];  // [kBlocks]: four codes each, 16 bits per code
-  uint2* faults;                   // [kBlocks]: (count, first) of reported pairs; complete in the last block only
-  uint64_t* barrier;               // what the others send is there
+  uint2* faults;                   // [kBlocks]: (count, first) of reported pairs, sent to the last block
+  uint64_t* barrier;               // the others' counts are there; behind it the same of their faults
   uint32_t others[kOthers];        // this thread's place of this block's row in the others' memory
   uint32_t to_barrier;             // from there on to the barrier of that block
 
-  static constexpr int64_t kBytes = int64_t{kBlocks} * (kRowBytes + sizeof(uint2)) + sizeof(uint64_t);
+  static constexpr int64_t kBytes = int64_t{kBlocks} * (kRowBytes + sizeof(uint2)) + 2 * sizeof(uint64_t);
 
   __device__ explicit ClusterCounts(std::byte* memory)
       : rows(reinterpret_cast<uint2 (*)[Shape::kHolders]>(memory)),
@@ -57,7 +59,9 @@ struct ClusterCounts {
   __device__ void prepare() {
     if (threadIdx.x == 0) {
       gpu::ptx::mbarrier_init(barrier, 1);
-      gpu::ptx::mbarrier_arrive_expect(barrier, kOthers * (kRowBytes + (own_rank() == kOthers ? sizeof(uint2) : 0)));
+      gpu::ptx::mbarrier_init(barrier + 1, 1);
+      gpu::ptx::mbarrier_arrive_expect(barrier, kOthers * kRowBytes);
+      if (own_rank() == kOthers) gpu::ptx::mbarrier_arrive_expect(barrier + 1, kOthers * sizeof(uint2));
     }
     gpu::ptx::mbarrier_init_fence();
     const uint2* const place = rows[own_rank()] + min(threadIdx.x, Shape::kHolders - 1);
@@ -72,15 +76,6 @@ struct ClusterCounts {
     rows[own_rank()][threadIdx.x] = packed;
 #pragma unroll
     for (const uint32_t other : others) gpu::ptx::store_async(other, packed, other + to_barrier);
-  }
-
-  // By one thread, when the block's are complete.
-  __device__ void send_faults(const BlockFacts& facts) const {
-    const uint2 own = make_uint2(facts.fault_count, facts.fault_first);
-    if (own_rank() == kOthers)
-      faults[kOthers] = own;
-    else
-      gpu::ptx::store_async(gpu::ptx::map_shared(faults + own_rank(), kOthers), own, gpu::ptx::map_shared(barrier, kOthers));
   }
 
   // Sums of this thread's codes: over all blocks, and over those before this one. Waits for the rows.
@@ -109,16 +104,24 @@ struct ClusterCounts {
     }
   }
 
-  // By one thread of the last block, after a __syncthreads() that followed sum().
-  __device__ void report(const KernelArgs& args) const {
-    uint32_t count = 0;
-    uint32_t first = ~0u;
+  // By one thread, when the block's faults are complete: to the last block.
+  __device__ void send_faults(const BlockFacts& facts) const {
+    if (own_rank() == kOthers) return;
+    gpu::ptx::store_async(gpu::ptx::map_shared(faults + own_rank(), kOthers),
+                          make_uint2(facts.fault_count, facts.fault_first), gpu::ptx::map_shared(barrier + 1, kOthers));
+  }
+
+  // By one thread of the last block of every cluster: the others must have sent before it is gone.
+  __device__ void report(const KernelArgs& args, const BlockFacts& facts) const {
+    uint32_t count = facts.fault_count;
+    uint32_t first = facts.fault_first;
+    gpu::ptx::mbarrier_wait_cluster(barrier + 1);
 #pragma unroll 1
-    for (uint32_t rank = 0; rank < kBlocks; ++rank) {
+    for (uint32_t rank = 0; rank < kOthers; ++rank) {
       count += faults[rank].x;
       first = min(first, faults[rank].y);
     }
-    report_faults(args, count, first);
+    if (blockIdx.x == kOthers) report_faults(args, count, first);
   }
 };
 
@@ -157,34 +160,33 @@ struct Holders {
 // This block's share of the output. `starts`: where this thread's codes start in the tile.
 template <class Shape, bool kPlain>
 __device__ void write_share(const KernelArgs& args, const typename Shape::Tile& tile,
-                            const uint32_t (&ranked)[Shape::Tile::kItems], const PairRange& range, const Quad& starts,
-                            [[maybe_unused]] const DirectRoles<typename Shape::Tile>& direct_roles) {
+                            const uint32_t (&ranked)[Shape::Tile::kItems], const PairRange& range, const Quad& starts) {
   using Tile = typename Shape::Tile;
   const uint32_t cluster = blockIdx.x / Shape::kBlocks;
   const uint32_t first = blockIdx.x * Tile::kThreads + threadIdx.x;
-  const uint32_t step = gridDim.x * Tile::kThreads;
+  constexpr uint32_t kGrid = Shape::kBlocks * Shape::kClusters;
+  constexpr uint32_t kStep = kGrid * Tile::kThreads;
   const bool pair_slots = args.out.pair_slots != nullptr && cluster == 0;
   if constexpr (Shape::kStaged) {
     using Roles = WaveRoles<Tile>;
     if (Roles::writes_codes())
-      write_code_places(args, tile, Roles::index_in_block() * gridDim.x + blockIdx.x, Roles::kCount * gridDim.x);
+      write_code_places(args, tile, Roles::index_in_block() * kGrid + blockIdx.x, Roles::kCount * kGrid);
   } else {
+    const auto roles = DirectRoles<Tile>::of(cluster, Shape::kClusters);
     const Direct<Tile> direct{reinterpret_cast<uint16_t*>(tile.rest)};
-    direct.template write<kPlain>(args, tile, ranked, range.begin, range.end, direct_roles.writes_pairs, pair_slots);
-    if (direct_roles.writes_codes)
-      write_code_places(args, tile, direct_roles.index * gridDim.x + blockIdx.x, direct_roles.count * gridDim.x);
+    direct.template write<kPlain>(args, tile, ranked, range.begin, range.end, roles.writes_pairs, pair_slots);
+    if (roles.writes_codes) write_code_places(args, tile, roles.index * kGrid + blockIdx.x, roles.count * kGrid);
   }
-  write_other_block_experts(args, tile, first, step);
+  write_other_block_experts(args, tile, first, kStep);
   if (blockIdx.x == Shape::kBlocks - 1) write_summary(args, tile);
   if constexpr (Shape::kStaged) {
     // A tile's pairs are shared by the blocks of the same rank.
-    auto share =
-        TileShare::of_block<Tile>(range.begin, range.end, tile.facts->num_staged, cluster, gridDim.x / Shape::kBlocks);
+    auto share = TileShare::of_block<Tile>(range.begin, range.end, tile.facts->num_staged, cluster, Shape::kClusters);
     share.pair_slots = pair_slots;
     if (pair_slots) write_pair_slots(args, tile, ranked, range.begin, range.end);
     write_tile<Tile, kPlain>(args, tile, share, starts);
   }
-  fill_zeros(args, first, step);
+  fill_zeros(args, first, kStep);
 }
 
 // The grid is one cluster of Shape::kBlocks, or several.
@@ -198,19 +200,17 @@ __global__ void __launch_bounds__(Shape::Tile::kThreads) align_cluster(const MIX
   ClusterCounts<Shape> counts(tile.rest + Shape::kTileBytes);
   counts.prepare();
   tile.clear_facts();
-  gpu::ptx::cluster_arrive();
+  gpu::ptx::cluster_arrive_relaxed();
   tile.clear_row();
-  const auto direct_roles = DirectRoles<Tile>::of(blockIdx.x / Shape::kBlocks, gridDim.x / Shape::kBlocks);
   gpu::ptx::cluster_wait();  // all blocks are there to be written to, their barriers too
 
   uint32_t codes[Tile::kItems];
   Faults faults;
   const PairRange range = wait_and_load<Tile, kPlain>(args.source, counts.own_rank(), Shape::kBlocks, codes, faults);
-  tile.add_faults(faults);
   tile.rank(codes, false);
   __syncthreads();
 
-  if (threadIdx.x == Tile::kThreads - 1) counts.send_faults(*tile.facts);
+  tile.add_faults(faults);
   auto* const sums = reinterpret_cast<uint32_t*>(tile.wave_sums);
   Quad in_tile;
   Quad starts;
@@ -243,8 +243,9 @@ __global__ void __launch_bounds__(Shape::Tile::kThreads) align_cluster(const MIX
   }
   __syncthreads();
 
-  write_share<Shape, kPlain>(args, tile, codes, range, starts, direct_roles);
-  if (blockIdx.x == Shape::kBlocks - 1 && threadIdx.x == 0) counts.report(args);
+  if (threadIdx.x == Tile::kThreads - 1) counts.send_faults(*tile.facts);
+  write_share<Shape, kPlain>(args, tile, codes, range, starts);
+  if (threadIdx.x == 0 && counts.own_rank() == Shape::kBlocks - 1) counts.report(args, *tile.facts);
 }
 
 }  // namespace mixlane::align_gpu
