@@ -78,7 +78,8 @@ struct ClusterCounts {
     for (const uint32_t other : others) gpu::ptx::store_async(other, packed, other + to_barrier);
   }
 
-  // Sums of this thread's codes: over all blocks, and over those before this one. Waits for the rows.
+  // Sums of this thread's codes: over all blocks, and over those before this one. Waits for the rows, by whole waves: part
+  // of one that has to wait sleeps on for about 1 us after they have come.
   __device__ void sum(Quad& total, Quad& before) const {
     gpu::ptx::mbarrier_wait_cluster(barrier);
     if (!holds()) return;
@@ -111,7 +112,7 @@ struct ClusterCounts {
                           make_uint2(facts.fault_count, facts.fault_first), gpu::ptx::map_shared(barrier + 1, kOthers));
   }
 
-  // By one thread of the last block of every cluster: the others must have sent before it is gone.
+  // By the first wave of the last block of every cluster: the others must have sent before it is gone.
   __device__ void report(const KernelArgs& args, const BlockFacts& facts) const {
     uint32_t count = facts.fault_count;
     uint32_t first = facts.fault_first;
@@ -121,7 +122,7 @@ struct ClusterCounts {
       count += faults[rank].x;
       first = min(first, faults[rank].y);
     }
-    if (blockIdx.x == kOthers) report_faults(args, count, first);
+    if (blockIdx.x == kOthers && threadIdx.x == 0) report_faults(args, count, first);
   }
 };
 
@@ -245,7 +246,7 @@ __global__ void __launch_bounds__(Shape::Tile::kThreads) align_cluster(const MIX
 
   if (threadIdx.x == Tile::kThreads - 1) counts.send_faults(*tile.facts);
   write_share<Shape, kPlain>(args, tile, codes, range, starts);
-  if (threadIdx.x == 0 && counts.own_rank() == Shape::kBlocks - 1) counts.report(args, *tile.facts);
+  if (threadIdx.x < Tile::kWave && counts.own_rank() == Shape::kBlocks - 1) counts.report(args, *tile.facts);
 }
 
 }  // namespace mixlane::align_gpu
