@@ -40,12 +40,12 @@ struct ClusterCounts {
   static constexpr uint32_t kRowBytes = Shape::kHolders * sizeof(uint2);
 
   uint2 (*rows)[Shape::kHolders];  // [kBlocks]: four codes each, 16 bits per code
-  uint2* faults;                   // [kBlocks]: (count, first) of reported pairs, sent to the last block
-  uint64_t* barrier;               // the others' counts are there; behind it the same of their faults
+  uint2* faults;                   // [kBlocks]: (count, first) of reported pairs; complete in the last block only
+  uint64_t* barrier;               // what the others send is there
   uint32_t others[kOthers];        // this thread's place of this block's row in the others' memory
   uint32_t to_barrier;             // from there on to the barrier of that block
 
-  static constexpr int64_t kBytes = int64_t{kBlocks} * (kRowBytes + sizeof(uint2)) + 2 * sizeof(uint64_t);
+  static constexpr int64_t kBytes = int64_t{kBlocks} * (kRowBytes + sizeof(uint2)) + sizeof(uint64_t);
 
   __device__ explicit ClusterCounts(std::byte* memory)
       : rows(reinterpret_cast<uint2 (*)[Shape::kHolders]>(memory)),
@@ -59,9 +59,7 @@ struct ClusterCounts {
   __device__ void prepare() {
     if (threadIdx.x == 0) {
       gpu::ptx::mbarrier_init(barrier, 1);
-      gpu::ptx::mbarrier_init(barrier + 1, 1);
-      gpu::ptx::mbarrier_arrive_expect(barrier, kOthers * kRowBytes);
-      if (own_rank() == kOthers) gpu::ptx::mbarrier_arrive_expect(barrier + 1, kOthers * sizeof(uint2));
+      gpu::ptx::mbarrier_arrive_expect(barrier, kOthers * (kRowBytes + (own_rank() == kOthers ? sizeof(uint2) : 0)));
     }
     gpu::ptx::mbarrier_init_fence();
     const uint2* const place = rows[own_rank()] + min(threadIdx.x, Shape::kHolders - 1);
@@ -105,24 +103,25 @@ struct ClusterCounts {
     }
   }
 
-  // By one thread, when the block's faults are complete: to the last block.
+  // By one thread, when the block's are complete: to the last block.
   __device__ void send_faults(const BlockFacts& facts) const {
-    if (own_rank() == kOthers) return;
-    gpu::ptx::store_async(gpu::ptx::map_shared(faults + own_rank(), kOthers),
-                          make_uint2(facts.fault_count, facts.fault_first), gpu::ptx::map_shared(barrier + 1, kOthers));
+    const uint2 own = make_uint2(facts.fault_count, facts.fault_first);
+    if (own_rank() == kOthers)
+      faults[kOthers] = own;
+    else
+      gpu::ptx::store_async(gpu::ptx::map_shared(faults + own_rank(), kOthers), own, gpu::ptx::map_shared(barrier, kOthers));
   }
 
-  // By the first wave of the last block of every cluster: the others must have sent before it is gone.
-  __device__ void report(const KernelArgs& args, const BlockFacts& facts) const {
-    uint32_t count = facts.fault_count;
-    uint32_t first = facts.fault_first;
-    gpu::ptx::mbarrier_wait_cluster(barrier + 1);
+  // By one thread of the last block, after a __syncthreads() that followed sum().
+  __device__ void report(const KernelArgs& args) const {
+    uint32_t count = 0;
+    uint32_t first = ~0u;
 #pragma unroll 1
-    for (uint32_t rank = 0; rank < kOthers; ++rank) {
+    for (uint32_t rank = 0; rank < kBlocks; ++rank) {
       count += faults[rank].x;
       first = min(first, faults[rank].y);
     }
-    if (blockIdx.x == kOthers && threadIdx.x == 0) report_faults(args, count, first);
+    report_faults(args, count, first);
   }
 };
 
@@ -201,6 +200,7 @@ __global__ void __launch_bounds__(Shape::Tile::kThreads) align_cluster(const MIX
   ClusterCounts<Shape> counts(tile.rest + Shape::kTileBytes);
   counts.prepare();
   tile.clear_facts();
+  __syncthreads();  // orders the cleared facts before what the other waves find
   gpu::ptx::cluster_arrive_relaxed();
   tile.clear_row();
   gpu::ptx::cluster_wait();  // all blocks are there to be written to, their barriers too
@@ -208,10 +208,11 @@ __global__ void __launch_bounds__(Shape::Tile::kThreads) align_cluster(const MIX
   uint32_t codes[Tile::kItems];
   Faults faults;
   const PairRange range = wait_and_load<Tile, kPlain>(args.source, counts.own_rank(), Shape::kBlocks, codes, faults);
+  tile.add_faults(faults);
   tile.rank(codes, false);
   __syncthreads();
 
-  tile.add_faults(faults);
+  if (threadIdx.x == Tile::kThreads - 1) counts.send_faults(*tile.facts);
   auto* const sums = reinterpret_cast<uint32_t*>(tile.wave_sums);
   Quad in_tile;
   Quad starts;
@@ -244,9 +245,8 @@ __global__ void __launch_bounds__(Shape::Tile::kThreads) align_cluster(const MIX
   }
   __syncthreads();
 
-  if (threadIdx.x == Tile::kThreads - 1) counts.send_faults(*tile.facts);
   write_share<Shape, kPlain>(args, tile, codes, range, starts);
-  if (threadIdx.x < Tile::kWave && counts.own_rank() == Shape::kBlocks - 1) counts.report(args, *tile.facts);
+  if (blockIdx.x == Shape::kBlocks - 1 && threadIdx.x == 0) counts.report(args);
 }
 
 }  // namespace mixlane::align_gpu
