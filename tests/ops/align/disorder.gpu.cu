@@ -1,6 +1,6 @@
 #include "disorder.hpp"
 #include "gpu/launch.hpp"
-#include "ops/align/multi_phase.cuh"
+#include "ops/align/multi_phase_gather.cuh"
 #include "ops/align/oneshot.cuh"
 
 namespace mixlane::test {
@@ -8,21 +8,35 @@ namespace {
 
 using namespace align_gpu;
 
+// Of code | rank << 16, the ranks that one atomic gave.
+template <class Wave, int kCount>
+__device__ void reverse_ranks(uint32_t (&ranked)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    const uint32_t code = ranked[i] & 0xffffu;
+    const auto peers = Wave::template match_any<kCodeBits>(code);
+    const uint32_t below = Wave::count(peers & Wave::lanes_below());
+    if (code != kNoCode) ranked[i] += (Wave::count(peers) - 1 - 2 * below) << 16;
+  }
+}
+
 struct DisorderedTile : Tile<256, 4, gpu::kHardwareWave> {
   using Tile::Tile;
 
   __device__ void rank(uint32_t (&codes)[kItems], bool exact) const {
     Tile::rank(codes, exact);
-    if (exact) return;
-#pragma unroll
-    for (int i = 0; i < kItems; ++i) {
-      const uint32_t code = codes[i] & 0xffffu;
-      const auto peers = Wave::match_any<kCodeBits>(code);
-      const uint32_t below = Wave::count(peers & Wave::lanes_below());
-      if (code != kNoCode) codes[i] += (Wave::count(peers) - 1 - 2 * below) << 16;
-    }
+    if (!exact) reverse_ranks<Wave>(codes);
   }
 };
+
+struct DisorderedRanks {
+  template <class Wave, int kCount>
+  __device__ static void rank(uint16_t* counters, uint32_t (&codes)[kCount]) {
+    RanksByAtomics::rank<Wave>(counters, codes);
+    reverse_ranks<Wave>(codes);
+  }
+};
+using DisorderedSorter = TileSorter<256, 16, gpu::kHardwareWave, 1, DisorderedRanks>;
 
 }  // namespace
 
@@ -50,6 +64,20 @@ void launch_disordered_multi_phase(const KernelArgs& args, bool, Stream stream) 
                .shared_bytes = DisorderedTile::shared_bytes(args.num_codes) + Staged<DisorderedTile>::kBytes + kCacheBytes,
                .cooperative = true},
               stream, args, kCacheBytes);
+}
+
+int64_t disordered_gather_words(const KernelArgs& args) {
+  return GatherSpace<DisorderedSorter>::words(args.source.num_pairs, args.num_codes, kBlocks);
+}
+
+void launch_disordered_gather(const KernelArgs& args, bool plain, Stream stream) {
+  gpu::launch(plain ? align_multi_phase_gather<DisorderedSorter, true> : align_multi_phase_gather<DisorderedSorter, false>,
+              {.variant = "disordered gather",
+               .num_blocks = kBlocks,
+               .num_threads = DisorderedSorter::kThreads,
+               .shared_bytes = gather_shared_bytes<DisorderedSorter>(args.num_codes),
+               .cooperative = true},
+              stream, args);
 }
 
 }  // namespace mixlane::test
