@@ -221,6 +221,8 @@ TEST_F(ProgramTest, UnknownNamesListTheValidOnes) {
   expect_usage_error({"--align-block", "64"}, {"--align-block", "--device cuda"});
   expect_usage_error({"--align-block", "64,128,64"}, {"--align-block has 64 twice"});
   expect_usage_error({"--quant-group", "row,row"}, {"--quant-group has row twice"});
+  expect_usage_error({"--quant-type", "f32,f32"}, {"--quant-type has f32 twice"});
+  expect_usage_error({"--quant-scales", "rows,rows"}, {"--quant-scales has rows twice"});
   expect_usage_error({"--workload", "one_expert"}, {"one_expert", "stages alone"});
   expect_usage_error({"--topk", "9"}, {"num_topk is 9", "1..8"});
   expect_usage_error({"--cache", "warm"}, {"warm", "hot", "cold"});

@@ -9,12 +9,12 @@ using Kernel = void (*)(QuantKernelArgs);
 
 template <DType kType, uint32_t kHeld>
 Kernel kernel_for(bool fp4) {
-  return fp4 ? quantize_groups<E2m1Scale, kType, 4, kHeld> : quantize_groups<E4m3Scale, kType, 16, kHeld>;
+  return fp4 ? quant_groups<E2m1Scale, kType, 4, kHeld> : quant_groups<E4m3Scale, kType, 16, kHeld>;
 }
 
 template <DType kType, uint32_t kHeld>
 Kernel whole_kernel_for(bool fp4) {
-  return fp4 ? quantize_whole_groups<E2m1Scale, kType, 4, kHeld> : quantize_whole_groups<E4m3Scale, kType, 16, kHeld>;
+  return fp4 ? quant_groups_whole<E2m1Scale, kType, 4, kHeld> : quant_groups_whole<E4m3Scale, kType, 16, kHeld>;
 }
 
 // Whole groups whose codes can be stored two octets at a time.

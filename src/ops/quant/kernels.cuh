@@ -57,7 +57,7 @@ template <class Scale, DType kType, int kLanes, uint32_t kHeld>
 __global__ void __launch_bounds__(kGroupThreads, kType == DType::f32 ? 4
                                                  : kHeld == 4        ? 6
                                                                      : 8)
-    quantize_groups(const MIXLANE_GRID_CONSTANT QuantKernelArgs args) {
+    quant_groups(const MIXLANE_GRID_CONSTANT QuantKernelArgs args) {
   const uint32_t at = (blockIdx.x * kGroupThreads + threadIdx.x) / kLanes;
   const uint32_t lane = threadIdx.x % kLanes;
   const uint32_t band = gpu::divide(at, args.by_tile_cols);
@@ -90,7 +90,7 @@ __device__ inline uint2 join(uint32_t low, uint32_t high) { return make_uint2(lo
 // The same for many whole groups of 16-bit values: a thread holds two neighbouring octets of kHeld rows and stores their
 // codes as one piece.
 template <class Scale, DType kType, int kLanes, uint32_t kHeld>
-__global__ void __launch_bounds__(kGroupThreads, 6) quantize_whole_groups(const MIXLANE_GRID_CONSTANT QuantKernelArgs args) {
+__global__ void __launch_bounds__(kGroupThreads, 6) quant_groups_whole(const MIXLANE_GRID_CONSTANT QuantKernelArgs args) {
   constexpr int kShare = kLanes / 2;
   const uint32_t at = (blockIdx.x * kGroupThreads + threadIdx.x) / kShare;
   const uint32_t lane = threadIdx.x % kShare;
@@ -167,7 +167,7 @@ inline constexpr uint32_t kTileHeld = 4;
 
 template <DType kType, int kWave>
 __global__ void __launch_bounds__(kMaxTileThreads, kType == DType::f32 ? 2 : 3)
-    quantize_tiles(const QuantKernelArgs args, bool square) {
+    quant_tiles(const QuantKernelArgs args, bool square) {
   const WaitForPrevious wait(args.independent_of_previous);
   gpu::allow_next_kernel();
   const TileOctets tile = tile_of_block(args, valid_rows(args), square);
@@ -249,7 +249,7 @@ __device__ void store_run(std::byte* to, const float (&values)[kRunValues<kType>
 }
 
 template <DType kType, bool kFp4>
-__global__ void __launch_bounds__(kGroupThreads) dequantize_octets(const DequantKernelArgs args, uint32_t held) {
+__global__ void __launch_bounds__(kGroupThreads) dequant_octets(const DequantKernelArgs args, uint32_t held) {
   gpu::wait_for_previous_kernel();
   gpu::allow_next_kernel();
   constexpr int kRun = kRunValues<kType>;

@@ -9,8 +9,8 @@ using Kernel = void (*)(DequantKernelArgs, uint32_t);
 
 template <bool kFp4>
 Kernel kernel_for(DType output) {
-  if (output == DType::f32) return dequantize_octets<DType::f32, kFp4>;
-  return output == DType::bf16 ? dequantize_octets<DType::bf16, kFp4> : dequantize_octets<DType::f16, kFp4>;
+  if (output == DType::f32) return dequant_octets<DType::f32, kFp4>;
+  return output == DType::bf16 ? dequant_octets<DType::bf16, kFp4> : dequant_octets<DType::f16, kFp4>;
 }
 
 }  // namespace

@@ -10,9 +10,9 @@ namespace {
 using Kernel = void (*)(QuantKernelArgs, bool);
 
 Kernel kernel_for(DType input) {
-  if (input == DType::f32) return quantize_tiles<DType::f32, gpu::kHardwareWave>;
-  if (input == DType::bf16) return quantize_tiles<DType::bf16, gpu::kHardwareWave>;
-  return quantize_tiles<DType::f16, gpu::kHardwareWave>;
+  if (input == DType::f32) return quant_tiles<DType::f32, gpu::kHardwareWave>;
+  if (input == DType::bf16) return quant_tiles<DType::bf16, gpu::kHardwareWave>;
+  return quant_tiles<DType::f16, gpu::kHardwareWave>;
 }
 
 }  // namespace
