@@ -285,6 +285,19 @@ TEST_F(ProgramTest, OnlyVariantsOfThisBuildAreListed) {
   EXPECT_EQ(variants.out.find(" hip "), std::string::npos) << variants.out;
 }
 
+// No backend, another vendor's, no driver or no device: each says what to do instead.
+TEST_F(ProgramTest, WithoutAGpuTheCpuIsOffered) {
+  for (const std::string device : {"cuda", "hip"}) {
+    Program bench({MIXLANE_PROGRAM, "bench", "--model", MIXLANE_TINY_MODEL, "--device", device, "--stages", "align",
+                   "--tokens", "1", "--out", runs().string()});
+    bench.wait();
+    if (bench.exit_code == 0) continue;  // there is one
+    EXPECT_EQ(bench.exit_code, 1);
+    expect_mentions(bench.err, {"--device " + device + ":", "--device cpu"});
+    EXPECT_EQ(bench.out, "");
+  }
+}
+
 TEST_F(ProgramTest, AnUnwritableFolderIsRefusedBeforeAnyWork) {
   Program program({MIXLANE_PROGRAM, "bench", "--model", MIXLANE_TINY_MODEL, "--out", "/dev/null/runs"});
   program.wait();
