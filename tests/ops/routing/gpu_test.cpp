@@ -329,6 +329,7 @@ TEST_F(RoutingGpu, ManyTokens) {
   check(simple(rng, 20000, 128, 8));
   check(simple(rng, 3001, 256, 8, Scoring::softmax, DType::bf16));
   check(simple(rng, 20001, 512, 10));
+  check(simple(rng, 262144, 64, 6, Scoring::softmax, DType::bf16));
   for (const int experts : {96, 256, 384, 500}) {
     Problem p = simple(rng, 20003, experts, 8, Scoring::sigmoid, experts == 384 ? DType::f16 : DType::f32);
     p.bias = normal_f32(rng, experts, 0.05f);
@@ -376,7 +377,8 @@ TEST_F(RoutingGpu, MoreThanAThousandColumns) {
   compare(p, expected, 0, [&](const RoutingArgs& args, Stream stream) { route(context, args, stream); });
 }
 
-// What routing_warp_usual and routing_warp_many take: each of their kinds, with rows that they leave to the general kernel in between.
+// What routing_warp_usual and routing_warp_many take: each of their kinds, with rows that they leave to the general kernel
+// in between.
 TEST_F(RoutingGpu, UsualRouters) {
   Rng rng(12);
   struct Kind {
