@@ -149,7 +149,8 @@ TEST(TuneCommand, ListShowsTheTablesOfTheEnvironment) {
   test::Program program({MIXLANE_PROGRAM, "tune", "--list"}, {{"MIXLANE_TUNED", folder.path().string()}});
   program.wait();
   EXPECT_EQ(program.exit_code, 0) << program.err;
-  EXPECT_NE(program.out.find("mine.json: align on sm_77 with 9 multiprocessors, 1 entries"), std::string::npos) << program.out;
+  EXPECT_NE(program.out.find("mine.json: align on sm_77 with 9 multiprocessors, 1 entries"), std::string::npos)
+      << program.out;
   EXPECT_NE(program.out.find("mixlane tune --stage align"), std::string::npos);
 }
 

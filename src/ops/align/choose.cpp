@@ -56,11 +56,11 @@ struct Lines {
   }
 };
 
-constexpr Lines kNone{{1.43, 0.49, 15.7, 0}, {1.78, 0, 15.6, 0}, 0};
-constexpr Lines kOneshot{{2.04, 0.122, 0.516, 0.0675}, {5.69, 1.23, 0.0606, 1.06}, 256};
-constexpr Lines kCluster{{2.83, 0.623, 0.0439, 0.261}, {6.07, 1.92, 0.0102, 1.96}, 4096};
-constexpr Lines kMultiPhase{{8.65, 3.23, 0.746, 0}, {14.1, 0.288, 0.775, 0}, 0};
-constexpr Lines kRadix{{20.6, 0.2, 1.58, 0}, {22, 0.19, 9.8, 0}, 0};
+constexpr Lines kNone{{1.45, 0.619, 14.4, 0}, {1.64, 0.359, 15.3, 0}, 0};
+constexpr Lines kOneshot{{1.68, 0.379, 0.484, 0.0568}, {5.41, 1.23, 0.0606, 1.06}, 256};
+constexpr Lines kCluster{{1.68, 0.639, 0.0365, 0.475}, {2.06, 0.659, 0.0736, 0.916}, 4096};
+constexpr Lines kMultiPhase{{6.03, 4.36, 1.11, 0}, {12.9, 4.58, 1.14, 0}, 0};
+constexpr Lines kRadix{{21, 0.2, 1.58, 0}, {22, 0.261, 9.8, 0}, 0};
 
 }  // namespace
 
