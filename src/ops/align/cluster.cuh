@@ -84,11 +84,13 @@ struct ClusterCounts {
     return sums[0] - values[0] + Tile::Wave::shuffle(sums[1], Tile::kWave - 1);
   }
 
-  // Sums of this thread's codes: over all blocks, and over those before this one. Waits for the rows.
+  // Sums of this thread's codes: over all blocks, and over those before this one. Waits for the rows, whole waves of the
+  // hardware: part of one that has to wait sleeps on for about 1 us after the rows have come.
   template <class Tile>
   __device__ void sum(const Tile& tile, Quad& total, Quad& before) const {
-    if (threadIdx.x >= tile.stride / 4) return;
+    if (!tile.wave_holds_codes()) return;
     gpu::ptx::mbarrier_wait_cluster(barrier);
+    if (threadIdx.x >= tile.stride / 4) return;
 #pragma unroll
     for (uint32_t rank = 0; rank < kBlocks; ++rank) {
       const Quad quad = unpack_quad(row(rank)[threadIdx.x]);
