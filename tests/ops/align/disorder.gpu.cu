@@ -1,3 +1,4 @@
+#include "disorder.cuh"
 #include "disorder.hpp"
 #include "gpu/launch.hpp"
 #include "ops/align/multi_phase.cuh"
@@ -8,32 +9,18 @@ namespace {
 
 using namespace align_gpu;
 
-struct DisorderedTile : Tile<256, 4, gpu::kHardwareWave> {
-  using Tile::Tile;
-
-  __device__ void rank(uint32_t (&codes)[kItems], bool exact) const {
-    Tile::rank(codes, exact);
-    if (exact) return;
-#pragma unroll
-    for (int i = 0; i < kItems; ++i) {
-      const uint32_t code = codes[i] & 0xffffu;
-      const auto peers = Wave::match_any<kCodeBits>(code);
-      const uint32_t below = Wave::count(peers & Wave::lanes_below());
-      if (code != kNoCode) codes[i] += (Wave::count(peers) - 1 - 2 * below) << 16;
-    }
-  }
-};
+using Disordered = DisorderedTile<256, 4>;
 
 }  // namespace
 
 bool ranks_by_atomics() { return gpu::kAtomicsInLaneOrder; }
 
 void launch_disordered_oneshot(const KernelArgs& args, Stream stream) {
-  gpu::launch(align_oneshot<DisorderedTile, true>,
+  gpu::launch(align_oneshot<Disordered, true>,
               {.variant = "disordered oneshot",
                .num_blocks = 3,
-               .num_threads = DisorderedTile::kThreads,
-               .shared_bytes = DisorderedTile::shared_bytes(args.num_codes) + Staged<DisorderedTile>::kBytes},
+               .num_threads = Disordered::kThreads,
+               .shared_bytes = Disordered::shared_bytes(args.num_codes) + Direct<Disordered>::kBytes},
               stream, args);
 }
 
@@ -42,12 +29,12 @@ constexpr uint32_t kBlocks = 7;
 int64_t disordered_multi_phase_words(const KernelArgs& args) { return Matrix::words(args.num_codes, kBlocks); }
 
 void launch_disordered_multi_phase(const KernelArgs& args, bool, Stream stream) {
-  constexpr uint32_t kCacheBytes = DisorderedTile::kPairs;  // a tile's codes; the others are read twice
-  gpu::launch(align_multi_phase<DisorderedTile, true, 1>,
+  constexpr uint32_t kCacheBytes = Disordered::kPairs;  // a tile's codes; the others are read twice
+  gpu::launch(align_multi_phase<Disordered, true, 1>,
               {.variant = "disordered multi_phase",
                .num_blocks = kBlocks,
-               .num_threads = DisorderedTile::kThreads,
-               .shared_bytes = DisorderedTile::shared_bytes(args.num_codes) + Staged<DisorderedTile>::kBytes + kCacheBytes,
+               .num_threads = Disordered::kThreads,
+               .shared_bytes = Disordered::shared_bytes(args.num_codes) + Staged<Disordered>::kBytes + kCacheBytes,
                .cooperative = true},
               stream, args, kCacheBytes);
 }
