@@ -1,14 +1,15 @@
 // The usual routers (usual.cuh) with many tokens: eight lanes route one, so that what a token costs once is shared by the
 // tokens of a wave. A lane holds four sets of neighbouring columns:
 //
-//   load      logits to their sets' lanes and to shared memory; where scores are asked for from there, an eighth of the row
-//             to a lane
-//   bound     the eighth largest of the sets' 32 maxima, by merging sorted fours between lanes; no other set than the eight
-//             best has an expert that is chosen. Sets travel in the last bits of their maxima
-//   gather    each lane takes one of those sets; what reaches the bound, nine columns in the mean, is a candidate
-//   rank      the place of a candidate is the number of larger ones
+//   load      the row to shared memory, past the registers; from there a lane its sets or, where scores are asked for, an
+//             eighth of the row
+//   bound     the eight largest of the sets' 32 maxima in descending order, by merging sorted fours between lanes; no other
+//             set than the eight best has an expert that is chosen. Sets travel in the last bits of their maxima
+//   choose    each lane takes one of those sets and has its best column, so that the lanes' columns are in order; what else
+//             reaches the bound, one column in the mean, is inserted
 #pragma once
 
+#include "gpu/copy_to_shared.cuh"
 #include "ops/routing/many_select.cuh"
 
 namespace mixlane::routing_gpu {
@@ -52,28 +53,20 @@ __device__ void add_products(const float (&x)[kCount], float& products) {
   for (uint32_t i = 0; i < kCount; i += 2) products = fused(x[i], x[i + 1], products);
 }
 
-// This lane's sets are those with the numbers i * kManyLanes + lane.
+// Looks at the sets of this lane, those with the numbers i * kManyLanes + lane.
 template <class Row>
-__device__ void load_sets(const std::byte* row, typename Row::Piece (&pieces)[kManySets][Row::kPieces]) {
-  const auto* const from = reinterpret_cast<const typename Row::Piece*>(row) + gpu::Wave<kManyLanes>::lane() * Row::kPieces;
+__device__ ManyFacts look_at_sets(const Row& logits) {
+  typename Row::Piece pieces[kManySets][Row::kPieces];
 #pragma unroll
   for (uint32_t set = 0; set < kManySets; ++set)
 #pragma unroll
-    for (uint32_t i = 0; i < Row::kPieces; ++i) pieces[set][i] = from[set * kManyLanes * Row::kPieces + i];
-}
-
-// Looks at them and leaves them in shared memory.
-template <class Row>
-__device__ ManyFacts look_at_sets(const typename Row::Piece (&pieces)[kManySets][Row::kPieces], const Row& logits) {
+    for (uint32_t i = 0; i < Row::kPieces; ++i) pieces[set][i] = logits.own_piece(set, i);
   ManyFacts facts;
 #pragma unroll
   for (uint32_t set = 0; set < kManySets; ++set) {
     float x[Row::kSetColumns];
 #pragma unroll
-    for (uint32_t i = 0; i < Row::kPieces; ++i) {
-      logits.own_piece(set, i) = pieces[set][i];
-      Row::unpack(pieces[set][i], x + i * Row::kPieceColumns);
-    }
+    for (uint32_t i = 0; i < Row::kPieces; ++i) Row::unpack(pieces[set][i], x + i * Row::kPieceColumns);
     add_products(x, facts.products);
     facts.maxima[set] = largest(x);
   }
@@ -182,64 +175,62 @@ struct ManyToken {
     return kShort ? tag(logit, set * kSetColumns + index) : logit;  // leaves fewer ties to settle
   }
 
-  // Writes the candidates and returns their number; more than kManyLeft are counted but not written. `takes`: false if
-  // one of each set is enough.
-  __device__ uint32_t gather(const ManyBound& bound, bool takes) const {
+  // The next of the columns in `reaching`, a bit each, the first one's the highest.
+  __device__ Candidate take_next(uint32_t set, uint32_t& reaching) const {
+    const uint32_t bit = 31 - static_cast<uint32_t>(__clz(static_cast<int>(reaching | 1)));
+    reaching &= (1u << bit) - 1;
+    const uint32_t index = kSetColumns - 1 - bit;
+    return {choice(set, index), set * kSetColumns + index};
+  }
+
+  // The best candidate of this lane's set; the others go to scratch.extras as far as there is room. Returns their number.
+  __device__ uint32_t gather(const ManyBound& bound, Candidate& best) const {
     float own[kSetColumns];
     load_choices(bound.set, own);
-    // The signs of their differences, one behind the other; a zero's is that of +0.
+    // The signs of their differences, one behind the other, in two halves that don't wait for each other; a zero's is that
+    // of +0.
     const float minus_bound = 0.0f - bound.value;
-    uint32_t below = 0;
+    uint32_t below[2] = {};
 #pragma unroll
-    for (uint32_t i = 0; i < kSetColumns; ++i) below = below << 1 | __float_as_uint(own[i] + minus_bound) >> 31;
-    uint32_t reaching = ~below & ((1u << kSetColumns) - 1);
-    const auto write_next = [&](uint32_t at) {
-      const auto leading = static_cast<uint32_t>(__clz(static_cast<int>(reaching | 1)));
-      const uint32_t index = leading - (32 - kSetColumns);
-      scratch.choices[at] = choice(bound.set, index);
-      scratch.columns[at] = bound.set * kSetColumns + index;
-      reaching &= 0x7fffffffu >> leading;
-    };
-    write_next(W::lane());
-    uint32_t total = kManyLanes;
-    reaching = takes ? reaching : 0;
-    while (any_beside(reaching != 0)) {
-      const auto having = W::ballot(reaching != 0);
-      const uint32_t at = total + static_cast<uint32_t>(W::count(having & W::lanes_below()));
-      if (reaching != 0 && at < kManyLeft)
-        write_next(at);
-      else
-        reaching = 0;
-      total += static_cast<uint32_t>(W::count(having));
+    for (uint32_t i = 0; i < kSetColumns; ++i) {
+      uint32_t& of_half = below[i / (kSetColumns / 2)];
+      of_half = of_half << 1 | __float_as_uint(own[i] + minus_bound) >> 31;
     }
+    uint32_t reaching = ~(below[0] << kSetColumns / 2 | below[1]) & ((1u << kSetColumns) - 1);
+    best = take_next(bound.set, reaching);
+    uint32_t total = 0;
+    do {
+      const bool has_extra = reaching != 0;
+      const auto having = W::ballot(has_extra);
+      const uint32_t at = total + static_cast<uint32_t>(W::count(having & W::lanes_below()));
+      total += static_cast<uint32_t>(W::count(having));
+      const Candidate next = take_next(bound.set, reaching);
+      const bool is_better = has_extra && next.choice > best.choice;
+      if (has_extra && at < ManyScratch::kExtras) scratch.extras[at] = pick(is_better, best, next);
+      best = pick(is_better, next, best);
+    } while (any_beside(reaching != 0));
     return total;
   }
 
-  // The eight best, in scratch.best, of `total` candidates; none of none.
-  __device__ void choose(uint32_t total, uint32_t num_topk) const {
-    W::sync();
-    rank_candidates(total, num_topk, scratch);
-    W::sync();
-    const bool is_tied = (W::lane() < num_topk && scratch.best[W::lane()].y == kNobody) ||
-                         (total > num_topk && scratch.best[num_topk].y == kNobody);
-    if (any_beside(total > 0 && is_tied)) {
-      W::sync();
-      rank_equal_candidates(total, num_topk, scratch);
-      W::sync();
-    }
+  // Lanes whose best candidates are in order, but where sets are near: afterwards those of all.
+  __device__ void choose(uint32_t num_extras, bool is_near, Candidate& best) const {
+    constexpr uint32_t kAtOnce = 2;
+    if (is_near) sort_lanes(best);
+    uint32_t i = 0;
+    do {
+      insert<kShort>(scratch.extras[i], scratch.extras[i + 1], best);
+      i += kAtOnce;
+    } while (any_beside(i < num_extras));
   }
 
-  __device__ void write(const KernelArgs& args, uint32_t token, bool is_chosen, bool counted) const {
-    const uint2 chosen = scratch.best[W::lane()];
+  __device__ void write(const KernelArgs& args, uint32_t token, bool is_chosen, bool counted,
+                        const Candidate& chosen) const {
     const bool writes = is_chosen && W::lane() < args.num_topk;
+    constexpr uint32_t kUntagged = kShort ? 0xffff0000u : ~0u;
+    const float choice = __uint_as_float(__float_as_uint(chosen.choice) & kUntagged);
+    const float largest_choice = W::shuffle(choice, 0);
     float weight = 0.0f;
-    if (writes) {
-      constexpr uint32_t kUntagged = kShort ? 0xffff0000u : ~0u;
-      if constexpr (kScored)
-        weight = scores.column(chosen.y);
-      else
-        weight = exp_below(__uint_as_float(chosen.x & kUntagged), __uint_as_float(scratch.best[0].x & kUntagged));
-    }
+    if (writes) weight = kScored ? scores.column(chosen.column) : exp_below(choice, largest_choice);
     float sum = gpu::wave_sum<kManyLanes>(weight);
     // A softmax over the chosen has been divided by their sum before it is renormalised.
     const float epsilon = args.renormalize ? args.renorm_epsilon : 0.0f;
@@ -248,7 +239,7 @@ struct ManyToken {
     const float factor = kScored && !args.renormalize ? args.scale : quotient;
     if (counted && writes) {
       const uint32_t at = token * args.num_topk + W::lane();
-      static_cast<int32_t*>(args.ids)[at] = static_cast<int32_t>(chosen.y);
+      static_cast<int32_t*>(args.ids)[at] = static_cast<int32_t>(chosen.column);
       args.weights[at] = weight * factor;
     }
   }
@@ -273,28 +264,24 @@ __global__ void __launch_bounds__(kManyThreads, (many_resident_blocks<kType, kRu
                     {many_memory + kTokens * (kRowBytes + sizeof(ManyScratch))},  // of the block
                     reinterpret_cast<ManyScratch*>(many_memory + kTokens * kRowBytes)[W::index_in_block()]};
   const std::byte* const row = args.logits + (index < args.num_tokens ? index : 0) * args.row_bytes;
-  reinterpret_cast<float4*>(token.scratch.choices)[lane] = make_float4(kLowest, kLowest, kLowest, kLowest);
-  token.scratch.best[lane].y = kNobody;
-  token.scratch.best[lane + 1].y = kNobody;
+  for (uint32_t i = lane; i < ManyScratch::kExtras; i += kManyLanes) token.scratch.extras[i] = {kLowest, 0};
   gpu::wait_for_previous_kernel();
   gpu::allow_next_kernel();
 
-  ManyFacts facts;
-  bool is_open = true;
+#pragma unroll
+  for (int i = 0; i < Row::kChunks; ++i)
+    gpu::copy_to_shared(&token.logits.chunk_of_all(i), reinterpret_cast<const uint4*>(row) + i * kManyLanes + lane);
+  if (kScored && threadIdx.x < 32 * kRuns)
+    gpu::copy_to_shared(&token.biases.chunk(threadIdx.x), reinterpret_cast<const uint4*>(args.bias) + threadIdx.x);
   auto num_valid = static_cast<int32_t>(args.num_tokens);
-  const auto count_rows = [&] {
-    if (args.num_valid_rows) num_valid = min(*args.num_valid_rows, num_valid);
-  };
+  if (args.num_valid_rows) num_valid = min(*args.num_valid_rows, num_valid);
+  const bool counted = static_cast<int32_t>(index) < num_valid;
+  gpu::wait_for_copies();
+  ManyFacts facts;
   if constexpr (kScored) {
-    uint4 chunks[Row::kChunks];
-#pragma unroll
-    for (int i = 0; i < Row::kChunks; ++i) chunks[i] = reinterpret_cast<const uint4*>(row)[i * kManyLanes + lane];
-    count_rows();
-#pragma unroll
-    for (int i = 0; i < Row::kChunks; ++i) token.logits.chunk_of_all(i) = chunks[i];
-    if (threadIdx.x < 32 * kRuns) token.biases.chunk(threadIdx.x) = reinterpret_cast<const uint4*>(args.bias)[threadIdx.x];
     __syncthreads();
     facts = score_columns<kGrouped>(token.logits, token.scores, token.biases);
+    bool is_open = true;
     if constexpr (kGrouped) {
       is_open = many_group_is_open(args, facts.top);
       facts.products += facts.top.first + facts.top.second;
@@ -305,20 +292,19 @@ __global__ void __launch_bounds__(kManyThreads, (many_resident_blocks<kType, kRu
       of_set = is_open ? fmaxf(of_set, kLeastMaximum) : kLeastMaximum;
     }
   } else {
-    typename Row::Piece pieces[kManySets][Row::kPieces];
-    load_sets<Row>(row, pieces);
-    count_rows();
-    facts = look_at_sets<Row>(pieces, token.logits);
+    W::sync();
+    facts = look_at_sets(token.logits);
   }
-  const bool counted = static_cast<int32_t>(index) < num_valid;
   const ManyBound bound = find_sets<kScored, Token::kShort>(facts.maxima);
   W::sync();
   const bool is_finite = fabsf(facts.products) <= kMaxLogit && bound.value > -kMaxLogit;
   bool is_usual = W::ballot(!is_finite) == 0;
-  const uint32_t total = token.gather(bound, is_usual);
-  is_usual = is_usual && total <= kManyLeft;
-  token.choose(is_usual ? total : 0, args.num_topk);
-  token.write(args, index, is_usual, counted);
+  Candidate chosen;
+  const uint32_t num_extras = token.gather(bound, chosen);
+  is_usual = is_usual && num_extras <= ManyScratch::kExtras;
+  W::sync();
+  token.choose(is_usual ? num_extras : 0, bound.is_near, chosen);
+  token.write(args, index, is_usual, counted, chosen);
   if (!counted && index < args.num_tokens) write_nothing<kManyLanes>(args, index);
   const uint32_t unusual = gpu::Wave<32>::ballot(counted && !is_usual);
   if (unusual != 0)

@@ -23,7 +23,7 @@ void launch_warp(const KernelArgs& args, int num_multiprocessors, bool overlap, 
   const uint32_t many = args.chooses_by_score && args.num_columns > 256 ? 2 * kManyUsualTokens : kManyUsualTokens;
   if (is_usual(args) && args.num_tokens < many * static_cast<uint32_t>(num_multiprocessors))
     return launch_usual(args, num_multiprocessors, overlap, stream);
-  if (takes_many(args)) return launch_many(args, overlap, stream);
+  if (takes_many(args)) return launch_many(args, num_multiprocessors, overlap, stream);
   if (takes_parts(args, num_multiprocessors, 8, 256))
     launch_tokens<8, 128, 256>(args, kVariant, num_multiprocessors, overlap, stream);
   else if (takes_parts(args, num_multiprocessors, 16, 512))
