@@ -168,69 +168,90 @@ struct ManyToken {
     }
   }
 
-  // Of a column of a set, as candidates are ranked.
+  // As candidates are ranked.
   __device__ float choice(uint32_t set, uint32_t index) const {
     if constexpr (kScored) return choice_of(scores.of_set(set, index), biases.of_set(set, index));
     const float logit = logits.of_set(set, index);
-    return kShort ? tag(logit, set * kSetColumns + index) : logit;  // leaves fewer ties to settle
+    return kShort ? tag(logit, set * kSetColumns + index) : logit;  // a tag leaves no ties to settle
   }
 
-  // The next of the columns in `reaching`, a bit each, the first one's the highest.
-  __device__ Candidate take_next(uint32_t set, uint32_t& reaching) const {
-    const uint32_t bit = 31 - static_cast<uint32_t>(__clz(static_cast<int>(reaching | 1)));
-    reaching &= (1u << bit) - 1;
-    const uint32_t index = kSetColumns - 1 - bit;
+  // The columns of the set that reach the bound, a bit each from the highest on: the signs of their differences, in two
+  // halves that don't wait for each other; a zero's is that of +0.
+  __device__ static uint32_t which_reach(float bound, const float (&x)[kSetColumns]) {
+    constexpr uint32_t kHalf = kSetColumns / 2;
+    const float minus_bound = 0.0f - bound;
+    uint32_t below[2] = {};
+#pragma unroll
+    for (uint32_t i = 0; i < kSetColumns; ++i)
+      below[i / kHalf] = below[i / kHalf] << 1 | __float_as_uint(x[i] + minus_bound) >> 31;
+    return ~(below[0] << kHalf | below[1]) << (32 - kSetColumns);
+  }
+  // The first of them; if there is none, some column.
+  __device__ Candidate take(uint32_t set, uint32_t& reaching) const {
+    constexpr uint32_t kLast = 1u << (32 - kSetColumns);
+    const auto index = static_cast<uint32_t>(__clz(static_cast<int>(reaching | kLast)));
+    reaching &= 0x7fffffffu >> index;
     return {choice(set, index), set * kSetColumns + index};
   }
 
-  // The best candidate of this lane's set; the others go to scratch.extras as far as there is room. Returns their number.
-  __device__ uint32_t gather(const ManyBound& bound, Candidate& best) const {
-    float own[kSetColumns];
-    load_choices(bound.set, own);
-    // The signs of their differences, one behind the other, in two halves that don't wait for each other; a zero's is that
-    // of +0.
-    const float minus_bound = 0.0f - bound.value;
-    uint32_t below[2] = {};
-#pragma unroll
-    for (uint32_t i = 0; i < kSetColumns; ++i) {
-      uint32_t& of_half = below[i / (kSetColumns / 2)];
-      of_half = of_half << 1 | __float_as_uint(own[i] + minus_bound) >> 31;
-    }
-    uint32_t reaching = ~(below[0] << kSetColumns / 2 | below[1]) & ((1u << kSetColumns) - 1);
-    best = take_next(bound.set, reaching);
+  // The best of the lane's columns that reach the bound; the others go to scratch.extras as far as there is room. Returns
+  // their number.
+  __device__ uint32_t gather(uint32_t set, uint32_t reaching, Candidate& best) const {
+    best = take(set, reaching);
     uint32_t total = 0;
     do {
       const bool has_extra = reaching != 0;
       const auto having = W::ballot(has_extra);
       const uint32_t at = total + static_cast<uint32_t>(W::count(having & W::lanes_below()));
       total += static_cast<uint32_t>(W::count(having));
-      const Candidate next = take_next(bound.set, reaching);
-      const bool is_better = has_extra && next.choice > best.choice;
-      if (has_extra && at < ManyScratch::kExtras) scratch.extras[at] = pick(is_better, best, next);
-      best = pick(is_better, next, best);
+      const Candidate next = take(set, reaching);
+      const bool is_better = has_extra & (next.choice > best.choice);
+      const Candidate extra = either(is_better, best, next);
+      if (has_extra & (at < ManyScratch::kExtras)) scratch.extras[at] = extra;
+      best = either(is_better, next, best);
     } while (any_beside(reaching != 0));
     return total;
   }
 
-  // Lanes whose best candidates are in order, but where sets are near: afterwards those of all.
-  __device__ void choose(uint32_t num_extras, bool is_near, Candidate& best) const {
-    constexpr uint32_t kAtOnce = 2;
-    if (is_near) sort_lanes(best);
+  struct Chosen {
+    Candidate own;  // of this lane's place
+    float highest;  // of all places, as candidates' choices
+    bool is_valid;  // false if there are too many candidates
+  };
+
+  __device__ Chosen choose(const float (&maxima)[kManySets], ManyBound& bound) const {
+    float own[kSetColumns];
+    load_choices(bound.set, own);
+    const bool was_near = !kShort && any_beside(bound.is_near) && settle_near_sets<kScored>(maxima, bound);
+    if (was_near) load_choices(bound.set, own);
+    Chosen chosen{};
+    const uint32_t num_extras = gather(bound.set, which_reach(bound.value(), own), chosen.own);
+    if (was_near) sort_lanes(chosen.own);
+    chosen.highest = W::shuffle(chosen.own.choice, 0);
+    chosen.is_valid = num_extras <= ManyScratch::kExtras;
+    W::sync();
     uint32_t i = 0;
     do {
-      insert<kShort>(scratch.extras[i], scratch.extras[i + 1], best);
-      i += kAtOnce;
-    } while (any_beside(i < num_extras));
+      Candidate pair[2];
+      scratch.load_pair(i, pair);
+      insert<kShort>(pair[0], chosen.own);
+      insert<kShort>(pair[1], chosen.own);
+      i += 2;
+    } while (any_beside(i < min(num_extras, ManyScratch::kExtras)));
+    return chosen;
   }
 
-  __device__ void write(const KernelArgs& args, uint32_t token, bool is_chosen, bool counted,
-                        const Candidate& chosen) const {
+  __device__ void write(const KernelArgs& args, uint32_t token, bool is_chosen, bool counted, const Chosen& chosen) const {
     const bool writes = is_chosen && W::lane() < args.num_topk;
-    constexpr uint32_t kUntagged = kShort ? 0xffff0000u : ~0u;
-    const float choice = __uint_as_float(__float_as_uint(chosen.choice) & kUntagged);
-    const float largest_choice = W::shuffle(choice, 0);
-    float weight = 0.0f;
-    if (writes) weight = kScored ? scores.column(chosen.column) : exp_below(choice, largest_choice);
+    const auto untagged = [](float choice) {
+      return __uint_as_float(__float_as_uint(choice) & (kShort ? 0xffff0000u : ~0u));
+    };
+    float weight;
+    if constexpr (kScored)
+      weight = scores.column(chosen.own.column);
+    else
+      weight = exp_below(untagged(chosen.own.choice), untagged(chosen.highest));
+    weight = writes ? weight : 0.0f;
     float sum = gpu::wave_sum<kManyLanes>(weight);
     // A softmax over the chosen has been divided by their sum before it is renormalised.
     const float epsilon = args.renormalize ? args.renorm_epsilon : 0.0f;
@@ -239,7 +260,7 @@ struct ManyToken {
     const float factor = kScored && !args.renormalize ? args.scale : quotient;
     if (counted && writes) {
       const uint32_t at = token * args.num_topk + W::lane();
-      static_cast<int32_t*>(args.ids)[at] = static_cast<int32_t>(chosen.column);
+      static_cast<int32_t*>(args.ids)[at] = static_cast<int32_t>(chosen.own.column);
       args.weights[at] = weight * factor;
     }
   }
@@ -264,7 +285,7 @@ __global__ void __launch_bounds__(kManyThreads, (many_resident_blocks<kType, kRu
                     {many_memory + kTokens * (kRowBytes + sizeof(ManyScratch))},  // of the block
                     reinterpret_cast<ManyScratch*>(many_memory + kTokens * kRowBytes)[W::index_in_block()]};
   const std::byte* const row = args.logits + (index < args.num_tokens ? index : 0) * args.row_bytes;
-  for (uint32_t i = lane; i < ManyScratch::kExtras; i += kManyLanes) token.scratch.extras[i] = {kLowest, 0};
+  token.scratch.clear();
   gpu::wait_for_previous_kernel();
   gpu::allow_next_kernel();
 
@@ -291,19 +312,15 @@ __global__ void __launch_bounds__(kManyThreads, (many_resident_blocks<kType, kRu
       facts.products += fmaxf(of_set, 0.0f);  // a bias may be infinite, which no tag survives
       of_set = is_open ? fmaxf(of_set, kLeastMaximum) : kLeastMaximum;
     }
+    W::sync();
   } else {
     W::sync();
     facts = look_at_sets(token.logits);
   }
-  const ManyBound bound = find_sets<kScored, Token::kShort>(facts.maxima);
-  W::sync();
-  const bool is_finite = fabsf(facts.products) <= kMaxLogit && bound.value > -kMaxLogit;
-  bool is_usual = W::ballot(!is_finite) == 0;
-  Candidate chosen;
-  const uint32_t num_extras = token.gather(bound, chosen);
-  is_usual = is_usual && num_extras <= ManyScratch::kExtras;
-  W::sync();
-  token.choose(is_usual ? num_extras : 0, bound.is_near, chosen);
+  ManyBound bound = find_sets<kScored, Token::kShort>(facts.maxima);
+  const bool is_finite = fabsf(facts.products) <= kMaxLogit && bound.value() > -kMaxLogit;
+  const typename Token::Chosen chosen = token.choose(facts.maxima, bound);
+  const bool is_usual = W::ballot(!is_finite) == 0 && chosen.is_valid;
   token.write(args, index, is_usual, counted, chosen);
   if (!counted && index < args.num_tokens) write_nothing<kManyLanes>(args, index);
   const uint32_t unusual = gpu::Wave<32>::ballot(counted && !is_usual);

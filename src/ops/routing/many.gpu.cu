@@ -15,16 +15,16 @@ struct Where {
 
 // Where the next call starts early, its first blocks find places beside this call's and the others go to the multiprocessors
 // that are ready first, as many as fit: these would have more than their share, and all wait for them. Shared memory asked
-// for and not used leaves each one places for whole shares only.
+// for and not used leaves each one places for whole shares only; the least that does, for what is left is a cache.
 int64_t evenly_shared_bytes(uint32_t num_blocks, uint32_t resident, int64_t bytes, const Where& where) {
   constexpr int64_t kReserved = 1024;  // beside each block's
   constexpr int64_t kUnit = 128;
   const uint32_t share = (num_blocks + where.num_multiprocessors - 1) / where.num_multiprocessors;
   const int64_t all = gpu::max_shared_bytes(where.stream.device.index) + kReserved;
   resident = std::min(resident, static_cast<uint32_t>(all / (bytes + kReserved)));
-  if (!where.overlap || share > resident) return bytes;
+  if (!where.overlap || share > resident || resident % share == 0) return bytes;
   const uint32_t places = resident / share * share;
-  return std::max(bytes, (all / places - kReserved) / kUnit * kUnit);
+  return std::max(bytes, (all / (places + 1) - kReserved) / kUnit * kUnit + kUnit);
 }
 
 template <DType kType, int kRuns, Order kOrder, bool kGrouped>

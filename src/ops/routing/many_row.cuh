@@ -19,10 +19,12 @@ struct alignas(8) Candidate {
   __device__ bool is_before(const Candidate& other) const {
     const bool is_larger = choice > other.choice;
     if constexpr (kDistinct) return is_larger;
-    return is_larger || (choice == other.choice && column < other.column);
+    const bool is_equal = choice == other.choice;
+    const bool is_lower = column < other.column;
+    return is_larger | (is_equal & is_lower);  // without branches
   }
 };
-__device__ inline Candidate pick(bool first, const Candidate& a, const Candidate& b) {
+__device__ inline Candidate either(bool first, const Candidate& a, const Candidate& b) {
   return {first ? a.choice : b.choice, first ? a.column : b.column};
 }
 
@@ -30,6 +32,20 @@ __device__ inline Candidate pick(bool first, const Candidate& a, const Candidate
 struct alignas(16) ManyScratch {
   static constexpr uint32_t kExtras = 26;
   Candidate extras[kExtras];  // candidates beside the best of each lane's set; -inf behind them
+
+  __device__ void clear() {
+    constexpr uint32_t kPairs = kExtras / 2;
+#pragma unroll
+    for (uint32_t first = 0; first < kPairs; first += kManyLanes) {
+      const uint32_t pair = first + gpu::Wave<kManyLanes>::lane();
+      if (pair < kPairs) reinterpret_cast<float4*>(extras)[pair] = make_float4(kLowest, 0.0f, kLowest, 0.0f);
+    }
+  }
+  __device__ void load_pair(uint32_t first, Candidate (&pair)[2]) const {
+    const float4 two = reinterpret_cast<const float4*>(extras)[first / 2];
+    pair[0] = {two.x, __float_as_uint(two.y)};
+    pair[1] = {two.z, __float_as_uint(two.w)};
+  }
 };
 static_assert(sizeof(ManyScratch) % 32 == 16);
 

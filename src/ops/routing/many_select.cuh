@@ -107,77 +107,84 @@ __device__ inline float eight_largest(const float (&of_lane)[kManySets]) {
 }
 
 struct ManyBound {
-  float value;   // no chosen column is below it; eight or more of the token reach it
-  uint32_t set;  // this lane's of the eight that may have chosen columns; any, if there are NaNs
-  bool is_near;  // maxima of sets may be in the wrong order, with this token or one beside it; else they descend over the
-                 // lanes, of equal ones that of the lower set first
+  float eighth;  // maximum of a set, tagged
+  uint32_t set;  // this lane's of the eight that may have chosen columns, in descending order of their maxima, of equal ones
+                 // the lower set first; any, if there are NaNs
+  bool is_near;  // maxima of sets may be equal or in the wrong order, as far as this lane can see
+
+  // No chosen column is below it; eight or more of the token reach it.
+  __device__ float value() const { return TaggedSet::floor(eighth); }
 };
 
-// kNeighbours: a lane's sets are lane * kManySets ..., else step * kManyLanes + lane. kShort: all maxima end in zeros.
+// kNeighbours: a lane's sets are lane * kManySets ..., else step * kManyLanes + lane.
+template <bool kNeighbours>
+__device__ uint32_t set_tag(uint32_t i) {
+  const uint32_t lane = gpu::Wave<kManyLanes>::lane();
+  return TaggedSet::kTag - (kNeighbours ? lane * kManySets + i : i * kManyLanes + lane);
+}
+
+// kShort: all maxima end in zeros, from which a tag takes nothing.
 template <bool kNeighbours, bool kShort>
 __device__ ManyBound find_sets(const float (&maxima)[kManySets]) {
   using W = gpu::Wave<kManyLanes>;
-  const auto tag = [](uint32_t set) {
-    return TaggedSet::kTag - (kNeighbours ? W::lane() * kManySets + set : set * kManyLanes + W::lane());
-  };
   float tagged[kManySets];
 #pragma unroll
-  for (uint32_t i = 0; i < kManySets; ++i) tagged[i] = TaggedSet::of(maxima[i], tag(i));
+  for (uint32_t i = 0; i < kManySets; ++i) tagged[i] = TaggedSet::of(maxima[i], set_tag<kNeighbours>(i));
   const float own = eight_largest(tagged);
-  const float eighth = W::shuffle(own, kManyLanes - 1);
-  ManyBound bound{TaggedSet::floor(eighth), TaggedSet::set(own), false};
+  ManyBound bound{W::shuffle(own, kManyLanes - 1), TaggedSet::set(own), false};
   if constexpr (!kShort) {
-    bool is_near = TaggedSet::is_near(own, W::shuffle_up(own, 1));
+    bound.is_near = TaggedSet::is_near(own, W::shuffle_up(own, 1));
 #pragma unroll
-    for (uint32_t i = 0; i < kManySets; ++i) is_near |= TaggedSet::is_near(eighth, tagged[i]);
-    if (any_beside(is_near)) {
-      // A tag takes nothing from numbers that end in zeros, as those that come from 16 bits do.
-      bool ends_in_zeros = true;
-#pragma unroll
-      for (const float of_set : maxima) ends_in_zeros &= (__float_as_uint(of_set) & TaggedSet::kTag) == 0;
-      const bool keeps_all = W::ballot(!ends_in_zeros) == 0;
-      bound.is_near = any_beside(is_near && !keeps_all);
-    }
-    if (bound.is_near) {
-#pragma unroll
-      for (uint32_t i = 0; i < kManySets; ++i) tagged[i] = TaggedSet::exact(tagged[i], maxima[i], eighth, tag(i));
-      bound.set = TaggedSet::set(eight_largest(tagged));
-    }
+    for (const float of_set : tagged) bound.is_near |= TaggedSet::is_near(bound.eighth, of_set);
   }
   return bound;
 }
 
-// The best candidate of each lane, in whatever order: afterwards the better the lower the lane.
+// Where is_near is seen in a wave: gives the lanes the sets that what the tags had covered decides on, in whatever order.
+// False if that was not needed.
+template <bool kNeighbours>
+__device__ bool settle_near_sets(const float (&maxima)[kManySets], ManyBound& bound) {
+  using W = gpu::Wave<kManyLanes>;
+  // As those do that come from 16 bits.
+  bool ends_in_zeros = true;
+#pragma unroll
+  for (const float of_set : maxima) ends_in_zeros &= (__float_as_uint(of_set) & TaggedSet::kTag) == 0;
+  const bool keeps_all = W::ballot(!ends_in_zeros) == 0;
+  if (!any_beside(bound.is_near && !keeps_all)) return false;
+  float exact[kManySets];
+#pragma unroll
+  for (uint32_t i = 0; i < kManySets; ++i) {
+    const uint32_t tag = set_tag<kNeighbours>(i);
+    exact[i] = TaggedSet::exact(TaggedSet::of(maxima[i], tag), maxima[i], bound.eighth, tag);
+  }
+  bound.set = TaggedSet::set(eight_largest(exact));
+  return true;
+}
+
+// One candidate of each lane, in whatever order: afterwards the better the lower the lane.
 __device__ inline void sort_lanes(Candidate& own) {
   using W = gpu::Wave<kManyLanes>;
+  const uint32_t lane = W::lane();
 #pragma unroll 1
   for (uint32_t pass = 0; pass < kManyLanes; ++pass) {
-    const uint32_t other_lane = ((W::lane() + pass) ^ 1) - pass;  // a neighbour, from pass to pass the other one
-    const Candidate other{W::shuffle(own.choice, static_cast<int>(other_lane % kManyLanes)),
-                          W::shuffle(own.column, static_cast<int>(other_lane % kManyLanes))};
-    const bool comes_first = other.is_before<false>(own);
-    if (other_lane < kManyLanes && comes_first == other_lane > W::lane()) own = other;
+    const uint32_t other_lane = ((lane + pass) ^ 1) - pass;  // a neighbour, from pass to pass the other one
+    const auto from = static_cast<int>(other_lane % kManyLanes);
+    const Candidate other{W::shuffle(own.choice, from), W::shuffle(own.column, from)};
+    const bool is_later = other_lane > lane;
+    if (other_lane < kManyLanes && other.is_before<false>(own) == is_later) own = other;
   }
 }
 
-// Two more into the lanes' ordered eight, whose last ones they push out.
+// One more into the lanes' ordered eight, whose last one it pushes out.
 template <bool kDistinct>
-__device__ void insert(const Candidate& a, const Candidate& b, Candidate& own) {
+__device__ void insert(const Candidate& next, Candidate& own) {
   using W = gpu::Wave<kManyLanes>;
-  const auto from_above = [&](uint32_t distance) {
-    const Candidate there{W::shuffle_up(own.choice, static_cast<int>(distance)),
-                          W::shuffle_up(own.column, static_cast<int>(distance))};
-    return Candidate{W::lane() < distance ? -kLowest : there.choice, there.column};
-  };
-  const Candidate above = from_above(1);
-  const Candidate second_above = from_above(2);
-  const bool in_order = a.template is_before<kDistinct>(b);
-  const Candidate first = pick(in_order, a, b);
-  const Candidate second = pick(in_order, b, a);
-  const Candidate by_first = pick(first.template is_before<kDistinct>(above), above, first);
-  const Candidate by_second = pick(second.template is_before<kDistinct>(second_above), second_above, second);
-  own = pick(by_first.template is_before<kDistinct>(own), by_first, own);
-  own = pick(by_second.template is_before<kDistinct>(own), by_second, own);
+  Candidate above{W::shuffle_up(own.choice, 1), W::shuffle_up(own.column, 1)};
+  above.choice = W::lane() == 0 ? -kLowest : above.choice;
+  const bool passes = next.template is_before<kDistinct>(own);
+  const bool passes_above = next.template is_before<kDistinct>(above);
+  own.column = passes ? (passes_above ? above.column : next.column) : own.column;
+  own.choice = fmaxf(own.choice, fminf(above.choice, next.choice));
 }
 
 }  // namespace mixlane::routing_gpu
