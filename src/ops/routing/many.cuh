@@ -199,7 +199,7 @@ struct ManyToken {
   __device__ uint32_t gather(uint32_t set, uint32_t reaching, Candidate& best) const {
     best = take(set, reaching);
     uint32_t total = 0;
-    do {
+    const auto keep_next = [&] {
       const bool has_extra = reaching != 0;
       const auto having = W::ballot(has_extra);
       const uint32_t at = total + static_cast<uint32_t>(W::count(having & W::lanes_below()));
@@ -209,7 +209,10 @@ struct ManyToken {
       const Candidate extra = either(is_better, best, next);
       if (has_extra & (at < ManyScratch::kExtras)) scratch.extras[at] = extra;
       best = either(is_better, next, best);
-    } while (any_beside(reaching != 0));
+    };
+    keep_next();
+#pragma unroll 1
+    while (any_beside(reaching != 0)) keep_next();
     return total;
   }
 
@@ -218,6 +221,22 @@ struct ManyToken {
     float highest;  // of all places, as candidates' choices
     bool is_valid;  // false if there are too many candidates
   };
+
+  __device__ void insert_extras(uint32_t total, Candidate& own) const {
+    Candidate pair[2];
+    scratch.load_pair(0, pair);
+    insert<kShort>(pair[0], own);
+    insert<kShort>(pair[1], own);
+    // Few waves have a token with more.
+#pragma unroll 1
+    for (uint32_t i = 2; any_beside(i < total); i += 2) {
+      scratch.load_pair(i, pair);
+      if (i >= total) pair[0].choice = kLowest;
+      if (i + 1 >= total) pair[1].choice = kLowest;
+      insert<kShort>(pair[0], own);
+      insert<kShort>(pair[1], own);
+    }
+  }
 
   __device__ Chosen choose(const float (&maxima)[kManySets], ManyBound& bound) const {
     float own[kSetColumns];
@@ -230,14 +249,7 @@ struct ManyToken {
     chosen.highest = W::shuffle(chosen.own.choice, 0);
     chosen.is_valid = num_extras <= ManyScratch::kExtras;
     W::sync();
-    uint32_t i = 0;
-    do {
-      Candidate pair[2];
-      scratch.load_pair(i, pair);
-      insert<kShort>(pair[0], chosen.own);
-      insert<kShort>(pair[1], chosen.own);
-      i += 2;
-    } while (any_beside(i < min(num_extras, ManyScratch::kExtras)));
+    insert_extras(min(num_extras, ManyScratch::kExtras), chosen.own);
     return chosen;
   }
 

@@ -31,16 +31,9 @@ __device__ inline Candidate either(bool first, const Candidate& a, const Candida
 // A token's shared memory beside its row. Tokens beside each other read the same member at once, from different banks.
 struct alignas(16) ManyScratch {
   static constexpr uint32_t kExtras = 26;
-  Candidate extras[kExtras];  // candidates beside the best of each lane's set; -inf behind them
+  Candidate extras[kExtras];  // candidates beside the best of each lane's set; -inf where there is no first or second
 
-  __device__ void clear() {
-    constexpr uint32_t kPairs = kExtras / 2;
-#pragma unroll
-    for (uint32_t first = 0; first < kPairs; first += kManyLanes) {
-      const uint32_t pair = first + gpu::Wave<kManyLanes>::lane();
-      if (pair < kPairs) reinterpret_cast<float4*>(extras)[pair] = make_float4(kLowest, 0.0f, kLowest, 0.0f);
-    }
-  }
+  __device__ void clear() { extras[gpu::Wave<kManyLanes>::lane()] = {kLowest, 0}; }
   __device__ void load_pair(uint32_t first, Candidate (&pair)[2]) const {
     const float4 two = reinterpret_cast<const float4*>(extras)[first / 2];
     pair[0] = {two.x, __float_as_uint(two.y)};
