@@ -5,19 +5,20 @@
 
 namespace mixlane::routing_gpu {
 
-// A set's maximum whose last bits are the set's number, so that both come through the merging; of two equal ones the lower
-// set's is the larger.
+// A set's maximum whose last bits are the set's number, so that both come through the merging. Of two equal ones the lower
+// set's is the larger; of two negative ones only with kOrdered, which costs two instructions more for each.
 struct TaggedSet {
   static constexpr uint32_t kTag = kManyLanes * kManySets - 1;
 
-  // `tag`: kTag less the set's number.
-  __device__ static float of(float maximum, uint32_t tag) {
+  template <bool kOrdered>
+  __device__ static float of(float maximum, uint32_t set) {
     const uint32_t bits = __float_as_uint(maximum + 0.0f);  // -0 as +0
-    return __uint_as_float(((bits & ~kTag) | tag) ^ (sign(bits) & kTag));
+    return __uint_as_float((bits | kTag) ^ set ^ (kOrdered ? sign(bits) & kTag : 0));
   }
+  template <bool kOrdered>
   __device__ static uint32_t set(float tagged) {
     const uint32_t bits = __float_as_uint(tagged);
-    return (bits ^ ~sign(bits)) & kTag;
+    return (bits ^ (kOrdered ? ~sign(bits) : ~0u)) & kTag;
   }
   // What any maximum that may have become `tagged` reaches, whatever the set.
   __device__ static float floor(float tagged) {
@@ -29,15 +30,15 @@ struct TaggedSet {
     return (__float_as_uint(tagged) ^ __float_as_uint(other)) - 1 < kTag;
   }
   // Sets in the order of their maxima, as far as it matters which are above the one that became `bound`, themselves near it
-  // or below. Positive, and the tag is there again.
-  __device__ static float exact(float tagged, float maximum, float bound, uint32_t tag) {
+  // or below. Positive, and the set is there again.
+  __device__ static float exact(float tagged, float maximum, float bound, uint32_t set) {
     constexpr uint32_t kAbove = 0x60000000u;
     constexpr uint32_t kNear = 0x40000000u;
     constexpr uint32_t kBelow = 0x20000000u;
     const uint32_t bits = __float_as_uint(maximum + 0.0f);
     const uint32_t near = kNear | ((bits ^ sign(bits)) & kTag) * (kTag + 1);
     const bool is_equal = (__float_as_uint(tagged) ^ __float_as_uint(bound)) <= kTag;
-    return __uint_as_float((is_equal ? near : tagged > bound ? kAbove : kBelow) | tag);
+    return __uint_as_float((is_equal ? near : tagged > bound ? kAbove : kBelow) | (kTag ^ set));
   }
 
  private:
@@ -118,9 +119,9 @@ struct ManyBound {
 
 // kNeighbours: a lane's sets are lane * kManySets ..., else step * kManyLanes + lane.
 template <bool kNeighbours>
-__device__ uint32_t set_tag(uint32_t i) {
+__device__ uint32_t set_of_lane(uint32_t i) {
   const uint32_t lane = gpu::Wave<kManyLanes>::lane();
-  return TaggedSet::kTag - (kNeighbours ? lane * kManySets + i : i * kManyLanes + lane);
+  return kNeighbours ? lane * kManySets | i : i * kManyLanes | lane;
 }
 
 // kShort: all maxima end in zeros, from which a tag takes nothing.
@@ -129,9 +130,9 @@ __device__ ManyBound find_sets(const float (&maxima)[kManySets]) {
   using W = gpu::Wave<kManyLanes>;
   float tagged[kManySets];
 #pragma unroll
-  for (uint32_t i = 0; i < kManySets; ++i) tagged[i] = TaggedSet::of(maxima[i], set_tag<kNeighbours>(i));
+  for (uint32_t i = 0; i < kManySets; ++i) tagged[i] = TaggedSet::of<kShort>(maxima[i], set_of_lane<kNeighbours>(i));
   const float own = eight_largest(tagged);
-  ManyBound bound{W::shuffle(own, kManyLanes - 1), TaggedSet::set(own), false};
+  ManyBound bound{W::shuffle(own, kManyLanes - 1), TaggedSet::set<kShort>(own), false};
   if constexpr (!kShort) {
     bound.is_near = TaggedSet::is_near(own, W::shuffle_up(own, 1));
 #pragma unroll
@@ -145,19 +146,19 @@ __device__ ManyBound find_sets(const float (&maxima)[kManySets]) {
 template <bool kNeighbours>
 __device__ bool settle_near_sets(const float (&maxima)[kManySets], ManyBound& bound) {
   using W = gpu::Wave<kManyLanes>;
-  // As those do that come from 16 bits.
+  // As those do that come from 16 bits: then tags have decided well, of numbers that are not negative.
   bool ends_in_zeros = true;
 #pragma unroll
   for (const float of_set : maxima) ends_in_zeros &= (__float_as_uint(of_set) & TaggedSet::kTag) == 0;
-  const bool keeps_all = W::ballot(!ends_in_zeros) == 0;
+  const bool keeps_all = W::ballot(!ends_in_zeros) == 0 && bound.eighth >= 0.0f;
   if (!any_beside(bound.is_near && !keeps_all)) return false;
   float exact[kManySets];
 #pragma unroll
   for (uint32_t i = 0; i < kManySets; ++i) {
-    const uint32_t tag = set_tag<kNeighbours>(i);
-    exact[i] = TaggedSet::exact(TaggedSet::of(maxima[i], tag), maxima[i], bound.eighth, tag);
+    const uint32_t set = set_of_lane<kNeighbours>(i);
+    exact[i] = TaggedSet::exact(TaggedSet::of<false>(maxima[i], set), maxima[i], bound.eighth, set);
   }
-  bound.set = TaggedSet::set(eight_largest(exact));
+  bound.set = TaggedSet::set<false>(eight_largest(exact));
   return true;
 }
 

@@ -453,6 +453,18 @@ TEST_F(RoutingGpu, SignedZeros) {
   }
 }
 
+// Equal ones again where all are negative.
+TEST_F(RoutingGpu, FewDistinctNegativeLogits) {
+  Rng rng(15);
+  for (const DType dtype : {DType::f32, DType::bf16})
+    for (const uint64_t distinct : {2, 20, 200}) {
+      Problem p = simple(rng, 3001, 256, 8, Scoring::softmax, dtype);
+      p.config.renormalize = true;
+      for (float& x : p.logits) x = -1.0f - static_cast<float>(rng() % distinct) * 0.25f;
+      check(p);
+    }
+}
+
 // One captured graph, other row counts at each replay.
 TEST_F(RoutingGpu, GraphReadsTheRowCount) {
   Rng rng(9);
