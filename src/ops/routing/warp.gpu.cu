@@ -7,11 +7,11 @@ namespace {
 // of it, as for one. For few tokens a whole wave each is quicker.
 constexpr uint32_t kManyTokens = 24;  // of a multiprocessor
 
-// With usual routers.
+// The same with usual routers, of which whole waves are quick for as many tokens as this.
 uint32_t few_tokens(const KernelArgs& args) {
   if (!takes_many(args)) return kManyTokens;
   if (args.chooses_by_score) return args.num_columns <= 256 ? 18 : 16;
-  return args.num_columns == 256 ? 16 : 12;
+  return args.num_columns == 256 || args.num_columns == 384 ? 16 : 12;
 }
 
 bool takes_parts(const KernelArgs& args, int num_multiprocessors, uint32_t lanes, uint32_t max_columns) {
