@@ -4,96 +4,108 @@
 #pragma once
 
 #include "gpu/ptx/cluster.cuh"
-#include "ops/align/outputs.cuh"
+#include "gpu/ptx/warpgroup.cuh"
+#include "ops/align/direct.cuh"
 
 namespace mixlane::align_gpu {
 
+// kMaxCodes: what counters are laid out for, so that no address has to be computed from the number of codes.
+// kStaged: pairs are sorted in shared memory on their way to their slots, where there are many.
+template <int kThreads_, int kItems_, uint32_t kBlocks_, uint32_t kMaxCodes_>
+struct ClusterShape {
+  using Tile = align_gpu::Tile<kThreads_, kItems_, 32>;
+  static constexpr uint32_t kBlocks = kBlocks_;
+  static constexpr uint32_t kMaxCodes = kMaxCodes_;
+  static constexpr uint32_t kPairs = kBlocks * Tile::kPairs;
+  static constexpr bool kStaged = Tile::kItems >= 4;
+
+  // Threads with four codes each, by whole waves.
+  static constexpr uint32_t kHolders = num_quads(kMaxCodes);
+  static constexpr uint32_t kHolderWaves = (kHolders + Tile::kWave - 1) / Tile::kWave;
+  static_assert(kMaxCodes % 4 == 0 && kHolderWaves <= Tile::kWaves);
+  // A code's pairs of all blocks fit in 16 bits.
+  static constexpr bool kNarrow = kPairs < 65536;
+
+  static constexpr int64_t kTileBytes = kStaged ? Staged<Tile>::kBytes : Direct<Tile>::kBytes;
+};
+
 // What the blocks of a cluster tell each other: in tile.rest behind the staged pairs.
-template <uint32_t kBlocks>
+template <class Shape>
 struct ClusterCounts {
-  uint2* rows;        // [kBlocks][row_pairs]: four codes each, 16 bits per code
-  uint2* faults;      // [kBlocks]: (count, first) of reported pairs; complete in the last block only
-  uint64_t* barrier;  // what the others send is there
-  uint32_t row_pairs;
+  using Tile = typename Shape::Tile;
+  static constexpr uint32_t kBlocks = Shape::kBlocks;
+  static constexpr uint32_t kOthers = kBlocks - 1;
+  static constexpr uint32_t kRowBytes = Shape::kHolders * sizeof(uint2);
 
-  __host__ __device__ static constexpr uint32_t pairs_per_row(uint32_t num_codes) {
-    return (num_quads(num_codes) + 1) / 2 * 2;
-  }
-  __host__ __device__ static constexpr int64_t bytes(uint32_t num_codes) {
-    return int64_t{8} * (kBlocks * (pairs_per_row(num_codes) + 1) + 1);
-  }
+  uint2 (*rows)[Shape::kHolders];  // [kBlocks]: four codes each, 16 bits per code
+  uint2* faults;                   // [kBlocks]: (count, first) of reported pairs; complete in the last block only
+  uint64_t* barrier;               // what the others send is there
+  uint32_t others[kOthers];        // this thread's place of this block's row in the others' memory
+  uint32_t to_barrier;             // from there on to the barrier of that block
 
-  __device__ ClusterCounts(std::byte* memory, uint32_t num_codes)
-      : rows(reinterpret_cast<uint2*>(memory)),
-        faults(rows + kBlocks * pairs_per_row(num_codes)),
-        barrier(reinterpret_cast<uint64_t*>(faults + kBlocks)),
-        row_pairs(pairs_per_row(num_codes)) {}
+  static constexpr int64_t kBytes = int64_t{kBlocks} * (kRowBytes + sizeof(uint2)) + sizeof(uint64_t);
+
+  __device__ explicit ClusterCounts(std::byte* memory)
+      : rows(reinterpret_cast<uint2 (*)[Shape::kHolders]>(memory)),
+        faults(reinterpret_cast<uint2*>(memory + kBlocks * kRowBytes)),
+        barrier(reinterpret_cast<uint64_t*>(faults + kBlocks)) {}
 
   __device__ static uint32_t own_rank() { return blockIdx.x % kBlocks; }
-  __device__ uint2* row(uint32_t rank) const { return rows + rank * row_pairs; }
+  __device__ static bool holds() { return threadIdx.x < Shape::kHolders; }
 
-  // By one thread, before the blocks meet.
-  __device__ void expect() const {
-    const uint32_t bytes_per_block = row_pairs * 8 + (own_rank() == kBlocks - 1 ? 8 : 0);
-    gpu::ptx::mbarrier_init(barrier, 1);
-    gpu::ptx::mbarrier_arrive_expect(barrier, (kBlocks - 1) * bytes_per_block);
-  }
-
-  // The waves that hold codes have to sort them meanwhile; where they are the fewer, the others send.
-  template <class Tile>
-  __device__ static uint32_t first_sender(const Tile& tile) {
-    const uint32_t num_holders = (tile.stride / 4 + Tile::kWave - 1) / Tile::kWave;
-    return num_holders <= Tile::kWaves / 2 ? num_holders : 0;
-  }
-
-  // This block's row to all others, a wave per block, and its faults to the last one.
-  template <class Tile>
-  __device__ void send(const Tile& tile) const {
-    const uint32_t first = first_sender(tile);
-    const uint32_t wave = Tile::Wave::index_in_block();
-    if (wave < first) return;
-    const auto* packets = reinterpret_cast<const uint4*>(row(own_rank()));
-#pragma unroll 1
-    for (uint32_t rank = wave - first; rank < kBlocks; rank += Tile::kWaves - first) {
-      if (rank == own_rank()) continue;
-      const uint32_t to = gpu::ptx::map_shared(packets, rank);
-      const uint32_t to_barrier = gpu::ptx::map_shared(barrier, rank);
-#pragma unroll 1
-      for (uint32_t i = Tile::Wave::lane(); i < row_pairs / 2; i += Tile::kWave)
-        gpu::ptx::store_async(to + i * 16, packets[i], to_barrier);
+  // Of all threads, before the blocks meet.
+  __device__ void prepare() {
+    if (threadIdx.x == 0) {
+      gpu::ptx::mbarrier_init(barrier, 1);
+      gpu::ptx::mbarrier_arrive_expect(barrier, kOthers * (kRowBytes + (own_rank() == kOthers ? sizeof(uint2) : 0)));
     }
-    if (wave != first || Tile::Wave::lane() != 0) return;
-    constexpr uint32_t kLast = kBlocks - 1;
-    const uint2 own_faults = make_uint2(tile.facts->fault_count, tile.facts->fault_first);
-    if (own_rank() == kLast)
-      faults[kLast] = own_faults;
-    else
-      gpu::ptx::store_async(gpu::ptx::map_shared(faults + own_rank(), kLast), own_faults,
-                            gpu::ptx::map_shared(barrier, kLast));
+    gpu::ptx::mbarrier_init_fence();
+    const uint2* const place = rows[own_rank()] + min(threadIdx.x, Shape::kHolders - 1);
+#pragma unroll
+    for (uint32_t i = 0; i < kOthers; ++i) others[i] = gpu::ptx::map_shared(place, (own_rank() + 1 + i) % kBlocks);
+    to_barrier = gpu::ptx::shared_address(barrier) - gpu::ptx::shared_address(place);
   }
 
-  // Pairs of this block below this thread's codes, once the block's row is there; a wave finds out by itself.
-  template <class Tile>
-  __device__ uint32_t sum_below(const Tile& tile, const Quad& own) const {
-    uint32_t values[2] = {own.sum(), 0};
-    uint32_t sums[2];
-#pragma unroll 1
-    for (uint32_t i = Tile::Wave::lane(); i < Tile::Wave::index_in_block() * Tile::kWave; i += Tile::kWave)
-      values[1] += unpack_quad(row(own_rank())[i]).sum();
-    Tile::Wave::inclusive_sums(values, sums);
-    return sums[0] - values[0] + Tile::Wave::shuffle(sums[1], Tile::kWave - 1);
+  // This thread's codes to all blocks.
+  __device__ void send(const Quad& in_tile) const {
+    const uint2 packed = pack_quad(in_tile);
+    rows[own_rank()][threadIdx.x] = packed;
+#pragma unroll
+    for (const uint32_t other : others) gpu::ptx::store_async(other, packed, other + to_barrier);
+  }
+
+  // By one thread, when the block's are complete.
+  __device__ void send_faults(const BlockFacts& facts) const {
+    const uint2 own = make_uint2(facts.fault_count, facts.fault_first);
+    if (own_rank() == kOthers)
+      faults[kOthers] = own;
+    else
+      gpu::ptx::store_async(gpu::ptx::map_shared(faults + own_rank(), kOthers), own, gpu::ptx::map_shared(barrier, kOthers));
   }
 
   // Sums of this thread's codes: over all blocks, and over those before this one. Waits for the rows.
-  template <class Tile>
-  __device__ void sum(const Tile& tile, Quad& total, Quad& before) const {
-    if (threadIdx.x >= tile.stride / 4) return;
+  __device__ void sum(Quad& total, Quad& before) const {
     gpu::ptx::mbarrier_wait_cluster(barrier);
+    if (!holds()) return;
+    if constexpr (Shape::kNarrow) {
+      uint2 all = make_uint2(0, 0);
+      uint2 below = make_uint2(0, 0);
 #pragma unroll
-    for (uint32_t rank = 0; rank < kBlocks; ++rank) {
-      const Quad quad = unpack_quad(row(rank)[threadIdx.x]);
-      total.add(quad);
-      if (rank < own_rank()) before.add(quad);
+      for (uint32_t rank = 0; rank < kBlocks; ++rank) {
+        const uint2 row = rows[rank][threadIdx.x];
+        all.x += row.x;
+        all.y += row.y;
+        if (rank < own_rank()) below.x += row.x, below.y += row.y;
+      }
+      total = unpack_quad(all);
+      before = unpack_quad(below);
+    } else {
+#pragma unroll
+      for (uint32_t rank = 0; rank < kBlocks; ++rank) {
+        const Quad row = unpack_quad(rows[rank][threadIdx.x]);
+        total.add(row);
+        if (rank < own_rank()) before.add(row);
+      }
     }
   }
 
@@ -110,75 +122,129 @@ struct ClusterCounts {
   }
 };
 
-// The grid is one cluster of kBlocks, or several.
-template <class Tile, uint32_t kBlocks, bool kPlain>
-__global__ void __launch_bounds__(Tile::kThreads) align_cluster(const MIXLANE_GRID_CONSTANT KernelArgs args) {
+// The waves that hold codes, and what they do while the others wait for them.
+template <class Shape>
+struct Holders {
+  using Tile = typename Shape::Tile;
+  static constexpr uint32_t kWaves = Shape::kHolderWaves;
+  static constexpr uint32_t kOtherWaves = Tile::kWaves - kWaves;
+
+  __device__ static bool has_this_thread() { return threadIdx.x < kWaves * Tile::kWave; }
+
+  // Sum over the threads below this one. By all holders, and others_keep_pace() by the others.
+  template <class T>
+  __device__ static T sum_below(T value, T* sums) {
+    using Wave = typename Tile::Wave;
+    const T inclusive = Wave::inclusive_sum(value);
+    T below = inclusive - value;
+    if constexpr (kWaves > 1) {
+      if (Wave::lane() == Tile::kWave - 1) sums[Wave::index_in_block()] = inclusive;
+      gpu::ptx::sync_threads(1, kWaves * Tile::kWave);
+#pragma unroll
+      for (uint32_t w = 0; w + 1 < kWaves; ++w)
+        if (w < Wave::index_in_block()) below += sums[w];
+    }
+    return below;
+  }
+
+  // A barrier of their own: compute-sanitizer's racecheck takes waves that have come by different numbers of barriers for
+  // unordered, whatever barrier they meet at next.
+  __device__ static void others_keep_pace() {
+    if constexpr (kWaves > 1 && kOtherWaves > 0) gpu::ptx::sync_threads(2, kOtherWaves * Tile::kWave);
+  }
+};
+
+// This block's share of the output. `starts`: where this thread's codes start in the tile.
+template <class Shape, bool kPlain>
+__device__ void write_share(const KernelArgs& args, const typename Shape::Tile& tile,
+                            const uint32_t (&ranked)[Shape::Tile::kItems], const PairRange& range, const Quad& starts,
+                            [[maybe_unused]] const DirectRoles<typename Shape::Tile>& direct_roles) {
+  using Tile = typename Shape::Tile;
+  const uint32_t cluster = blockIdx.x / Shape::kBlocks;
+  const uint32_t first = blockIdx.x * Tile::kThreads + threadIdx.x;
+  const uint32_t step = gridDim.x * Tile::kThreads;
+  const bool pair_slots = args.out.pair_slots != nullptr && cluster == 0;
+  if constexpr (Shape::kStaged) {
+    using Roles = WaveRoles<Tile>;
+    if (Roles::writes_codes())
+      write_code_places(args, tile, Roles::index_in_block() * gridDim.x + blockIdx.x, Roles::kCount * gridDim.x);
+  } else {
+    const Direct<Tile> direct{reinterpret_cast<uint16_t*>(tile.rest)};
+    direct.template write<kPlain>(args, tile, ranked, range.begin, range.end, direct_roles.writes_pairs, pair_slots);
+    if (direct_roles.writes_codes)
+      write_code_places(args, tile, direct_roles.index * gridDim.x + blockIdx.x, direct_roles.count * gridDim.x);
+  }
+  write_other_block_experts(args, tile, first, step);
+  if (blockIdx.x == Shape::kBlocks - 1) write_summary(args, tile);
+  if constexpr (Shape::kStaged) {
+    // A tile's pairs are shared by the blocks of the same rank.
+    auto share =
+        TileShare::of_block<Tile>(range.begin, range.end, tile.facts->num_staged, cluster, gridDim.x / Shape::kBlocks);
+    share.pair_slots = pair_slots;
+    if (pair_slots) write_pair_slots(args, tile, ranked, range.begin, range.end);
+    write_tile<Tile, kPlain>(args, tile, share, starts);
+  }
+  fill_zeros(args, first, step);
+}
+
+// The grid is one cluster of Shape::kBlocks, or several.
+template <class Shape, bool kPlain>
+__global__ void __launch_bounds__(Shape::Tile::kThreads) align_cluster(const MIXLANE_GRID_CONSTANT KernelArgs args) {
+  using Tile = typename Shape::Tile;
+  using Holders = align_gpu::Holders<Shape>;
   extern __shared__ __align__(16) std::byte shared[];
   gpu::prefetch_args(args);
-  const Tile tile(shared, args.num_codes);
-  const Staged<Tile> staged{reinterpret_cast<uint32_t*>(tile.rest)};
-  const ClusterCounts<kBlocks> counts(tile.rest + Staged<Tile>::kBytes, args.num_codes);
-  if (threadIdx.x == 0) counts.expect();
-  Tile::Wave::sync();
-  gpu::ptx::mbarrier_init_fence();
-  gpu::ptx::cluster_arrive_relaxed();
+  const Tile tile(shared, Shape::kMaxCodes);
+  ClusterCounts<Shape> counts(tile.rest + Shape::kTileBytes);
+  counts.prepare();
   tile.clear_facts();
+  gpu::ptx::cluster_arrive();
   tile.clear_row();
-
-  gpu::wait_for_previous_kernel();
-  gpu::allow_next_kernel();
-  const uint32_t num_counted = count_pairs(args.source);
-  const uint32_t share = even_share(num_counted, kBlocks);
-  const uint32_t rank = counts.own_rank();
-  const uint32_t first_pair = min(rank * share, num_counted);
-  const uint32_t end = min(first_pair + share, num_counted);
+  const auto direct_roles = DirectRoles<Tile>::of(blockIdx.x / Shape::kBlocks, gridDim.x / Shape::kBlocks);
+  gpu::ptx::cluster_wait();  // all blocks are there to be written to, their barriers too
 
   uint32_t codes[Tile::kItems];
   Faults faults;
-  load_codes<Tile, kPlain>(args.source, first_pair, end, codes, faults);
+  const PairRange range = wait_and_load<Tile, kPlain>(args.source, counts.own_rank(), Shape::kBlocks, codes, faults);
+  tile.add_faults(faults);
   tile.rank(codes, false);
   __syncthreads();
 
-  tile.add_faults(faults);
-  const Quad in_tile = tile.sum_rows();
-  if (threadIdx.x < tile.stride / 4) counts.row(rank)[threadIdx.x] = pack_quad(in_tile);
-  __syncthreads();
-  gpu::ptx::cluster_wait();  // all blocks are there to be written to
-  counts.send(tile);
-  // While the counts travel the tile is sorted.
+  if (threadIdx.x == Tile::kThreads - 1) counts.send_faults(*tile.facts);
+  auto* const sums = reinterpret_cast<uint32_t*>(tile.wave_sums);
+  Quad in_tile;
   Quad starts;
-  if (tile.wave_holds_codes()) starts = starts_of(counts.sum_below(tile, in_tile), in_tile);
-  tile.spread_rows(starts);
-  if (threadIdx.x == tile.stride / 4 - 1) tile.facts->num_staged = starts.of[3] + in_tile.of[3];
-  __syncthreads();
-  staged.stage(tile, codes);
-
-  Quad total;
-  Quad before;
-  counts.sum(tile, total, before);
-  Quad slots;
-  tile.plan_slots(total, args, slots);
-  slots.add(before);
-  tile.set_shift(starts, slots);
-  __syncthreads();
-
-  const uint32_t first = blockIdx.x * Tile::kThreads + threadIdx.x;
-  const uint32_t step = gridDim.x * Tile::kThreads;
-  using Roles = WaveRoles<Tile>;
-  const uint32_t wave = Roles::index_in_block();
-  if (Roles::writes_codes()) write_code_places(args, tile, wave * gridDim.x + blockIdx.x, Roles::kCount * gridDim.x);
-  write_other_block_experts(args, tile, first, step);
-  if (blockIdx.x == kBlocks - 1) {
-    write_summary(args, tile);
-    if (threadIdx.x == 0) counts.report(args);
+  if (Holders::has_this_thread()) {
+    in_tile = tile.sum_rows();
+    if (counts.holds()) counts.send(in_tile);
+    // While the counts travel the tile is sorted.
+    starts = starts_of(Holders::sum_below(in_tile.sum(), sums), in_tile);
+    tile.spread_rows(starts);
+  } else {
+    Holders::others_keep_pace();
   }
-  // A tile's pairs are shared by the blocks of the same rank.
-  TileShare tile_share =
-      TileShare::of_block<Tile>(first_pair, end, tile.facts->num_staged, blockIdx.x / kBlocks, gridDim.x / kBlocks);
-  tile_share.pair_slots = args.out.pair_slots != nullptr && blockIdx.x < kBlocks;
-  if (tile_share.pair_slots) write_pair_slots(args, tile, codes, first_pair, end);
-  write_tile<Tile, kPlain>(args, tile, tile_share, starts);
-  fill_zeros(args, first, step);
+  if constexpr (Shape::kStaged) {
+    if (threadIdx.x == Shape::kHolders - 1) tile.facts->num_staged = starts.of[3] + in_tile.of[3];
+    __syncthreads();
+    Staged<Tile>{reinterpret_cast<uint32_t*>(tile.rest)}.stage(tile, codes);
+  }
+  if (Holders::has_this_thread()) {
+    Quad total;
+    Quad before;
+    counts.sum(total, before);
+    using Sum = std::conditional_t<Shape::kNarrow, uint32_t, uint64_t>;
+    auto* const plan_sums = reinterpret_cast<Sum*>(tile.wave_sums + Tile::kWaves);
+    Quad slots;
+    tile.template plan_slots<Sum>(total, args, slots, [&](Sum value) { return Holders::sum_below(value, plan_sums); });
+    slots.add(before);
+    tile.set_shift(starts, slots);
+  } else {
+    Holders::others_keep_pace();
+  }
+  __syncthreads();
+
+  write_share<Shape, kPlain>(args, tile, codes, range, starts, direct_roles);
+  if (blockIdx.x == Shape::kBlocks - 1 && threadIdx.x == 0) counts.report(args);
 }
 
 }  // namespace mixlane::align_gpu

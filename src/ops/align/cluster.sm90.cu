@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "gpu/launch.hpp"
 #include "ops/align/cluster.cuh"
 #include "ops/align/launchers.hpp"
@@ -5,45 +7,73 @@
 namespace mixlane::align_gpu {
 namespace {
 
-using LargestTile = Tile<1024, 8, 32>;
-constexpr uint32_t kLargestCluster = 16;
+constexpr uint32_t kMostCodes = 1028;
 
-template <class Tile, uint32_t kBlocks, bool kPlain>
-void launch_tile(const KernelArgs& args, uint32_t num_clusters, Stream stream) {
-  gpu::launch(align_cluster<Tile, kBlocks, kPlain>,
+// A thread holds four codes.
+template <int kThreads, int kItems, uint32_t kBlocks, uint32_t kMaxCodes>
+using Fitting = ClusterShape<kThreads, kItems, kBlocks, std::min<uint32_t>(kMaxCodes, 4 * kThreads)>;
+
+using LargestShape = Fitting<1024, 8, 16, kMostCodes>;
+
+// False if one cluster doesn't hold the pairs, or the codes.
+template <class Shape, bool kPlain>
+bool try_shape(const KernelArgs& args, Stream stream) {
+  if (args.source.num_pairs > Shape::kPairs || args.num_codes > Shape::kMaxCodes) return false;
+  // Clusters that sort the same pairs share the stores: half of a large GPU, so that the next call, whose blocks come early,
+  // finds room.
+  constexpr uint32_t kBlocksInAll = Shape::kPairs <= 1024 ? 32 : 64;
+  using Tile = typename Shape::Tile;
+  gpu::launch(align_cluster<Shape, kPlain>,
               {.variant = "align.cluster",
-               .num_blocks = kBlocks * num_clusters,
+               .num_blocks = kBlocksInAll,
                .num_threads = Tile::kThreads,
-               .shared_bytes =
-                   Tile::shared_bytes(args.num_codes) + Staged<Tile>::kBytes + ClusterCounts<kBlocks>::bytes(args.num_codes),
-               .cluster_blocks = kBlocks,
+               .shared_bytes = Tile::shared_bytes(Shape::kMaxCodes) + Shape::kTileBytes + ClusterCounts<Shape>::kBytes,
+               .cluster_blocks = Shape::kBlocks,
                .overlaps_previous = true},
               stream, args);
+  return true;
 }
 
-// False if the tiles of one cluster don't hold the pairs. kBlocksInAll: take the stores.
-template <class Tile, uint32_t kBlocks, uint32_t kBlocksInAll>
-bool try_tile(const KernelArgs& args, Stream stream) {
-  if (!Tile::fits(even_share(args.source.num_pairs, kBlocks), args.num_codes)) return false;
-  launch_tile<Tile, kBlocks, true>(args, kBlocksInAll / kBlocks, stream);
-  return true;
+// The first that holds the pairs is the quickest: few blocks exchange their counts soon, and few waves of few items have
+// little to do before and after.
+template <uint32_t kMaxCodes>
+void launch_plain(const KernelArgs& args, Stream stream) {
+  constexpr uint32_t kC = kMaxCodes;
+  if (try_shape<Fitting<256, 1, 4, kC>, true>(args, stream) || try_shape<Fitting<256, 1, 8, kC>, true>(args, stream) ||
+      try_shape<Fitting<256, 2, 8, kC>, true>(args, stream) || try_shape<Fitting<512, 2, 8, kC>, true>(args, stream) ||
+      try_shape<Fitting<512, 4, 8, kC>, true>(args, stream) || try_shape<Fitting<512, 4, 16, kC>, true>(args, stream) ||
+      try_shape<Fitting<512, 8, 16, kC>, true>(args, stream))
+    return;
+  try_shape<Fitting<1024, 8, 16, kC>, true>(args, stream);
+}
+
+// Ids of other kinds are rarer, and what their reading takes hides the rest: fewer shapes.
+template <uint32_t kMaxCodes>
+void launch_other(const KernelArgs& args, Stream stream) {
+  constexpr uint32_t kC = kMaxCodes;
+  if (try_shape<Fitting<256, 1, 8, kC>, false>(args, stream) || try_shape<Fitting<512, 1, 16, kC>, false>(args, stream) ||
+      try_shape<Fitting<512, 2, 16, kC>, false>(args, stream) || try_shape<Fitting<512, 4, 16, kC>, false>(args, stream) ||
+      try_shape<Fitting<1024, 4, 16, kC>, false>(args, stream))
+    return;
+  try_shape<Fitting<1024, 8, 16, kC>, false>(args, stream);
 }
 
 }  // namespace
 
-int max_cluster_pairs() { return kLargestCluster * LargestTile::kPairs; }
+int max_cluster_pairs() { return LargestShape::kPairs; }
 bool has_cluster(Device device) { return gpu::compute_capability(device.index) == 90; }
 
 void launch_cluster(const KernelArgs& args, bool plain, Stream stream) {
-  if (!plain) return launch_tile<LargestTile, kLargestCluster, false>(args, 1, stream);
-  // The fewer blocks exchange their counts, the sooner that is done; of few codes the rows are short.
-  constexpr uint32_t kFewCodes = 256;
-  if ((args.num_codes <= kFewCodes && try_tile<Tile<256, 2, 32>, 8, 64>(args, stream)) ||
-      try_tile<Tile<512, 2, 32>, 4, 32>(args, stream) || try_tile<Tile<512, 2, 32>, 8, 64>(args, stream) ||
-      try_tile<Tile<512, 4, 32>, 8, 32>(args, stream) || try_tile<Tile<512, 4, 32>, kLargestCluster, 32>(args, stream) ||
-      try_tile<Tile<512, 8, 32>, kLargestCluster, 32>(args, stream))
-    return;
-  launch_tile<LargestTile, kLargestCluster, true>(args, 1, stream);
+  constexpr uint32_t kFew = 256;
+  constexpr uint32_t kMore = 512;
+  if (!plain)
+    args.num_codes <= kFew ? launch_other<kFew>(args, stream) : launch_other<kMostCodes>(args, stream);
+  else if (args.num_codes <= kFew)
+    launch_plain<kFew>(args, stream);
+  else if (args.num_codes <= kMore)
+    launch_plain<kMore>(args, stream);
+  else
+    launch_plain<kMostCodes>(args, stream);
 }
 
 }  // namespace mixlane::align_gpu

@@ -6,7 +6,7 @@
 // the marks up to it, however short the runs are. The runs of the next window are on their way while this one is written.
 #pragma once
 
-#include "gpu/streaming.cuh"
+#include "gpu/load_if.cuh"
 #include "ops/align/outputs.cuh"
 
 namespace mixlane::align_gpu {

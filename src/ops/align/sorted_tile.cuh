@@ -10,7 +10,7 @@
 // it is never read.
 #pragma once
 
-#include "gpu/streaming.cuh"
+#include "gpu/copy_to_shared.cuh"
 #include "ops/align/tile.cuh"
 
 namespace mixlane::align_gpu {
@@ -129,9 +129,9 @@ class TileSorter {
       const int32_t* const from = static_cast<const int32_t*>(args_.source.ids) + first_pair(tile, group) + 4 * Wave::lane();
       uint32_t* const to = room_of(group) + 3 * Wave::lane();
 #pragma unroll
-      for (uint32_t i = 0; i < kRows / 4; ++i) gpu::start_streaming_copy(to + 4 * i * kWave, from + 4 * i * kWave);
+      for (uint32_t i = 0; i < kRows / 4; ++i) gpu::copy_to_shared_once(to + 4 * i * kWave, from + 4 * i * kWave);
     }
-    gpu::end_started_copies();
+    gpu::end_copy_group();
   }
 
   // The codes of a fetched tile, each with its rank: code | rank << 16. The next tile's ids are fetched on the way.
@@ -140,7 +140,7 @@ class TileSorter {
 #pragma unroll
     for (uint32_t group = 0; group < kGroups; ++group) {
       uint32_t* const ids = room_of(group);
-      gpu::wait_for_copies<kRing - 1>();
+      gpu::wait_for_copy_groups<kRing - 1>();
       Wave::sync();
       uint32_t codes[kRows];
 #pragma unroll

@@ -125,7 +125,7 @@ struct Tile {
       rank_by_matching(codes, find_by_ballots<kFewBits>);
     else if (exact)
       rank_by_matching(codes, find_by_ballots<kCodeBits>);
-    else if (gpu::kAtomicsInLaneOrder && !is_crowded(codes[0]))
+    else if (gpu::kAtomicsInLaneOrder && (kItems < kFewestToAskFor || !is_crowded(codes[0])))
       rank_by_atomics(codes);
     else
       rank_by_matching(codes, Wave::template match_any<kCodeBits>);
@@ -144,7 +144,9 @@ struct Tile {
     return peers;
   }
 
-  // Lanes that meet at one counter take turns; from half a wave on matching is quicker. One item stands for all.
+  // Lanes that meet at one counter take turns; from half a wave on matching is quicker. One item stands for all. Of fewer
+  // items a wave's turns take about as long as finding out.
+  static constexpr int kFewestToAskFor = 3;
   __device__ static bool is_crowded(uint32_t code) {
     using Whole = gpu::Wave<gpu::kHardwareWave>;
     const uint32_t first = Whole::shuffle(code, 0);
@@ -196,11 +198,12 @@ struct Tile {
 
   // Counts become positions; `starts` are those of this thread's codes in the sorted tile. kBatch: loads in flight, as the
   // compiler can't move them over the stores.
-  template <int kBatch = 8>
+  template <int kBatch = (kWaves < 8 ? kWaves : 8)>
   __device__ void spread_rows(const Quad& starts) const {
     if (threadIdx.x >= stride / 4) return;
     uint2 position = pack_quad(starts);
     auto* quads = reinterpret_cast<uint2*>(counts) + threadIdx.x;
+    static_assert(kWaves % kBatch == 0);
 #pragma unroll 1
     for (int first = 0; first < kWaves; first += kBatch) {
       uint2 in_row[kBatch];
@@ -246,45 +249,48 @@ struct Tile {
   // From the totals of this thread's codes over all pairs: offsets, totals, facts->num_kept (complete after the caller's
   // next __syncthreads()), and the first slots of its codes. Returns the pairs of all codes below this thread's first.
   __device__ uint32_t plan_slots(const Quad& total, const KernelArgs& args, Quad& slots) const {
-    Quad padded;
+    return plan_slots<uint64_t>(total, args, slots, [&](uint64_t value) { return sum_below(value, wave_sums + kWaves); });
+  }
+
+  // The same with the caller's sum over the threads below this one. Sum: its upper half holds output blocks, the lower one
+  // pairs.
+  template <class Sum, class SumBelow>
+  __device__ uint32_t plan_slots(const Quad& total, const KernelArgs& args, Quad& slots, SumBelow&& sum_below) const {
+    constexpr int kHalf = sizeof(Sum) * 4;
+    Quad blocks;
     const uint32_t first = threadIdx.x * 4;
     bool has_long_code = false;
 #pragma unroll
     for (int j = 0; j < 4 && wave_holds_codes(); ++j) {
-      const uint32_t blocks = gpu::divide(total.of[j] + args.by_block.divisor - 1, args.by_block);
-      padded.of[j] = blocks * args.by_block.divisor;
-      has_long_code |= blocks > kWave;
+      blocks.of[j] = gpu::divide(total.of[j] + args.by_block.divisor - 1, args.by_block);
+      has_long_code |= blocks.of[j] > kWave;
     }
     if (has_long_code) facts->has_long_code = 1;
-    const uint64_t below = sum_below(uint64_t{padded.sum()} << 32 | total.sum(), wave_sums + kWaves);
+    const Sum below = sum_below(static_cast<Sum>(Sum{blocks.sum()} << kHalf | total.sum()));
+    const auto pairs_below = static_cast<uint32_t>(below & ((Sum{1} << kHalf) - 1));
     if (first < stride) {
-      slots = starts_of(static_cast<uint32_t>(below >> 32), padded);
+      slots = starts_of(static_cast<uint32_t>(below >> kHalf), blocks);
+      const uint32_t end = (slots.of[3] + blocks.of[3]) * args.by_block.divisor;
+#pragma unroll
+      for (int j = 0; j < 4; ++j) slots.of[j] *= args.by_block.divisor;
       *reinterpret_cast<uint4*>(offsets + first) = make_uint4(slots.of[0], slots.of[1], slots.of[2], slots.of[3]);
       *reinterpret_cast<uint4*>(totals + first) = make_uint4(total.of[0], total.of[1], total.of[2], total.of[3]);
       if (first + 4 == stride) {
-        offsets[stride] = slots.of[3] + padded.of[3];
-        facts->num_kept = static_cast<uint32_t>(below) + total.sum();
+        offsets[stride] = end;
+        facts->num_kept = pairs_below + total.sum();
       }
     }
-    return static_cast<uint32_t>(below);
+    return pairs_below;
   }
 
   __device__ void add_faults(const Faults& faults) const { align_gpu::add_faults(facts, faults); }
 };
 
-// The codes of this thread's pairs of the tile that starts at `first_pair`; pairs from `end` on have none.
+// Ids, as they lie in memory, to codes: of this thread's pairs, the first of which is `first`. Pairs from `end` on have
+// none.
 template <class Tile, bool kPlain>
-__device__ void load_codes(const PairSource& source, uint32_t first_pair, uint32_t end, uint32_t (&codes)[Tile::kItems],
-                           Faults& faults) {
-  if (first_pair >= end) {
-#pragma unroll
-    for (int i = 0; i < Tile::kItems; ++i) codes[i] = kNoCode;
-    return;
-  }
-  const uint32_t first = first_pair + Tile::pair_of(0);
-#pragma unroll
-  for (int i = 0; i < Tile::kItems; ++i)
-    codes[i] = static_cast<uint32_t>(load_id<kPlain>(source, min(first + i * Tile::kWave, end - 1)));
+__device__ void resolve_codes(const PairSource& source, uint32_t first, uint32_t end, uint32_t (&codes)[Tile::kItems],
+                              Faults& faults) {
   // What nearly every pair is: an expert of this call.
   bool usual = kPlain && first + (Tile::kItems - 1) * Tile::kWave < end;
 #pragma unroll
@@ -299,6 +305,22 @@ __device__ void load_codes(const PairSource& source, uint32_t first_pair, uint32
     const uint32_t pair = first + i * Tile::kWave;
     codes[i] = pair < end ? code_of<kPlain>(source, static_cast<int32_t>(codes[i]), pair, faults) : kNoCode;
   }
+}
+
+// The codes of this thread's pairs of the tile that starts at `first_pair`; pairs from `end` on have none.
+template <class Tile, bool kPlain>
+__device__ void load_codes(const PairSource& source, uint32_t first_pair, uint32_t end, uint32_t (&codes)[Tile::kItems],
+                           Faults& faults) {
+  if (first_pair >= end) {
+#pragma unroll
+    for (int i = 0; i < Tile::kItems; ++i) codes[i] = kNoCode;
+    return;
+  }
+  const uint32_t first = first_pair + Tile::pair_of(0);
+#pragma unroll
+  for (int i = 0; i < Tile::kItems; ++i)
+    codes[i] = static_cast<uint32_t>(load_id<kPlain>(source, min(first + i * Tile::kWave, end - 1)));
+  resolve_codes<Tile, kPlain>(source, first, end, codes, faults);
 }
 
 // Pairs per block when `num_pairs` are spread evenly, whole waves each.

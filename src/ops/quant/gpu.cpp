@@ -105,10 +105,9 @@ void run_tiles(Context& context, const QuantArgs& args, Stream stream) {
 
 void run_octets(Context& context, const DequantArgs& args, Stream stream) {
   if (args.input.num_values() == 0) return;
-  const Device device = context.device();
-  const gpu::DeviceGuard guard(device);
+  const gpu::DeviceGuard guard(context.device());
   launch_octets(make_dequant_args(args), args.output.dtype, args.group == ScaleGroup::group_1x32,
-                gpu::num_multiprocessors(device.index), can_overlap(device), stream);
+                can_overlap(context.device()), stream);
 }
 
 }  // namespace
@@ -128,7 +127,7 @@ std::span<const Variant<QuantArgs>> quant_gpu_variants() {
 std::span<const Variant<DequantArgs>> dequant_gpu_variants() {
   using namespace quant_gpu;
   static constexpr Variant<DequantArgs> kVariants[] = {
-      {{"dequant.octets", "16 bytes of output at a time, four of these per thread in flight", gpu::kDeviceType},
+      {{"dequant.octets", "16 bytes of output at a time, of two rows per thread", gpu::kDeviceType},
        refuse_octets,
        run_octets},
   };

@@ -5,6 +5,7 @@
 #include <type_traits>
 
 #include "gpu/device.hpp"
+#include "gpu/streaming.cuh"
 #include "ops/quant/device_args.hpp"
 #include "ops/quant/encode.cuh"
 
@@ -51,36 +52,49 @@ __device__ void store(const QuantKernelArgs& args, const Scale& scale, const gpu
   store_codes(at, scale.encode(octet), static_cast<int64_t>(args.num_cols) - col, args.output.aligned, Scale::kBitsPerCode);
 }
 
+// Where lanes that hold a group find it. Waves go along a row, or down the rows first, so that scales whose columns are
+// contiguous leave as whole sectors.
+struct GroupPlace {
+  uint32_t row, tile_col;
+  uint32_t row_step;  // from one held row to the next
+
+  __device__ GroupPlace(const QuantKernelArgs& args, uint32_t at, uint32_t held) {
+    const uint32_t along = at >> args.log2_rows_down;
+    const uint32_t band = gpu::divide(along, args.by_tile_cols);
+    row_step = 1u << args.log2_rows_down;
+    row = (band * held << args.log2_rows_down) + (at & (row_step - 1));
+    tile_col = along - band * args.by_tile_cols.divisor;
+  }
+};
+
 // quant.groups: kLanes lanes hold a group of 8 * kLanes values; a thread holds octets of kHeld rows below each other, so
 // that enough loads are in flight and one address leads to all of them.
 template <class Scale, DType kType, int kLanes, uint32_t kHeld>
 __global__ void __launch_bounds__(kGroupThreads, kType == DType::f32 ? 4
                                                  : kHeld == 4        ? 6
                                                                      : 8)
-    quantize_groups(const MIXLANE_GRID_CONSTANT QuantKernelArgs args) {
-  const uint32_t at = (blockIdx.x * kGroupThreads + threadIdx.x) / kLanes;
+    quant_groups(const MIXLANE_GRID_CONSTANT QuantKernelArgs args) {
+  const GroupPlace place(args, (blockIdx.x * kGroupThreads + threadIdx.x) / kLanes, kHeld);
   const uint32_t lane = threadIdx.x % kLanes;
-  const uint32_t band = gpu::divide(at, args.by_tile_cols);
-  const uint32_t tile_col = at - band * args.by_tile_cols.divisor;
-  const uint32_t row = band * kHeld;
-  const uint32_t col = (tile_col * kLanes + lane) * gpu::kOctet;
+  const uint32_t col = (place.tile_col * kLanes + lane) * gpu::kOctet;
   const WaitForPrevious wait(args.independent_of_previous);
   gpu::allow_next_kernel();
   const uint32_t num_rows = valid_rows(args);
-  const uint32_t count = row < num_rows ? min(num_rows - row, kHeld) : 0;
+  const auto row_of = [&](uint32_t i) { return place.row + i * place.row_step; };
 
   gpu::Octet<kType> octets[kHeld];
 #pragma unroll
   for (uint32_t i = 0; i < kHeld; ++i) {
     octets[i] = {};
-    if (i < count && col < args.num_cols) octets[i] = load<kType>(args, row + i, col);
+    if (row_of(i) < num_rows && col < args.num_cols) octets[i] = load<kType>(args, row_of(i), col);
   }
 #pragma unroll
   for (uint32_t i = 0; i < kHeld; ++i) {
     const Scale scale(gpu::wave_max<kLanes>(Scale::magnitude(octets[i])));
-    if (i >= count) continue;
-    if (col < args.num_cols) store(args, scale, octets[i], row + i, col);
-    if (lane == 0) scale.store(args.scales.data, (row + i) * args.scales.row_stride + tile_col * args.scales.col_stride);
+    if (row_of(i) >= num_rows) continue;
+    if (col < args.num_cols) store(args, scale, octets[i], row_of(i), col);
+    if (lane == 0)
+      scale.store(args.scales.data, row_of(i) * args.scales.row_stride + place.tile_col * args.scales.col_stride);
   }
 }
 
@@ -90,35 +104,35 @@ __device__ inline uint2 join(uint32_t low, uint32_t high) { return make_uint2(lo
 // The same for many whole groups of 16-bit values: a thread holds two neighbouring octets of kHeld rows and stores their
 // codes as one piece.
 template <class Scale, DType kType, int kLanes, uint32_t kHeld>
-__global__ void __launch_bounds__(kGroupThreads, 6) quantize_whole_groups(const MIXLANE_GRID_CONSTANT QuantKernelArgs args) {
+__global__ void __launch_bounds__(kGroupThreads, 6) quant_groups_whole(const MIXLANE_GRID_CONSTANT QuantKernelArgs args) {
   constexpr int kShare = kLanes / 2;
-  const uint32_t at = (blockIdx.x * kGroupThreads + threadIdx.x) / kShare;
+  const GroupPlace place(args, (blockIdx.x * kGroupThreads + threadIdx.x) / kShare, kHeld);
   const uint32_t lane = threadIdx.x % kShare;
-  const uint32_t band = gpu::divide(at, args.by_tile_cols);
-  const uint32_t tile_col = at - band * args.by_tile_cols.divisor;
-  const uint32_t row = band * kHeld;
-  const uint32_t col = (tile_col * kShare + lane) * 2 * gpu::kOctet;
-  const std::byte* const from = args.input.data + row * args.input.stride + col * 2;
-  std::byte* const to = args.output.data + row * args.output.stride + col * Scale::kBitsPerCode / 8;
+  const uint32_t col = (place.tile_col * kShare + lane) * 2 * gpu::kOctet;
+  const int64_t from_step = args.input.stride << args.log2_rows_down;
+  const int64_t to_step = args.output.stride << args.log2_rows_down;
+  const std::byte* const from = args.input.data + place.row * args.input.stride + col * 2;
+  std::byte* const to = args.output.data + place.row * args.output.stride + col * Scale::kBitsPerCode / 8;
   const WaitForPrevious wait(args.independent_of_previous);
   gpu::allow_next_kernel();
   const uint32_t num_rows = valid_rows(args);
+  const auto row_of = [&](uint32_t i) { return place.row + i * place.row_step; };
   gpu::Octet<kType> octets[kHeld][2];
 #pragma unroll
   for (uint32_t i = 0; i < kHeld; ++i)
 #pragma unroll
     for (uint32_t half = 0; half < 2; ++half)
-      octets[i][half] = row + i < num_rows
-                            ? gpu::load_octet<kType>(from + i * args.input.stride + half * 16, gpu::kOctet, true)
-                            : gpu::Octet<kType>{};
+      octets[i][half] = row_of(i) < num_rows ? gpu::load_octet<kType>(from + i * from_step + half * 16, gpu::kOctet, true)
+                                             : gpu::Octet<kType>{};
 #pragma unroll
   for (uint32_t i = 0; i < kHeld; ++i) {
     const uint32_t largest = max(Scale::magnitude(octets[i][0]), Scale::magnitude(octets[i][1]));
     const Scale scale(gpu::wave_max<kShare>(largest));
-    if (row + i >= num_rows) continue;
+    if (row_of(i) >= num_rows) continue;
     const auto codes = join(scale.encode(octets[i][0]), scale.encode(octets[i][1]));
-    *reinterpret_cast<std::remove_const_t<decltype(codes)>*>(to + i * args.output.stride) = codes;
-    if (lane == 0) scale.store(args.scales.data, (row + i) * args.scales.row_stride + tile_col * args.scales.col_stride);
+    *reinterpret_cast<std::remove_const_t<decltype(codes)>*>(to + i * to_step) = codes;
+    if (lane == 0)
+      scale.store(args.scales.data, row_of(i) * args.scales.row_stride + place.tile_col * args.scales.col_stride);
   }
 }
 
@@ -162,47 +176,78 @@ __device__ inline TileOctets tile_of_block(const QuantKernelArgs& args, uint32_t
   return tile;
 }
 
+// What a thread of quant.tiles takes at once: an octet, or two beside each other whose codes it stores as one piece. Two
+// only of 16-bit values in rows of whole, aligned pairs.
+template <DType kType, int kBeside>
+struct TileItem {
+  gpu::Octet<kType> octets[kBeside];
+
+  __device__ static TileItem load(const QuantKernelArgs& args, const TileOctets& tile, uint32_t at) {
+    TileItem item{};
+    if (at * kBeside >= tile.num_octets) return item;
+    const uint32_t row = tile.row_of(at * kBeside), col = tile.col_of(at * kBeside);
+    if constexpr (kBeside == 1) {
+      if (col < args.num_cols) item.octets[0] = quant_gpu::load<kType>(args, row, col);
+    } else {
+      const std::byte* from = args.input.data + row * args.input.stride + col * 2;
+#pragma unroll
+      for (int i = 0; i < kBeside; ++i) item.octets[i] = gpu::load_octet<kType>(from + i * 16, gpu::kOctet, true);
+    }
+    return item;
+  }
+  __device__ uint32_t magnitude() const {
+    uint32_t largest = 0;
+#pragma unroll
+    for (const gpu::Octet<kType>& octet : octets) largest = max(largest, E4m3Scale::magnitude(octet));
+    return largest;
+  }
+  __device__ void store(const QuantKernelArgs& args, const TileOctets& tile, const E4m3Scale& scale, uint32_t at) const {
+    if (at * kBeside >= tile.num_octets) return;
+    const uint32_t row = tile.row_of(at * kBeside), col = tile.col_of(at * kBeside);
+    if constexpr (kBeside == 1) {
+      if (col < args.num_cols) quant_gpu::store(args, scale, octets[0], row, col);
+    } else {
+      *reinterpret_cast<uint4*>(args.output.data + row * args.output.stride + col) =
+          join(scale.encode(octets[0]), scale.encode(octets[1]));
+    }
+  }
+};
+
 // quant.tiles: a block per tile. What the tile has beyond kTileHeld octets per thread is read twice, out of a cache.
 inline constexpr uint32_t kTileHeld = 4;
 
-template <DType kType, int kWave>
+template <DType kType, int kWave, int kBeside>
 __global__ void __launch_bounds__(kMaxTileThreads, kType == DType::f32 ? 2 : 3)
-    quantize_tiles(const QuantKernelArgs args, bool square) {
+    quant_tiles(const MIXLANE_GRID_CONSTANT QuantKernelArgs args, bool square) {
+  constexpr uint32_t kHeld = kTileHeld / kBeside;
+  using Item = TileItem<kType, kBeside>;
   const WaitForPrevious wait(args.independent_of_previous);
   gpu::allow_next_kernel();
   const TileOctets tile = tile_of_block(args, valid_rows(args), square);
   if (tile.num_octets == 0) return;
-  const auto read = [&](uint32_t octet) {
-    const uint32_t col = tile.col_of(octet);
-    return octet < tile.num_octets && col < args.num_cols ? load<kType>(args, tile.row_of(octet), col) : gpu::Octet<kType>{};
-  };
-  gpu::Octet<kType> octets[kTileHeld];
+  Item items[kHeld];
   uint32_t magnitude = 0;
 #pragma unroll
-  for (uint32_t i = 0; i < kTileHeld; ++i) octets[i] = read(threadIdx.x + i * blockDim.x);
+  for (uint32_t i = 0; i < kHeld; ++i) items[i] = Item::load(args, tile, threadIdx.x + i * blockDim.x);
 #pragma unroll
-  for (uint32_t i = 0; i < kTileHeld; ++i) magnitude = max(magnitude, E4m3Scale::magnitude(octets[i]));
-  for (uint32_t octet = threadIdx.x + kTileHeld * blockDim.x; octet < tile.num_octets; octet += blockDim.x)
-    magnitude = max(magnitude, E4m3Scale::magnitude(read(octet)));
+  for (uint32_t i = 0; i < kHeld; ++i) magnitude = max(magnitude, items[i].magnitude());
+  for (uint32_t at = threadIdx.x + kHeld * blockDim.x; at * kBeside < tile.num_octets; at += blockDim.x)
+    magnitude = max(magnitude, Item::load(args, tile, at).magnitude());
 
   const E4m3Scale scale(block_max<kWave>(magnitude));
   if (threadIdx.x == 0) {
     const uint32_t tile_row = square ? tile.row / kTileRows : tile.row;
     scale.store(args.scales.data, tile_row * args.scales.row_stride + tile.tile_col * args.scales.col_stride);
   }
-  const auto write = [&](uint32_t octet, const gpu::Octet<kType>& values) {
-    const uint32_t col = tile.col_of(octet);
-    if (octet < tile.num_octets && col < args.num_cols) store(args, scale, values, tile.row_of(octet), col);
-  };
 #pragma unroll
-  for (uint32_t i = 0; i < kTileHeld; ++i) write(threadIdx.x + i * blockDim.x, octets[i]);
-  for (uint32_t octet = threadIdx.x + kTileHeld * blockDim.x; octet < tile.num_octets; octet += blockDim.x)
-    write(octet, read(octet));
+  for (uint32_t i = 0; i < kHeld; ++i) items[i].store(args, tile, scale, threadIdx.x + i * blockDim.x);
+  for (uint32_t at = threadIdx.x + kHeld * blockDim.x; at * kBeside < tile.num_octets; at += blockDim.x)
+    Item::load(args, tile, at).store(args, tile, scale, at);
 }
 
-// dequant.octets: up to kMaxHeld runs per thread, all loads first. A run is what a thread writes in one piece: eight values,
-// or four of f32, so that neighbouring threads fill whole sectors.
-inline constexpr uint32_t kMaxHeld = 4;
+// dequant.octets: a run is what a thread writes in one piece: eight values, or four of f32, so that neighbouring threads
+// fill whole sectors. A thread takes runs of kDequantRows rows, all loads first.
+inline constexpr uint32_t kDequantRows = 2;
 
 template <DType kType>
 inline constexpr int kRunValues = dequant_run(kType);
@@ -215,74 +260,103 @@ struct Codes {
 
   __device__ float value(int i) const {
     if constexpr (kFp4)
-      return gpu::e2m1_to_f32(static_cast<uint32_t>(word >> (4 * i)) & 15u);
+      return e2m1_of_word(static_cast<uint32_t>(word), i);
     else
       return gpu::e4m3_to_f32(static_cast<uint32_t>(word >> (8 * i)) & 255u);
   }
 
-  __device__ static Codes load(const std::byte* from, int64_t count, bool aligned) {
-    if (count >= kCount && aligned) return {*reinterpret_cast<const Word*>(from)};
+  __device__ static Codes load_whole(const std::byte* from) {
+    return {gpu::load_streaming(reinterpret_cast<const Word*>(from))};
+  }
+  __device__ static Codes load(const std::byte* from, int64_t count) {
     Codes codes{};
 #pragma unroll
     for (int b = 0; b < kBytes; ++b)
       if ((kFp4 ? 2 * b : b) < count) codes.word = static_cast<Word>(codes.word | static_cast<Word>(from[b]) << (8 * b));
     return codes;
   }
+
+ private:
+  // Nibble i: its three bits as the lowest of an f32's exponent and the first of its mantissa, which may be subnormal,
+  // times 2^126: exact. Taken out of the word by one shift and one mask.
+  __device__ static float e2m1_of_word(uint32_t word, int i) {
+    constexpr int kShift = 22;
+    const uint32_t magnitude = (4 * i < kShift ? word << (kShift - 4 * i) : word >> (4 * i - kShift)) & (7u << kShift);
+    const uint32_t sign = word << (28 - 4 * i) & 0x80000000u;
+    return __uint_as_float(magnitude | sign) * 0x1p126f;
+  }
 };
 
-template <DType kType>
-__device__ void store_run(std::byte* to, const float (&values)[kRunValues<kType>], int64_t count, bool aligned) {
-  if constexpr (kType == DType::f32) {
-    if (count >= 4 && aligned) {
-      *reinterpret_cast<float4*>(to) = make_float4(values[0], values[1], values[2], values[3]);
-      return;
-    }
+template <bool kWhole, DType kType>
+__device__ void store_run(std::byte* to, const float (&values)[kRunValues<kType>], int64_t count) {
+  constexpr int kRun = kRunValues<kType>;
+  gpu::Packet packet;
 #pragma unroll
-    for (int i = 0; i < 4; ++i)
-      if (i < count) reinterpret_cast<float*>(to)[i] = values[i];
+  for (int i = 0; i < 4; ++i) {
+    if constexpr (kType == DType::f32)
+      packet.words[i] = __float_as_uint(values[i]);
+    else if constexpr (kType == DType::bf16)
+      packet.words[i] = gpu::f32x2_to_bf16x2(values[2 * i], values[2 * i + 1]);
+    else
+      packet.words[i] = gpu::f32x2_to_f16x2(values[2 * i], values[2 * i + 1]);
+  }
+  if constexpr (kWhole) {
+    gpu::store_streaming_packet(to, packet);
   } else {
-    gpu::Octet<kType> octet;
 #pragma unroll
-    for (int i = 0; i < gpu::kOctet; i += 2) octet.set_pair(i, values[i], values[i + 1]);
-    gpu::store_octet(to, octet, count, aligned);
+    for (int i = 0; i < kRun; ++i) {
+      if (i >= count) break;
+      if constexpr (kType == DType::f32)
+        reinterpret_cast<uint32_t*>(to)[i] = packet.words[i];
+      else
+        reinterpret_cast<uint16_t*>(to)[i] = static_cast<uint16_t>(packet.words[i / 2] >> (i % 2 * 16));
+    }
   }
 }
 
-template <DType kType, bool kFp4>
-__global__ void __launch_bounds__(kGroupThreads) dequantize_octets(const DequantKernelArgs args, uint32_t held) {
-  gpu::wait_for_previous_kernel();
-  gpu::allow_next_kernel();
+// kWhole: every run is complete and aligned, so that nothing branches between the loads.
+template <bool kWhole, DType kType, bool kFp4>
+__device__ void dequantise_runs(const DequantKernelArgs& args, uint32_t row, uint32_t col) {
   constexpr int kRun = kRunValues<kType>;
-  const uint32_t at = blockIdx.x * kGroupThreads + threadIdx.x;
-  const uint32_t band = gpu::divide(at, args.by_runs);
-  const uint32_t col = (at - band * args.by_runs.divisor) * kRun;
-  const uint32_t row = band * held;
-  if (row >= args.num_rows) return;
-  const uint32_t count = min(args.num_rows - row, held);
+  constexpr int64_t kValueBytes = kType == DType::f32 ? 4 : 2;
+  using Run = Codes<kFp4, kRun>;
   const int64_t num_values = static_cast<int64_t>(args.num_cols) - col;
-  const std::byte* from = args.input.data + row * args.input.stride + (kFp4 ? col / 2 : col);
+  const std::byte* const from = args.input.data + row * args.input.stride + (kFp4 ? col / 2 : col);
+  std::byte* const to = args.output.data + row * args.output.stride + col * kValueBytes;
   const int64_t scale_col = (col >> args.col_shift) * args.scales.col_stride;
-
-  Codes<kFp4, kRun> codes[kMaxHeld];
-  float scales[kMaxHeld];
+  Run codes[kDequantRows];
+  float scales[kDequantRows];
 #pragma unroll
-  for (uint32_t i = 0; i < kMaxHeld; ++i) {
-    if (i >= count) break;
-    codes[i] = Codes<kFp4, kRun>::load(from + i * args.input.stride, num_values, args.input.aligned);
+  for (uint32_t i = 0; i < kDequantRows; ++i) {
+    if (row + i >= args.num_rows) continue;
+    const std::byte* const at = from + i * args.input.stride;
+    codes[i] = kWhole ? Run::load_whole(at) : Run::load(at, num_values);
     const int64_t scale_at = ((row + i) >> args.row_shift) * args.scales.row_stride + scale_col;
     scales[i] = kFp4 ? gpu::e8m0_to_f32(static_cast<const uint8_t*>(args.scales.data)[scale_at])
                      : static_cast<const float*>(args.scales.data)[scale_at];
   }
-  constexpr int64_t kValueBytes = kType == DType::f32 ? 4 : 2;
-  std::byte* to = args.output.data + row * args.output.stride + col * kValueBytes;
 #pragma unroll
-  for (uint32_t i = 0; i < kMaxHeld; ++i) {
-    if (i >= count) break;
+  for (uint32_t i = 0; i < kDequantRows; ++i) {
+    if (row + i >= args.num_rows) continue;
     float values[kRun];
 #pragma unroll
     for (int v = 0; v < kRun; ++v) values[v] = codes[i].value(v) * scales[i];
-    store_run<kType>(to + i * args.output.stride, values, num_values, args.output.aligned);
+    store_run<kWhole, kType>(to + i * args.output.stride, values, num_values);
   }
+}
+
+template <DType kType, bool kFp4>
+__global__ void __launch_bounds__(kGroupThreads, 8) dequant_octets(const MIXLANE_GRID_CONSTANT DequantKernelArgs args) {
+  constexpr int kRun = kRunValues<kType>;
+  const uint32_t at = blockIdx.x * kGroupThreads + threadIdx.x;
+  const uint32_t band = gpu::divide(at, args.by_runs);
+  const uint32_t col = (at - band * args.by_runs.divisor) * kRun;
+  gpu::wait_for_previous_kernel();
+  gpu::allow_next_kernel();
+  if (args.input.aligned && args.output.aligned && col + kRun <= args.num_cols)
+    dequantise_runs<true, kType, kFp4>(args, band * kDequantRows, col);
+  else
+    dequantise_runs<false, kType, kFp4>(args, band * kDequantRows, col);
 }
 
 }  // namespace mixlane::quant_gpu

@@ -1,3 +1,4 @@
+#include "disorder.cuh"
 #include "disorder.hpp"
 #include "gpu/launch.hpp"
 #include "ops/align/multi_phase_gather.cuh"
@@ -8,26 +9,7 @@ namespace {
 
 using namespace align_gpu;
 
-// Of code | rank << 16, the ranks that one atomic gave.
-template <class Wave, int kCount>
-__device__ void reverse_ranks(uint32_t (&ranked)[kCount]) {
-#pragma unroll
-  for (int i = 0; i < kCount; ++i) {
-    const uint32_t code = ranked[i] & 0xffffu;
-    const auto peers = Wave::template match_any<kCodeBits>(code);
-    const uint32_t below = Wave::count(peers & Wave::lanes_below());
-    if (code != kNoCode) ranked[i] += (Wave::count(peers) - 1 - 2 * below) << 16;
-  }
-}
-
-struct DisorderedTile : Tile<256, 4, gpu::kHardwareWave> {
-  using Tile::Tile;
-
-  __device__ void rank(uint32_t (&codes)[kItems], bool exact) const {
-    Tile::rank(codes, exact);
-    if (!exact) reverse_ranks<Wave>(codes);
-  }
-};
+using Disordered = DisorderedTile<256, 4>;
 
 struct DisorderedRanks {
   template <class Wave, int kCount>
@@ -43,11 +25,11 @@ using DisorderedSorter = TileSorter<256, 16, gpu::kHardwareWave, 1, DisorderedRa
 bool ranks_by_atomics() { return gpu::kAtomicsInLaneOrder; }
 
 void launch_disordered_oneshot(const KernelArgs& args, Stream stream) {
-  gpu::launch(align_oneshot<DisorderedTile, true>,
+  gpu::launch(align_oneshot<Disordered, true>,
               {.variant = "disordered oneshot",
                .num_blocks = 3,
-               .num_threads = DisorderedTile::kThreads,
-               .shared_bytes = DisorderedTile::shared_bytes(args.num_codes) + Staged<DisorderedTile>::kBytes},
+               .num_threads = Disordered::kThreads,
+               .shared_bytes = Disordered::shared_bytes(args.num_codes) + Direct<Disordered>::kBytes},
               stream, args);
 }
 
@@ -56,12 +38,12 @@ constexpr uint32_t kBlocks = 7;
 int64_t disordered_multi_phase_words(const KernelArgs& args) { return Matrix::words(args.num_codes, kBlocks); }
 
 void launch_disordered_multi_phase(const KernelArgs& args, bool, Stream stream) {
-  constexpr uint32_t kCacheBytes = DisorderedTile::kPairs;  // a tile's codes; the others are read twice
-  gpu::launch(align_multi_phase<DisorderedTile, true, 1>,
+  constexpr uint32_t kCacheBytes = Disordered::kPairs;  // a tile's codes; the others are read twice
+  gpu::launch(align_multi_phase<Disordered, true, 1>,
               {.variant = "disordered multi_phase",
                .num_blocks = kBlocks,
-               .num_threads = DisorderedTile::kThreads,
-               .shared_bytes = DisorderedTile::shared_bytes(args.num_codes) + Staged<DisorderedTile>::kBytes + kCacheBytes,
+               .num_threads = Disordered::kThreads,
+               .shared_bytes = Disordered::shared_bytes(args.num_codes) + Staged<Disordered>::kBytes + kCacheBytes,
                .cooperative = true},
               stream, args, kCacheBytes);
 }

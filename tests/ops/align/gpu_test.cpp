@@ -437,15 +437,24 @@ TEST_F(AlignGpu, FewPairsInEveryKernel) {
 TEST_F(AlignGpu, AtomicsOutOfLaneOrder) {
   if (!ranks_by_atomics()) GTEST_SKIP() << "this backend ranks without atomics";
   Rng rng(10);
-  for (const int64_t rows : {1, 37, 128}) {
-    SCOPED_TRACE(rows);
-    const Problem p = simple(rng, rows, 8, 32, 16);
+  const auto check_launch = [&](const Problem& p, void (*launch)(const align_gpu::KernelArgs&, Stream)) {
+    SCOPED_TRACE(describe(p));
     Call call(p, true);
     GpuCall on_gpu(call);
     on_gpu.send();
-    launch_disordered_oneshot(align_gpu::make_args(on_gpu.args()), on_gpu.stream());
+    launch(align_gpu::make_args(on_gpu.args()), on_gpu.stream());
     on_gpu.fetch();
     expect_result(expected(p, call.args.sorted_pairs.shape[0]), call.out, p.num_topk, true);
+  };
+  for (const int64_t rows : {1, 30, 37, 128}) {
+    Problem p = simple(rng, rows, 8, 32, 16);
+    check_launch(p, launch_disordered_oneshot);
+#if !defined(MIXLANE_HIP)
+    if (!align_gpu::has_cluster(gpu_device())) continue;
+    check_launch(p, launch_disordered_cluster);
+    p.ids[rows / 2] = -1;
+    check_launch(p, launch_disordered_cluster);
+#endif
   }
   for (const int64_t rows : {1, 37, 128, 3001}) {
     Problem p = simple(rng, rows, 8, 32, 16);

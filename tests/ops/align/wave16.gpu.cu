@@ -21,7 +21,7 @@ void launch_oneshot_of_16(const KernelArgs& args, bool plain, Stream stream) {
               {.variant = "oneshot of 16",
                .num_blocks = 3,
                .num_threads = SmallTile::kThreads,
-               .shared_bytes = SmallTile::shared_bytes(args.num_codes) + Staged<SmallTile>::kBytes},
+               .shared_bytes = SmallTile::shared_bytes(args.num_codes) + Direct<SmallTile>::kBytes},
               stream, args);
 }
 
