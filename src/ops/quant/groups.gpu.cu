@@ -58,8 +58,10 @@ void launch_for(QuantKernelArgs args, bool fp4, int num_multiprocessors, bool ov
       return launch(kernel, args, padded_rows(held) * (row_octets / 2), overlap, stream);
     }
   }
-  if (args.num_rows >= full * (kType == DType::f32 ? 4 : 8)) return launch_held(kernel_for<kType, 4>(fp4), 4);
-  if (kType != DType::f32 && args.num_rows >= full * 2) return launch_held(kernel_for<kType, 2>(fp4), 2);
+  // Of f32 two rows fill a multiprocessor's loads; mxfp4 stores so little that four are better.
+  constexpr bool kWide = kType == DType::f32;
+  if (args.num_rows >= full * (kWide ? 4 : 8) && (fp4 || !kWide)) return launch_held(kernel_for<kType, 4>(fp4), 4);
+  if (args.num_rows >= full * 2 && !(fp4 && kWide)) return launch_held(kernel_for<kType, 2>(fp4), 2);
   launch_held(kernel_for<kType, 1>(fp4), 1);
 }
 
