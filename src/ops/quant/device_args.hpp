@@ -31,8 +31,7 @@ struct QuantKernelArgs {
   const int32_t* num_valid_rows = nullptr;
   uint32_t num_rows = 0;
   uint32_t num_cols = 0;
-  gpu::Divider by_tile_cols;    // tiles beside each other
-  uint32_t log2_rows_down = 0;  // quant.groups: so many rows' groups neighbour each other in a wave
+  gpu::Divider by_tile_cols;  // tiles beside each other
   bool independent_of_previous = false;
 };
 

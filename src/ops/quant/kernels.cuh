@@ -51,49 +51,49 @@ __device__ void store(const QuantKernelArgs& args, const Scale& scale, const gpu
   store_codes(at, scale.encode(octet), static_cast<int64_t>(args.num_cols) - col, args.output.aligned, Scale::kBitsPerCode);
 }
 
-// Where lanes that hold a group find it. Waves go along a row, or down the rows first, so that scales whose columns are
-// contiguous leave as whole sectors.
+// Where lanes that hold a group find it. Waves go along a row, or down 2^kLog2Down rows first, so that scales whose columns
+// are contiguous leave in pieces.
+template <uint32_t kLog2Down>
 struct GroupPlace {
+  static constexpr uint32_t kRowStep = 1u << kLog2Down;  // from one held row to the next
   uint32_t row, tile_col;
-  uint32_t row_step;  // from one held row to the next
 
   __device__ GroupPlace(const QuantKernelArgs& args, uint32_t at, uint32_t held) {
-    const uint32_t along = at >> args.log2_rows_down;
+    const uint32_t along = at >> kLog2Down;
     const uint32_t band = gpu::divide(along, args.by_tile_cols);
-    row_step = 1u << args.log2_rows_down;
-    row = (band * held << args.log2_rows_down) + (at & (row_step - 1));
+    row = band * held * kRowStep + at % kRowStep;
     tile_col = along - band * args.by_tile_cols.divisor;
   }
+  __device__ uint32_t row_of(uint32_t held) const { return row + held * kRowStep; }
 };
 
 // quant.groups: kLanes lanes hold a group of 8 * kLanes values; a thread holds octets of kHeld rows below each other, so
 // that enough loads are in flight and one address leads to all of them.
-template <class Scale, DType kType, int kLanes, uint32_t kHeld>
+template <class Scale, DType kType, int kLanes, uint32_t kHeld, uint32_t kLog2Down>
 __global__ void __launch_bounds__(kGroupThreads, kType == DType::f32 ? 4
                                                  : kHeld == 4        ? 6
                                                                      : 8)
     quant_groups(const MIXLANE_GRID_CONSTANT QuantKernelArgs args) {
-  const GroupPlace place(args, (blockIdx.x * kGroupThreads + threadIdx.x) / kLanes, kHeld);
+  const GroupPlace<kLog2Down> place(args, (blockIdx.x * kGroupThreads + threadIdx.x) / kLanes, kHeld);
   const uint32_t lane = threadIdx.x % kLanes;
   const uint32_t col = (place.tile_col * kLanes + lane) * gpu::kOctet;
   const WaitForPrevious wait(args.independent_of_previous);
   gpu::allow_next_kernel();
   const uint32_t num_rows = valid_rows(args);
-  const auto row_of = [&](uint32_t i) { return place.row + i * place.row_step; };
 
   gpu::Octet<kType> octets[kHeld];
 #pragma unroll
   for (uint32_t i = 0; i < kHeld; ++i) {
     octets[i] = {};
-    if (row_of(i) < num_rows && col < args.num_cols) octets[i] = load<kType>(args, row_of(i), col);
+    if (place.row_of(i) < num_rows && col < args.num_cols) octets[i] = load<kType>(args, place.row_of(i), col);
   }
 #pragma unroll
   for (uint32_t i = 0; i < kHeld; ++i) {
     const Scale scale(gpu::wave_max<kLanes>(Scale::magnitude(octets[i])));
-    if (row_of(i) >= num_rows) continue;
-    if (col < args.num_cols) store(args, scale, octets[i], row_of(i), col);
+    if (place.row_of(i) >= num_rows) continue;
+    if (col < args.num_cols) store(args, scale, octets[i], place.row_of(i), col);
     if (lane == 0)
-      scale.store(args.scales.data, row_of(i) * args.scales.row_stride + place.tile_col * args.scales.col_stride);
+      scale.store(args.scales.data, place.row_of(i) * args.scales.row_stride + place.tile_col * args.scales.col_stride);
   }
 }
 
@@ -102,36 +102,36 @@ __device__ inline uint2 join(uint32_t low, uint32_t high) { return make_uint2(lo
 
 // The same for many whole groups of 16-bit values: a thread holds two neighbouring octets of kHeld rows and stores their
 // codes as one piece.
-template <class Scale, DType kType, int kLanes, uint32_t kHeld>
+template <class Scale, DType kType, int kLanes, uint32_t kHeld, uint32_t kLog2Down>
 __global__ void __launch_bounds__(kGroupThreads, 6) quant_groups_whole(const MIXLANE_GRID_CONSTANT QuantKernelArgs args) {
   constexpr int kShare = kLanes / 2;
-  const GroupPlace place(args, (blockIdx.x * kGroupThreads + threadIdx.x) / kShare, kHeld);
+  const GroupPlace<kLog2Down> place(args, (blockIdx.x * kGroupThreads + threadIdx.x) / kShare, kHeld);
   const uint32_t lane = threadIdx.x % kShare;
   const uint32_t col = (place.tile_col * kShare + lane) * 2 * gpu::kOctet;
-  const int64_t from_step = args.input.stride << args.log2_rows_down;
-  const int64_t to_step = args.output.stride << args.log2_rows_down;
+  const int64_t from_step = args.input.stride * place.kRowStep;
+  const int64_t to_step = args.output.stride * place.kRowStep;
   const std::byte* const from = args.input.data + place.row * args.input.stride + col * 2;
   std::byte* const to = args.output.data + place.row * args.output.stride + col * Scale::kBitsPerCode / 8;
   const WaitForPrevious wait(args.independent_of_previous);
   gpu::allow_next_kernel();
   const uint32_t num_rows = valid_rows(args);
-  const auto row_of = [&](uint32_t i) { return place.row + i * place.row_step; };
   gpu::Octet<kType> octets[kHeld][2];
 #pragma unroll
   for (uint32_t i = 0; i < kHeld; ++i)
 #pragma unroll
     for (uint32_t half = 0; half < 2; ++half)
-      octets[i][half] = row_of(i) < num_rows ? gpu::load_octet<kType>(from + i * from_step + half * 16, gpu::kOctet, true)
-                                             : gpu::Octet<kType>{};
+      octets[i][half] = place.row_of(i) < num_rows
+                            ? gpu::load_octet<kType>(from + i * from_step + half * 16, gpu::kOctet, true)
+                            : gpu::Octet<kType>{};
 #pragma unroll
   for (uint32_t i = 0; i < kHeld; ++i) {
     const uint32_t largest = max(Scale::magnitude(octets[i][0]), Scale::magnitude(octets[i][1]));
     const Scale scale(gpu::wave_max<kShare>(largest));
-    if (row_of(i) >= num_rows) continue;
+    if (place.row_of(i) >= num_rows) continue;
     const auto codes = join(scale.encode(octets[i][0]), scale.encode(octets[i][1]));
     *reinterpret_cast<std::remove_const_t<decltype(codes)>*>(to + i * to_step) = codes;
     if (lane == 0)
-      scale.store(args.scales.data, row_of(i) * args.scales.row_stride + place.tile_col * args.scales.col_stride);
+      scale.store(args.scales.data, place.row_of(i) * args.scales.row_stride + place.tile_col * args.scales.col_stride);
   }
 }
 
