@@ -65,6 +65,10 @@ struct GroupPlace {
     tile_col = along - band * args.by_tile_cols.divisor;
   }
   __device__ uint32_t row_of(uint32_t held) const { return row + held * kRowStep; }
+  // How many of the held rows there are.
+  __device__ uint32_t count(uint32_t num_rows, uint32_t held) const {
+    return row < num_rows ? min((num_rows - row + kRowStep - 1) / kRowStep, held) : 0;
+  }
 };
 
 // quant.groups: kLanes lanes hold a group of 8 * kLanes values; a thread holds octets of kHeld rows below each other, so
@@ -79,18 +83,18 @@ __global__ void __launch_bounds__(kGroupThreads, kType == DType::f32 ? 4
   const uint32_t col = (place.tile_col * kLanes + lane) * gpu::kOctet;
   const WaitForPrevious wait(args.independent_of_previous);
   gpu::allow_next_kernel();
-  const uint32_t num_rows = valid_rows(args);
+  const uint32_t count = place.count(valid_rows(args), kHeld);
 
   gpu::Octet<kType> octets[kHeld];
 #pragma unroll
   for (uint32_t i = 0; i < kHeld; ++i) {
     octets[i] = {};
-    if (place.row_of(i) < num_rows && col < args.num_cols) octets[i] = load<kType>(args, place.row_of(i), col);
+    if (i < count && col < args.num_cols) octets[i] = load<kType>(args, place.row_of(i), col);
   }
 #pragma unroll
   for (uint32_t i = 0; i < kHeld; ++i) {
     const Scale scale(gpu::wave_max<kLanes>(Scale::magnitude(octets[i])));
-    if (place.row_of(i) >= num_rows) continue;
+    if (i >= count) continue;
     if (col < args.num_cols) store(args, scale, octets[i], place.row_of(i), col);
     if (lane == 0)
       scale.store(args.scales.data, place.row_of(i) * args.scales.row_stride + place.tile_col * args.scales.col_stride);
