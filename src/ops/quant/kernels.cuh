@@ -5,7 +5,6 @@
 #include <type_traits>
 
 #include "gpu/device.hpp"
-#include "gpu/streaming.cuh"
 #include "ops/quant/device_args.hpp"
 #include "ops/quant/encode.cuh"
 
@@ -52,49 +51,53 @@ __device__ void store(const QuantKernelArgs& args, const Scale& scale, const gpu
   store_codes(at, scale.encode(octet), static_cast<int64_t>(args.num_cols) - col, args.output.aligned, Scale::kBitsPerCode);
 }
 
-// Where lanes that hold a group find it. Waves go along a row, or down the rows first, so that scales whose columns are
-// contiguous leave as whole sectors.
+// Where lanes that hold a group find it. Waves go along a row, or down 2^kLog2Down rows first, so that scales whose columns
+// are contiguous leave in pieces.
+template <uint32_t kLog2Down>
 struct GroupPlace {
+  static constexpr uint32_t kRowStep = 1u << kLog2Down;  // from one held row to the next
   uint32_t row, tile_col;
-  uint32_t row_step;  // from one held row to the next
 
   __device__ GroupPlace(const QuantKernelArgs& args, uint32_t at, uint32_t held) {
-    const uint32_t along = at >> args.log2_rows_down;
+    const uint32_t along = at >> kLog2Down;
     const uint32_t band = gpu::divide(along, args.by_tile_cols);
-    row_step = 1u << args.log2_rows_down;
-    row = (band * held << args.log2_rows_down) + (at & (row_step - 1));
+    row = band * held * kRowStep + at % kRowStep;
     tile_col = along - band * args.by_tile_cols.divisor;
+  }
+  __device__ uint32_t row_of(uint32_t held) const { return row + held * kRowStep; }
+  // How many of the held rows there are.
+  __device__ uint32_t count(uint32_t num_rows, uint32_t held) const {
+    return row < num_rows ? min((num_rows - row + kRowStep - 1) / kRowStep, held) : 0;
   }
 };
 
 // quant.groups: kLanes lanes hold a group of 8 * kLanes values; a thread holds octets of kHeld rows below each other, so
 // that enough loads are in flight and one address leads to all of them.
-template <class Scale, DType kType, int kLanes, uint32_t kHeld>
+template <class Scale, DType kType, int kLanes, uint32_t kHeld, uint32_t kLog2Down>
 __global__ void __launch_bounds__(kGroupThreads, kType == DType::f32 ? 4
                                                  : kHeld == 4        ? 6
                                                                      : 8)
     quant_groups(const MIXLANE_GRID_CONSTANT QuantKernelArgs args) {
-  const GroupPlace place(args, (blockIdx.x * kGroupThreads + threadIdx.x) / kLanes, kHeld);
+  const GroupPlace<kLog2Down> place(args, (blockIdx.x * kGroupThreads + threadIdx.x) / kLanes, kHeld);
   const uint32_t lane = threadIdx.x % kLanes;
   const uint32_t col = (place.tile_col * kLanes + lane) * gpu::kOctet;
   const WaitForPrevious wait(args.independent_of_previous);
   gpu::allow_next_kernel();
-  const uint32_t num_rows = valid_rows(args);
-  const auto row_of = [&](uint32_t i) { return place.row + i * place.row_step; };
+  const uint32_t count = place.count(valid_rows(args), kHeld);
 
   gpu::Octet<kType> octets[kHeld];
 #pragma unroll
   for (uint32_t i = 0; i < kHeld; ++i) {
     octets[i] = {};
-    if (row_of(i) < num_rows && col < args.num_cols) octets[i] = load<kType>(args, row_of(i), col);
+    if (i < count && col < args.num_cols) octets[i] = load<kType>(args, place.row_of(i), col);
   }
 #pragma unroll
   for (uint32_t i = 0; i < kHeld; ++i) {
     const Scale scale(gpu::wave_max<kLanes>(Scale::magnitude(octets[i])));
-    if (row_of(i) >= num_rows) continue;
-    if (col < args.num_cols) store(args, scale, octets[i], row_of(i), col);
+    if (i >= count) continue;
+    if (col < args.num_cols) store(args, scale, octets[i], place.row_of(i), col);
     if (lane == 0)
-      scale.store(args.scales.data, row_of(i) * args.scales.row_stride + place.tile_col * args.scales.col_stride);
+      scale.store(args.scales.data, place.row_of(i) * args.scales.row_stride + place.tile_col * args.scales.col_stride);
   }
 }
 
@@ -103,36 +106,36 @@ __device__ inline uint2 join(uint32_t low, uint32_t high) { return make_uint2(lo
 
 // The same for many whole groups of 16-bit values: a thread holds two neighbouring octets of kHeld rows and stores their
 // codes as one piece.
-template <class Scale, DType kType, int kLanes, uint32_t kHeld>
+template <class Scale, DType kType, int kLanes, uint32_t kHeld, uint32_t kLog2Down>
 __global__ void __launch_bounds__(kGroupThreads, 6) quant_groups_whole(const MIXLANE_GRID_CONSTANT QuantKernelArgs args) {
   constexpr int kShare = kLanes / 2;
-  const GroupPlace place(args, (blockIdx.x * kGroupThreads + threadIdx.x) / kShare, kHeld);
+  const GroupPlace<kLog2Down> place(args, (blockIdx.x * kGroupThreads + threadIdx.x) / kShare, kHeld);
   const uint32_t lane = threadIdx.x % kShare;
   const uint32_t col = (place.tile_col * kShare + lane) * 2 * gpu::kOctet;
-  const int64_t from_step = args.input.stride << args.log2_rows_down;
-  const int64_t to_step = args.output.stride << args.log2_rows_down;
+  const int64_t from_step = args.input.stride * place.kRowStep;
+  const int64_t to_step = args.output.stride * place.kRowStep;
   const std::byte* const from = args.input.data + place.row * args.input.stride + col * 2;
   std::byte* const to = args.output.data + place.row * args.output.stride + col * Scale::kBitsPerCode / 8;
   const WaitForPrevious wait(args.independent_of_previous);
   gpu::allow_next_kernel();
   const uint32_t num_rows = valid_rows(args);
-  const auto row_of = [&](uint32_t i) { return place.row + i * place.row_step; };
   gpu::Octet<kType> octets[kHeld][2];
 #pragma unroll
   for (uint32_t i = 0; i < kHeld; ++i)
 #pragma unroll
     for (uint32_t half = 0; half < 2; ++half)
-      octets[i][half] = row_of(i) < num_rows ? gpu::load_octet<kType>(from + i * from_step + half * 16, gpu::kOctet, true)
-                                             : gpu::Octet<kType>{};
+      octets[i][half] = place.row_of(i) < num_rows
+                            ? gpu::load_octet<kType>(from + i * from_step + half * 16, gpu::kOctet, true)
+                            : gpu::Octet<kType>{};
 #pragma unroll
   for (uint32_t i = 0; i < kHeld; ++i) {
     const uint32_t largest = max(Scale::magnitude(octets[i][0]), Scale::magnitude(octets[i][1]));
     const Scale scale(gpu::wave_max<kShare>(largest));
-    if (row_of(i) >= num_rows) continue;
+    if (place.row_of(i) >= num_rows) continue;
     const auto codes = join(scale.encode(octets[i][0]), scale.encode(octets[i][1]));
     *reinterpret_cast<std::remove_const_t<decltype(codes)>*>(to + i * to_step) = codes;
     if (lane == 0)
-      scale.store(args.scales.data, row_of(i) * args.scales.row_stride + place.tile_col * args.scales.col_stride);
+      scale.store(args.scales.data, place.row_of(i) * args.scales.row_stride + place.tile_col * args.scales.col_stride);
   }
 }
 
@@ -177,7 +180,7 @@ __device__ inline TileOctets tile_of_block(const QuantKernelArgs& args, uint32_t
 }
 
 // What a thread of quant.tiles takes at once: an octet, or two beside each other whose codes it stores as one piece. Two
-// only of 16-bit values in rows of whole, aligned pairs.
+// only in rows of whole, aligned pairs.
 template <DType kType, int kBeside>
 struct TileItem {
   gpu::Octet<kType> octets[kBeside];
@@ -189,9 +192,10 @@ struct TileItem {
     if constexpr (kBeside == 1) {
       if (col < args.num_cols) item.octets[0] = quant_gpu::load<kType>(args, row, col);
     } else {
-      const std::byte* from = args.input.data + row * args.input.stride + col * 2;
+      constexpr int64_t kOctetBytes = gpu::Octet<kType>::kWords * 4;
+      const std::byte* from = args.input.data + row * args.input.stride + col / gpu::kOctet * kOctetBytes;
 #pragma unroll
-      for (int i = 0; i < kBeside; ++i) item.octets[i] = gpu::load_octet<kType>(from + i * 16, gpu::kOctet, true);
+      for (int i = 0; i < kBeside; ++i) item.octets[i] = gpu::load_octet<kType>(from + i * kOctetBytes, gpu::kOctet, true);
     }
     return item;
   }
@@ -243,120 +247,6 @@ __global__ void __launch_bounds__(kMaxTileThreads, kType == DType::f32 ? 2 : 3)
   for (uint32_t i = 0; i < kHeld; ++i) items[i].store(args, tile, scale, threadIdx.x + i * blockDim.x);
   for (uint32_t at = threadIdx.x + kHeld * blockDim.x; at * kBeside < tile.num_octets; at += blockDim.x)
     Item::load(args, tile, at).store(args, tile, scale, at);
-}
-
-// dequant.octets: a run is what a thread writes in one piece: eight values, or four of f32, so that neighbouring threads
-// fill whole sectors. A thread takes runs of kDequantRows rows, all loads first.
-inline constexpr uint32_t kDequantRows = 2;
-
-template <DType kType>
-inline constexpr int kRunValues = dequant_run(kType);
-
-template <bool kFp4, int kCount>
-struct Codes {
-  static constexpr int kBytes = kFp4 ? kCount / 2 : kCount;
-  using Word = std::conditional_t<kBytes == 8, uint64_t, std::conditional_t<kBytes == 4, uint32_t, uint16_t>>;
-  Word word;
-
-  __device__ float value(int i) const {
-    if constexpr (kFp4)
-      return e2m1_of_word(static_cast<uint32_t>(word), i);
-    else
-      return gpu::e4m3_to_f32(static_cast<uint32_t>(word >> (8 * i)) & 255u);
-  }
-
-  __device__ static Codes load_whole(const std::byte* from) {
-    return {gpu::load_streaming(reinterpret_cast<const Word*>(from))};
-  }
-  __device__ static Codes load(const std::byte* from, int64_t count) {
-    Codes codes{};
-#pragma unroll
-    for (int b = 0; b < kBytes; ++b)
-      if ((kFp4 ? 2 * b : b) < count) codes.word = static_cast<Word>(codes.word | static_cast<Word>(from[b]) << (8 * b));
-    return codes;
-  }
-
- private:
-  // Nibble i: its three bits as the lowest of an f32's exponent and the first of its mantissa, which may be subnormal,
-  // times 2^126: exact. Taken out of the word by one shift and one mask.
-  __device__ static float e2m1_of_word(uint32_t word, int i) {
-    constexpr int kShift = 22;
-    const uint32_t magnitude = (4 * i < kShift ? word << (kShift - 4 * i) : word >> (4 * i - kShift)) & (7u << kShift);
-    const uint32_t sign = word << (28 - 4 * i) & 0x80000000u;
-    return __uint_as_float(magnitude | sign) * 0x1p126f;
-  }
-};
-
-template <bool kWhole, DType kType>
-__device__ void store_run(std::byte* to, const float (&values)[kRunValues<kType>], int64_t count) {
-  constexpr int kRun = kRunValues<kType>;
-  gpu::Packet packet;
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    if constexpr (kType == DType::f32)
-      packet.words[i] = __float_as_uint(values[i]);
-    else if constexpr (kType == DType::bf16)
-      packet.words[i] = gpu::f32x2_to_bf16x2(values[2 * i], values[2 * i + 1]);
-    else
-      packet.words[i] = gpu::f32x2_to_f16x2(values[2 * i], values[2 * i + 1]);
-  }
-  if constexpr (kWhole) {
-    gpu::store_streaming_packet(to, packet);
-  } else {
-#pragma unroll
-    for (int i = 0; i < kRun; ++i) {
-      if (i >= count) break;
-      if constexpr (kType == DType::f32)
-        reinterpret_cast<uint32_t*>(to)[i] = packet.words[i];
-      else
-        reinterpret_cast<uint16_t*>(to)[i] = static_cast<uint16_t>(packet.words[i / 2] >> (i % 2 * 16));
-    }
-  }
-}
-
-// kWhole: every run is complete and aligned, so that nothing branches between the loads.
-template <bool kWhole, DType kType, bool kFp4>
-__device__ void dequantise_runs(const DequantKernelArgs& args, uint32_t row, uint32_t col) {
-  constexpr int kRun = kRunValues<kType>;
-  constexpr int64_t kValueBytes = kType == DType::f32 ? 4 : 2;
-  using Run = Codes<kFp4, kRun>;
-  const int64_t num_values = static_cast<int64_t>(args.num_cols) - col;
-  const std::byte* const from = args.input.data + row * args.input.stride + (kFp4 ? col / 2 : col);
-  std::byte* const to = args.output.data + row * args.output.stride + col * kValueBytes;
-  const int64_t scale_col = (col >> args.col_shift) * args.scales.col_stride;
-  Run codes[kDequantRows];
-  float scales[kDequantRows];
-#pragma unroll
-  for (uint32_t i = 0; i < kDequantRows; ++i) {
-    if (row + i >= args.num_rows) continue;
-    const std::byte* const at = from + i * args.input.stride;
-    codes[i] = kWhole ? Run::load_whole(at) : Run::load(at, num_values);
-    const int64_t scale_at = ((row + i) >> args.row_shift) * args.scales.row_stride + scale_col;
-    scales[i] = kFp4 ? gpu::e8m0_to_f32(static_cast<const uint8_t*>(args.scales.data)[scale_at])
-                     : static_cast<const float*>(args.scales.data)[scale_at];
-  }
-#pragma unroll
-  for (uint32_t i = 0; i < kDequantRows; ++i) {
-    if (row + i >= args.num_rows) continue;
-    float values[kRun];
-#pragma unroll
-    for (int v = 0; v < kRun; ++v) values[v] = codes[i].value(v) * scales[i];
-    store_run<kWhole, kType>(to + i * args.output.stride, values, num_values);
-  }
-}
-
-template <DType kType, bool kFp4>
-__global__ void __launch_bounds__(kGroupThreads, 8) dequant_octets(const MIXLANE_GRID_CONSTANT DequantKernelArgs args) {
-  constexpr int kRun = kRunValues<kType>;
-  const uint32_t at = blockIdx.x * kGroupThreads + threadIdx.x;
-  const uint32_t band = gpu::divide(at, args.by_runs);
-  const uint32_t col = (at - band * args.by_runs.divisor) * kRun;
-  gpu::wait_for_previous_kernel();
-  gpu::allow_next_kernel();
-  if (args.input.aligned && args.output.aligned && col + kRun <= args.num_cols)
-    dequantise_runs<true, kType, kFp4>(args, band * kDequantRows, col);
-  else
-    dequantise_runs<false, kType, kFp4>(args, band * kDequantRows, col);
 }
 
 }  // namespace mixlane::quant_gpu

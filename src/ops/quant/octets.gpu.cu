@@ -1,5 +1,5 @@
 #include "gpu/launch.hpp"
-#include "ops/quant/kernels.cuh"
+#include "ops/quant/dequant.cuh"
 #include "ops/quant/launchers.hpp"
 
 namespace mixlane::quant_gpu {
@@ -16,11 +16,11 @@ Kernel kernel_for(DType output) {
 }  // namespace
 
 void launch_octets(const DequantKernelArgs& args, DType output, bool fp4, bool overlap, Stream stream) {
-  const uint32_t num_threads = (args.num_rows + kDequantRows - 1) / kDequantRows * args.by_runs.divisor;
+  const auto block_rows = static_cast<uint32_t>(kDequantWaves * dequant_rows(fp4));
   gpu::launch(fp4 ? kernel_for<true>(output) : kernel_for<false>(output),
               {.variant = "dequant.octets",
-               .num_blocks = (num_threads + kGroupThreads - 1) / kGroupThreads,
-               .num_threads = kGroupThreads,
+               .num_blocks = (args.num_rows + block_rows - 1) / block_rows * args.by_pieces.divisor,
+               .num_threads = kDequantWaves * kDequantLanes,
                .overlaps_previous = overlap},
               stream, args);
 }

@@ -19,7 +19,7 @@ bool has_pairs(const QuantKernelArgs& args, bool square) {
 
 Kernel kernel_for(DType input, bool pairs) {
   constexpr int kWave = gpu::kHardwareWave;
-  if (input == DType::f32) return quant_tiles<DType::f32, kWave, 1>;
+  if (input == DType::f32) return pairs ? quant_tiles<DType::f32, kWave, 2> : quant_tiles<DType::f32, kWave, 1>;
   if (input == DType::bf16) return pairs ? quant_tiles<DType::bf16, kWave, 2> : quant_tiles<DType::bf16, kWave, 1>;
   return pairs ? quant_tiles<DType::f16, kWave, 2> : quant_tiles<DType::f16, kWave, 1>;
 }
