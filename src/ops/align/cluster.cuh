@@ -9,12 +9,14 @@
 
 namespace mixlane::align_gpu {
 
+// A grid: clusters that sort the same pairs, to share the stores.
 // kMaxCodes: what counters are laid out for, so that no address has to be computed from the number of codes.
 // kStaged: pairs are sorted in shared memory on their way to their slots, where there are many.
-template <int kThreads_, int kItems_, uint32_t kBlocks_, uint32_t kMaxCodes_>
+template <int kThreads_, int kItems_, uint32_t kBlocks_, uint32_t kClusters_, uint32_t kMaxCodes_>
 struct ClusterShape {
   using Tile = align_gpu::Tile<kThreads_, kItems_, 32>;
-  static constexpr uint32_t kBlocks = kBlocks_;
+  static constexpr uint32_t kBlocks = kBlocks_;  // of a cluster
+  static constexpr uint32_t kClusters = kClusters_;
   static constexpr uint32_t kMaxCodes = kMaxCodes_;
   static constexpr uint32_t kPairs = kBlocks * Tile::kPairs;
   static constexpr bool kStaged = Tile::kItems >= 4;
@@ -74,16 +76,8 @@ struct ClusterCounts {
     for (const uint32_t other : others) gpu::ptx::store_async(other, packed, other + to_barrier);
   }
 
-  // By one thread, when the block's are complete.
-  __device__ void send_faults(const BlockFacts& facts) const {
-    const uint2 own = make_uint2(facts.fault_count, facts.fault_first);
-    if (own_rank() == kOthers)
-      faults[kOthers] = own;
-    else
-      gpu::ptx::store_async(gpu::ptx::map_shared(faults + own_rank(), kOthers), own, gpu::ptx::map_shared(barrier, kOthers));
-  }
-
-  // Sums of this thread's codes: over all blocks, and over those before this one. Waits for the rows.
+  // Sums of this thread's codes: over all blocks, and over those before this one. Waits for the rows, by whole waves: part
+  // of one that has to wait sleeps on for about 1 us after they have come.
   __device__ void sum(Quad& total, Quad& before) const {
     gpu::ptx::mbarrier_wait_cluster(barrier);
     if (!holds()) return;
@@ -107,6 +101,15 @@ struct ClusterCounts {
         if (rank < own_rank()) before.add(row);
       }
     }
+  }
+
+  // By one thread, when the block's are complete: to the last block.
+  __device__ void send_faults(const BlockFacts& facts) const {
+    const uint2 own = make_uint2(facts.fault_count, facts.fault_first);
+    if (own_rank() == kOthers)
+      faults[kOthers] = own;
+    else
+      gpu::ptx::store_async(gpu::ptx::map_shared(faults + own_rank(), kOthers), own, gpu::ptx::map_shared(barrier, kOthers));
   }
 
   // By one thread of the last block, after a __syncthreads() that followed sum().
@@ -157,34 +160,33 @@ struct Holders {
 // This block's share of the output. `starts`: where this thread's codes start in the tile.
 template <class Shape, bool kPlain>
 __device__ void write_share(const KernelArgs& args, const typename Shape::Tile& tile,
-                            const uint32_t (&ranked)[Shape::Tile::kItems], const PairRange& range, const Quad& starts,
-                            [[maybe_unused]] const DirectRoles<typename Shape::Tile>& direct_roles) {
+                            const uint32_t (&ranked)[Shape::Tile::kItems], const PairRange& range, const Quad& starts) {
   using Tile = typename Shape::Tile;
   const uint32_t cluster = blockIdx.x / Shape::kBlocks;
   const uint32_t first = blockIdx.x * Tile::kThreads + threadIdx.x;
-  const uint32_t step = gridDim.x * Tile::kThreads;
+  constexpr uint32_t kGrid = Shape::kBlocks * Shape::kClusters;
+  constexpr uint32_t kStep = kGrid * Tile::kThreads;
   const bool pair_slots = args.out.pair_slots != nullptr && cluster == 0;
   if constexpr (Shape::kStaged) {
     using Roles = WaveRoles<Tile>;
     if (Roles::writes_codes())
-      write_code_places(args, tile, Roles::index_in_block() * gridDim.x + blockIdx.x, Roles::kCount * gridDim.x);
+      write_code_places(args, tile, Roles::index_in_block() * kGrid + blockIdx.x, Roles::kCount * kGrid);
   } else {
+    const auto roles = DirectRoles<Tile>::of(cluster, Shape::kClusters);
     const Direct<Tile> direct{reinterpret_cast<uint16_t*>(tile.rest)};
-    direct.template write<kPlain>(args, tile, ranked, range.begin, range.end, direct_roles.writes_pairs, pair_slots);
-    if (direct_roles.writes_codes)
-      write_code_places(args, tile, direct_roles.index * gridDim.x + blockIdx.x, direct_roles.count * gridDim.x);
+    direct.template write<kPlain>(args, tile, ranked, range.begin, range.end, roles.writes_pairs, pair_slots);
+    if (roles.writes_codes) write_code_places(args, tile, roles.index * kGrid + blockIdx.x, roles.count * kGrid);
   }
-  write_other_block_experts(args, tile, first, step);
+  write_other_block_experts(args, tile, first, kStep);
   if (blockIdx.x == Shape::kBlocks - 1) write_summary(args, tile);
   if constexpr (Shape::kStaged) {
     // A tile's pairs are shared by the blocks of the same rank.
-    auto share =
-        TileShare::of_block<Tile>(range.begin, range.end, tile.facts->num_staged, cluster, gridDim.x / Shape::kBlocks);
+    auto share = TileShare::of_block<Tile>(range.begin, range.end, tile.facts->num_staged, cluster, Shape::kClusters);
     share.pair_slots = pair_slots;
     if (pair_slots) write_pair_slots(args, tile, ranked, range.begin, range.end);
     write_tile<Tile, kPlain>(args, tile, share, starts);
   }
-  fill_zeros(args, first, step);
+  fill_zeros(args, first, kStep);
 }
 
 // The grid is one cluster of Shape::kBlocks, or several.
@@ -198,9 +200,9 @@ __global__ void __launch_bounds__(Shape::Tile::kThreads) align_cluster(const MIX
   ClusterCounts<Shape> counts(tile.rest + Shape::kTileBytes);
   counts.prepare();
   tile.clear_facts();
-  gpu::ptx::cluster_arrive();
+  __syncthreads();  // orders the cleared facts before what the other waves find
+  gpu::ptx::cluster_arrive_relaxed();
   tile.clear_row();
-  const auto direct_roles = DirectRoles<Tile>::of(blockIdx.x / Shape::kBlocks, gridDim.x / Shape::kBlocks);
   gpu::ptx::cluster_wait();  // all blocks are there to be written to, their barriers too
 
   uint32_t codes[Tile::kItems];
@@ -243,7 +245,7 @@ __global__ void __launch_bounds__(Shape::Tile::kThreads) align_cluster(const MIX
   }
   __syncthreads();
 
-  write_share<Shape, kPlain>(args, tile, codes, range, starts, direct_roles);
+  write_share<Shape, kPlain>(args, tile, codes, range, starts);
   if (blockIdx.x == Shape::kBlocks - 1 && threadIdx.x == 0) counts.report(args);
 }
 

@@ -9,9 +9,11 @@ namespace {
 
 constexpr uint32_t kMostCodes = 1028;
 
-// A thread holds four codes.
+// A thread holds four codes. Half of a large GPU takes the stores, so that the next call, whose blocks come early, finds
+// room.
 template <int kThreads, int kItems, uint32_t kBlocks, uint32_t kMaxCodes>
-using Fitting = ClusterShape<kThreads, kItems, kBlocks, std::min<uint32_t>(kMaxCodes, 4 * kThreads)>;
+using Fitting = ClusterShape<kThreads, kItems, kBlocks, (kBlocks * kThreads * kItems <= 1024 ? 32 : 64) / kBlocks,
+                             std::min<uint32_t>(kMaxCodes, 4 * kThreads)>;
 
 using LargestShape = Fitting<1024, 8, 16, kMostCodes>;
 
@@ -19,13 +21,10 @@ using LargestShape = Fitting<1024, 8, 16, kMostCodes>;
 template <class Shape, bool kPlain>
 bool try_shape(const KernelArgs& args, Stream stream) {
   if (args.source.num_pairs > Shape::kPairs || args.num_codes > Shape::kMaxCodes) return false;
-  // Clusters that sort the same pairs share the stores: half of a large GPU, so that the next call, whose blocks come early,
-  // finds room.
-  constexpr uint32_t kBlocksInAll = Shape::kPairs <= 1024 ? 32 : 64;
   using Tile = typename Shape::Tile;
   gpu::launch(align_cluster<Shape, kPlain>,
               {.variant = "align.cluster",
-               .num_blocks = kBlocksInAll,
+               .num_blocks = Shape::kBlocks * Shape::kClusters,
                .num_threads = Tile::kThreads,
                .shared_bytes = Tile::shared_bytes(Shape::kMaxCodes) + Shape::kTileBytes + ClusterCounts<Shape>::kBytes,
                .cluster_blocks = Shape::kBlocks,

@@ -58,6 +58,11 @@ struct DirectRoles {
     constexpr uint32_t kWaves = Tile::kWaves;
     const uint32_t wave = Tile::Wave::index_in_block();
     if (count == 1) return {true, true, wave, kWaves};
+    if (count >= kWaves) {  // the usual case, without divisions
+      const bool has_pairs = index < kWaves;
+      const bool pairs = wave == index;
+      return {pairs, !pairs, wave - (wave > index ? 1u : 0u), kWaves - (has_pairs ? 1u : 0u)};
+    }
     const auto pair_waves_below = [&](uint32_t end) { return (end + count - 1 - index) / count; };
     const bool pairs = wave % count == index;
     return {pairs, !pairs, wave - pair_waves_below(wave), kWaves - pair_waves_below(kWaves)};

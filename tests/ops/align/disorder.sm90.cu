@@ -9,7 +9,7 @@ namespace {
 using namespace align_gpu;
 
 template <int kItems>
-struct DisorderedShape : ClusterShape<64, kItems, 2, 256> {
+struct DisorderedShape : ClusterShape<64, kItems, 2, 2, 256> {
   using Tile = DisorderedTile<64, kItems>;
 };
 
@@ -18,7 +18,7 @@ void launch_shape(const KernelArgs& args, Stream stream) {
   gpu::launch(
       align_cluster<Shape, true>,
       {.variant = "disordered cluster",
-       .num_blocks = 2 * Shape::kBlocks,
+       .num_blocks = Shape::kBlocks * Shape::kClusters,
        .num_threads = Shape::Tile::kThreads,
        .shared_bytes = Shape::Tile::shared_bytes(Shape::kMaxCodes) + Shape::kTileBytes + ClusterCounts<Shape>::kBytes,
        .cluster_blocks = Shape::kBlocks},
