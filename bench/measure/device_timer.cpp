@@ -57,8 +57,14 @@ PreparedWork::PreparedWork(DeviceTimer& timer, DeviceWork work, const TimerOptio
   const int most =
       options_.cache == CacheState::cold ? std::min(work_.num_sets, DeviceTimer::kMaxCalls) : DeviceTimer::kMaxCalls;
   set_calls(1);
-  while (std::min(measure_once(), measure_once()) < DeviceTimer::kMinSampleUs && calls_ < most)
-    set_calls(std::min(2 * calls_, most));
+  // What a sample lasts beside its calls makes the first guesses too small, never too large.
+  for (;;) {
+    const double us = std::min(measure_once(), measure_once());
+    if (us >= options_.min_sample_us || calls_ >= most) return;
+    constexpr double kAmple = 1.2;
+    const double wanted = std::min(kAmple * options_.min_sample_us / us * calls_, static_cast<double>(most));
+    set_calls(std::clamp(static_cast<int>(wanted), calls_ + 1, most));
+  }
 }
 
 void PreparedWork::set_calls(int calls) {

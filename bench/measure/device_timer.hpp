@@ -29,9 +29,12 @@ struct DeviceWork {
 // below 1.7 GB unless one alone is larger.
 int num_cold_sets(int64_t set_bytes);
 
+inline constexpr double kMinSampleUs = 400;  // far above the resolution of events (0.5 us)
+
 struct TimerOptions {
   LaunchMode mode = LaunchMode::graph;
   CacheState cache = CacheState::hot;
+  double min_sample_us = kMinSampleUs;
 };
 
 class DeviceTimer;
@@ -69,14 +72,13 @@ class PreparedWork {
 //           copy of twice the L2 cache comes right before the sample, outside of it. Inputs come from memory and outputs go
 //           to lines that are not cached; half of the lines that they displace wait to be written back, as behind a usual
 //           predecessor. Code, kernel parameters and workspace that the calls share stay cached.
-// The number of calls doubles until a sample lasts kMinSampleUs, far above the resolution of events (0.5 us) and the start
-// of a graph (4 us on an H200, which are part of the sample), or reaches kMaxCalls. What lies before the sample keeps the
+// The number of calls grows until a sample lasts min_sample_us or it reaches kMaxCalls; the start of a graph (4 us on an
+// H200) is part of the sample. What lies before the sample keeps the
 // device busy while the host enqueues it, so that no sample holds the start of an idle device. Calls depend on each other by
 // stream order, programmatic overlap included where kernels have it. Nothing is subtracted: a sample holds the launch or
 // graph-node cost of its calls, whose size Peaks tells (launch_us, graph_node_us).
 class DeviceTimer {
  public:
-  static constexpr double kMinSampleUs = 400;
   static constexpr int kMaxCalls = 128;
 
   // Keeps the device busy for a moment first, until its clocks have risen. Throws unsupported where there is no such device.

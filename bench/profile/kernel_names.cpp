@@ -6,21 +6,12 @@
 #include <array>
 #include <cstdlib>
 #include <memory>
-#include <utility>
 
 namespace mixlane::bench {
 namespace {
 
-constexpr std::array<std::string_view, 8> kStages = {"routing", "quant",   "dequant", "dispatch",
-                                                     "align",   "experts", "combine", "addend"};
-
-// Kernels that are named after what they do.
-constexpr std::array<std::pair<std::string_view, std::string_view>, 4> kNamed = {{
-    {"route_tokens", "routing.warp"},
-    {"quantize_groups", "quant.groups"},
-    {"quantize_tiles", "quant.tiles"},
-    {"dequantize_octets", "dequant.octets"},
-}};
+constexpr std::array<std::string_view, 9> kStages = {"routing", "quant",        "dequant", "dispatch", "align",
+                                                     "experts", "expert_major", "combine", "addend"};
 
 bool begins_with_words(std::string_view name, std::string_view words) {
   return name.starts_with(words) && (name.size() == words.size() || name[words.size()] == '_');
@@ -56,8 +47,6 @@ std::string_view kernel_name(std::string_view symbol) {
 std::string variant_of_kernel(std::string_view symbol, std::span<const std::string> known) {
   if (symbol.find("mixlane::") == std::string_view::npos) return "";
   const std::string_view name = kernel_name(symbol);
-  for (const auto& [kernel, id] : kNamed)
-    if (name == kernel) return std::string(id);
 
   const std::string* best = nullptr;
   for (const std::string& id : known) {

@@ -116,9 +116,10 @@ void declare_layer(CLI::App& command, BenchArguments& a) {
 void declare_stages(CLI::App& command, BenchArguments& a) {
   const char* group = "Stages alone (GPU)";
   command
-      .add_option(
-          "--stages,--stage", a.stages,
-          "routing, quant, align, experts, chain (the first three in a row) [these]; dispatch, combine: ranks on all GPUs")
+      .add_option("--stages,--stage", a.stages,
+                  "routing, quant, dequant, align, chain (routing, quant and align in a row), experts [these]; dispatch, "
+                  "combine: ranks on "
+                  "all GPUs")
       ->delimiter(',')
       ->group(group);
   command.add_option("--mode", a.mode, "eager: the host enqueues each call; graph: calls are captured and replayed [graph]")
@@ -130,7 +131,15 @@ void declare_stages(CLI::App& command, BenchArguments& a) {
   command.add_option("--align-block", texts.align_block, "align: rows per block [128]")->delimiter(',')->group(group);
   command.add_option("--id-type", texts.id_type, "routing, align: i32, i64 [i32]")->delimiter(',')->group(group);
   command.add_option("--logits-type", texts.logits_type, "routing: f32, bf16, f16 [f32]")->delimiter(',')->group(group);
-  command.add_option("--quant-group", texts.quant_group, "quant: 1x128, row, 128x128, 1x32 [what --quant takes; 1x128]")
+  command
+      .add_option("--quant-group", texts.quant_group,
+                  "quant, dequant: 1x128, row, 128x128, 1x32 [what --quant takes; 1x128]")
+      ->delimiter(',')
+      ->group(group);
+  command.add_option("--quant-type", texts.quant_type, "values of quant, dequant: bf16, f16, f32 [bf16]")
+      ->delimiter(',')
+      ->group(group);
+  command.add_option("--quant-scales", texts.quant_scales, "scales of quant, dequant in memory by: rows, columns [rows]")
       ->delimiter(',')
       ->group(group);
   command.add_option("--experts-output", texts.experts_output, "experts: a row per pairs, tokens (weighted sums) [pairs]")

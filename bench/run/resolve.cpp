@@ -118,7 +118,8 @@ namespace {
 void check_layer_options(const BenchOptions& options) {
   if (!options.stages.empty() || options.stage_options_text.any() || options.exchange_text.any() || options.kernel_times)
     fail(ErrorCode::invalid_argument,
-         "--stages, --kernel-times, --align-block, --id-type, --logits-type, --quant-group, --experts-output, "
+         "--stages, --kernel-times, --align-block, --id-type, --logits-type, --quant-group, --quant-type, --quant-scales, "
+         "--experts-output, "
          "--batch-invariant, --dispatch, --combine-rows, "
          "--input, --multiprocessors, --padded-to and --overlap are of stages alone, which run on a GPU: add --device cuda "
          "or "
@@ -193,6 +194,8 @@ BenchOptions resolve(const BenchArguments& arguments, const std::vector<std::str
   require_distinct("--id-type", options.stage_options_text.id_type);
   require_distinct("--logits-type", options.stage_options_text.logits_type);
   require_distinct("--quant-group", options.stage_options_text.quant_group);
+  require_distinct("--quant-type", options.stage_options_text.quant_type);
+  require_distinct("--quant-scales", options.stage_options_text.quant_scales);
   require_distinct("--experts-output", options.stage_options_text.experts_output);
   require_distinct("--batch-invariant", options.stage_options_text.batch_invariant);
   require_distinct("--dispatch", options.exchange_text.dispatch);

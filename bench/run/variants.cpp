@@ -31,6 +31,7 @@ std::vector<StageVariants> all_variants() {
 std::vector<StageVariants> lone_stage_variants() {
   return {{"routing", routing_variants()},
           {"quant", quant_variants()},
+          {"dequant", dequant_variants()},
           {"align", align_variants()},
           {"experts", experts_variants()}};
 }
@@ -81,7 +82,7 @@ std::string resolved_variant(const Context& context, const MoeLayerConfig& confi
 std::string variants_text() {
   std::string text;
   std::vector<StageVariants> stages = all_variants();
-  stages.insert(stages.begin() + 1, {"quant", quant_variants()});
+  stages.insert(stages.begin() + 1, {{"quant", quant_variants()}, {"dequant", dequant_variants()}});
   for (const StageVariants& stage : stages) {
     text += stage.stage + "\n";
     for (const VariantInfo& variant : stage.variants)

@@ -10,9 +10,10 @@ namespace {
 class ChainStage final : public DeviceStage {
  public:
   ChainStage(const StageSetup& setup, int block, ScaleGroup group)
-      : num_sets_(setup.num_sets(RoutingStage::set_bytes(setup.inputs, DType::f32) + QuantStage::set_bytes(setup.inputs))),
+      : num_sets_(setup.num_sets(RoutingStage::set_bytes(setup.inputs, DType::f32) +
+                                 QuantCase{group}.set_bytes(setup.inputs.cell().tokens, setup.inputs.cell().shape.hidden))),
         routing_(setup, {}, num_sets_),
-        quant_(setup, group, num_sets_),
+        quant_(setup, {group}, num_sets_),
         align_(setup, block, routing_.ids(), num_sets_) {
     quant_.follow_independently();
   }

@@ -87,6 +87,11 @@ StageOptions parse_stage_options(const StageOptionTexts& texts) {
   if (!texts.logits_type.empty())
     options.logits_types = parse_types("--logits-type", texts.logits_type, {DType::f32, DType::bf16, DType::f16});
   for (const std::string& text : texts.quant_group) options.quant_groups.push_back(parse_group(text));
+  if (!texts.quant_type.empty())
+    options.quant_types = parse_types("--quant-type", texts.quant_type, {DType::bf16, DType::f16, DType::f32});
+  if (!texts.quant_scales.empty()) options.quant_scales_by_column.clear();
+  for (const std::string& text : texts.quant_scales)
+    options.quant_scales_by_column.push_back(parse_either("--quant-scales", text, "rows", "columns"));
   if (!texts.experts_output.empty()) options.experts_outputs.clear();
   for (const std::string& text : texts.experts_output)
     options.experts_outputs.push_back(parse_either("--experts-output", text, "pairs", "tokens") ? ExpertsOutput::tokens

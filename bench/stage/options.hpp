@@ -19,7 +19,9 @@ struct StageOptions {
   std::vector<int> align_blocks{128};
   std::vector<DType> id_types{DType::i32};  // of the ids that routing writes and align reads
   std::vector<DType> logits_types{DType::f32};
-  std::vector<ScaleGroup> quant_groups;  // empty: what the quantisation says, see quant_groups_of
+  std::vector<ScaleGroup> quant_groups;         // empty: what the quantisation says, see quant_groups_of
+  std::vector<DType> quant_types{DType::bf16};  // of the values that quant reads and dequant writes
+  std::vector<bool> quant_scales_by_column{false};
   std::vector<ExpertsOutput> experts_outputs{ExpertsOutput::pairs};
   std::vector<bool> batch_invariant{false};  // of experts
 };
@@ -31,11 +33,12 @@ std::string_view short_name(ScaleGroup group);
 
 // As typed, empty for the default -> options. Throws invalid_argument naming the option, the value and the valid ones.
 struct StageOptionTexts {
-  std::vector<int> align_block;
-  std::vector<std::string> id_type, logits_type, quant_group, experts_output, batch_invariant;
+  std::vector<int> align_block{};
+  std::vector<std::string> id_type{}, logits_type{}, quant_group{}, quant_type{}, quant_scales{}, experts_output{},
+      batch_invariant{};
   bool any() const {
-    return !align_block.empty() || !id_type.empty() || !logits_type.empty() || !quant_group.empty() ||
-           !experts_output.empty() || !batch_invariant.empty();
+    return !align_block.empty() || !id_type.empty() || !logits_type.empty() || !quant_group.empty() || !quant_type.empty() ||
+           !quant_scales.empty() || !experts_output.empty() || !batch_invariant.empty();
   }
 };
 StageOptions parse_stage_options(const StageOptionTexts& texts);

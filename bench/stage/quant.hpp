@@ -7,19 +7,40 @@
 
 namespace mixlane::bench {
 
+// A form of quantisation, and of its inverse.
+struct QuantCase {
+  ScaleGroup group = ScaleGroup::group_1x128;
+  DType type = DType::bf16;       // of the values that are quantised or come back
+  bool scales_by_column = false;  // scales below each other are neighbours in memory
+
+  DType code_type() const;
+  DType scale_type() const;
+  // "group=1x128", and what is not the usual.
+  std::string text() const;
+  // Of a [rows, cols] matrix, values and codes.
+  int64_t set_bytes(int64_t rows, int64_t cols) const;
+  int64_t num_scales(int64_t rows, int64_t cols) const;
+  // Those scales, at `data`.
+  TensorView scales(void* data, int64_t rows, int64_t cols, Device device) const;
+};
+
+// One per combination of the options.
+std::vector<QuantCase> quant_cases(const StageSetup& setup);
+// The hidden rows as values of `type`, in host memory.
+std::vector<std::byte> encoded_rows(StageInputs& inputs, DType type);
+
 class QuantStage final : public OpStage<QuantArgs> {
  public:
   // num_sets 0: as many as cold samples want.
-  QuantStage(const StageSetup& setup, ScaleGroup group, int num_sets = 0);
+  QuantStage(const StageSetup& setup, const QuantCase& which, int num_sets = 0);
 
-  std::string options() const override;
+  std::string options() const override { return case_.text(); }
   int num_sets() const override { return num_sets_; }
   QuantArgs args(int set) const override;
   void poison(Stream stream, int set) override;
   Correctness verify(Stream stream, int set) override;
   StageWork work() const override;
 
-  static int64_t set_bytes(const StageInputs& inputs);
   // Other stages run between and are not waited for (QuantArgs::independent_of_previous).
   void follow_independently() { independent_ = true; }
 
@@ -27,11 +48,12 @@ class QuantStage final : public OpStage<QuantArgs> {
   void run_reference();
 
   StageInputs& inputs_;
-  ScaleGroup group_;
+  QuantCase case_;
   int num_sets_;
   bool independent_ = false;
-  DeviceTensor hidden_, values_, scales_;
-  std::vector<std::byte> expected_values_, expected_scales_;
+  std::vector<std::byte> host_rows_;
+  DeviceTensor rows_, codes_, scales_;
+  std::vector<std::byte> expected_codes_, expected_scales_;
 };
 
 }  // namespace mixlane::bench

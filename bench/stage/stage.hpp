@@ -62,6 +62,7 @@ std::span<const StageKind> stage_kinds();
 
 std::vector<std::unique_ptr<DeviceStage>> make_routing_stages(const StageSetup& setup);
 std::vector<std::unique_ptr<DeviceStage>> make_quant_stages(const StageSetup& setup);
+std::vector<std::unique_ptr<DeviceStage>> make_dequant_stages(const StageSetup& setup);
 std::vector<std::unique_ptr<DeviceStage>> make_align_stages(const StageSetup& setup);
 std::vector<std::unique_ptr<DeviceStage>> make_chain_stages(const StageSetup& setup);
 std::vector<std::unique_ptr<DeviceStage>> make_experts_stages(const StageSetup& setup);

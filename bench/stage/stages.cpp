@@ -5,9 +5,10 @@
 namespace mixlane::bench {
 
 std::span<const StageKind> stage_kinds() {
-  static constexpr std::array<StageKind, 5> kKinds{{
+  static constexpr std::array<StageKind, 6> kKinds{{
       {"routing", make_routing_stages},
       {"quant", make_quant_stages},
+      {"dequant", make_dequant_stages},
       {"align", make_align_stages},
       {"chain", make_chain_stages},
       {"experts", make_experts_stages},

@@ -14,6 +14,15 @@ namespace {
 constexpr int kWindowRanks = 8;
 constexpr int64_t kWindowRowIds = 64;  // ids and what else lies in a row's last cache lines
 constexpr double kZipfExponent = 1.2;
+// Thousands of keys are timed: as short as the resolution of the clock and the start of a graph allow.
+constexpr double kSampleUs = 100;
+
+// Places that the calls of a sample take turns at.
+constexpr int kMostPlaces = 4;
+constexpr int64_t kBytesOfPlaces = 4 << 20;  // all stay in the second-level cache
+constexpr int64_t kPlaceSpacing = 64 << 10;  // at least, and off any power of two
+constexpr int64_t kPlaceOffset = 4 << 10;
+constexpr int64_t kTokenSpacing = 64;  // keeps ids aligned
 
 // Weights of the experts, largest first.
 std::vector<double> popularity(AlignSkew skew, int num_experts) {
@@ -35,6 +44,10 @@ class IdSource {
 
   // A token's experts; distinct ones where the skew is none.
   void fill(int32_t* ids, int count) {
+    if (skew_ == AlignSkew::one_expert) {
+      std::fill(ids, ids + count, order_[0]);
+      return;
+    }
     for (int k = 0; k < count; ++k) {
       do {
         ids[k] = skew_ == AlignSkew::uniform ? static_cast<int32_t>(rng_() % static_cast<uint64_t>(num_experts_))
@@ -50,6 +63,9 @@ class IdSource {
   std::vector<int32_t> order_;
   std::discrete_distribution<int> pick_;
 };
+
+// From a place's bytes to the next one's.
+int64_t spacing(int64_t bytes) { return (bytes + kPlaceSpacing - 1) / kPlaceSpacing * kPlaceSpacing + kPlaceOffset; }
 
 gpu::Buffer on_gpu(Device device, const void* data, size_t bytes) {
   gpu::Buffer buffer(device, static_cast<int64_t>(bytes));
@@ -79,7 +95,7 @@ std::string_view name(AlignSkew skew) {
 }
 
 AlignIdsOnGpu::AlignIdsOnGpu(Device device, const AlignShapeKey& shape, AlignSkew skew, int64_t max_tokens)
-    : device_(device), shape_(shape), num_experts_(shape.experts), row_stride_(shape.topk) {
+    : device_(device), shape_(shape), max_tokens_(max_tokens), num_experts_(shape.experts), row_stride_(shape.topk) {
   if (shape.ids == AlignIds::window) {
     num_experts_ = std::min(shape.experts * kWindowRanks, 65535);
     row_stride_ = std::max<int64_t>(kWindowRowIds, shape.topk);
@@ -102,12 +118,14 @@ AlignIdsOnGpu::AlignIdsOnGpu(Device device, const AlignShapeKey& shape, AlignSke
   }
 }
 
-AlignArgs AlignIdsOnGpu::inputs(int64_t tokens, bool gpu) const {
+AlignArgs AlignIdsOnGpu::inputs(int64_t tokens, bool gpu, int64_t first) const {
   AlignArgs args;
   const bool wide = shape_.ids == AlignIds::i64;
-  const void* host = wide ? static_cast<const void*>(wide_ids_.data()) : ids_.data();
+  const void* const host = wide ? static_cast<const void*>(wide_ids_.data()) : ids_.data();
+  const auto* const begin = static_cast<const std::byte*>(gpu ? gpu_ids_.data() : host);
   const Device where = gpu ? device_ : Device{};
-  args.topk_ids = {gpu ? gpu_ids_.data() : host, wide ? DType::i64 : DType::i32, {tokens, shape_.topk}, where};
+  args.topk_ids = {
+      begin + first * row_stride_ * (wide ? 8 : 4), wide ? DType::i64 : DType::i32, {tokens, shape_.topk}, where};
   args.topk_ids.strides[0] = row_stride_;
   args.num_experts = num_experts_;
   if (!map_.empty()) {
@@ -123,16 +141,23 @@ AlignCase::AlignCase(Context& context, const AlignIdsOnGpu& ids, int64_t tokens,
       tokens_(tokens),
       block_(block),
       capacity_(align_capacity(tokens * ids.shape().topk, ids.shape().experts, block)),
-      pairs_(ids.device(), capacity_ * 4),
-      blocks_(ids.device(), capacity_ / block * 4),
-      padded_(ids.device(), 8) {}
+      num_places_(static_cast<int>(
+          std::clamp<int64_t>(std::min(ids.max_tokens() / tokens, kBytesOfPlaces / (capacity_ * 4)), 1, kMostPlaces))),
+      pairs_(ids.device(), num_places_ * spacing(capacity_ * 4)),
+      blocks_(ids.device(), num_places_ * spacing(capacity_ / block * 4)),
+      padded_(ids.device(), num_places_ * spacing(8)) {}
 
-AlignArgs AlignCase::args(std::string_view variant) const {
-  AlignArgs args = ids_.inputs(tokens_, true);
+AlignArgs AlignCase::args(std::string_view variant, int place) const {
+  const int64_t tokens_apart = ids_.max_tokens() / num_places_ / kTokenSpacing * kTokenSpacing;
+  AlignArgs args = ids_.inputs(tokens_, true, place * tokens_apart);
   args.block = block_;
-  args.sorted_pairs = {pairs_.data(), DType::i32, {capacity_}, ids_.device()};
-  args.block_experts = {blocks_.data(), DType::i32, {capacity_ / block_}, ids_.device()};
-  args.num_padded = {padded_.data(), DType::i32, {2}, ids_.device()};
+  const auto at_place = [&](const gpu::Buffer& buffer, int64_t count) {
+    return TensorView{
+        static_cast<std::byte*>(buffer.data()) + place * spacing(count * 4), DType::i32, {count}, ids_.device()};
+  };
+  args.sorted_pairs = at_place(pairs_, capacity_);
+  args.block_experts = at_place(blocks_, capacity_ / block_);
+  args.num_padded = at_place(padded_, 2);
   args.variant = variant;
   return args;
 }
@@ -159,9 +184,9 @@ void AlignCase::check(Context& cpu, Stream stream) const {
     gpu::fill(pairs_.data(), 0xee, pairs_.bytes(), stream);
     gpu::fill(blocks_.data(), 0xee, blocks_.bytes(), stream);
     align(context_, args(variant->info.id), stream);
-    gpu::copy(pairs.data(), pairs_.data(), pairs_.bytes(), stream);
-    gpu::copy(got_blocks.data(), blocks_.data(), blocks_.bytes(), stream);
-    gpu::copy(padded.data(), padded_.data(), padded_.bytes(), stream);
+    gpu::copy(pairs.data(), pairs_.data(), capacity_ * 4, stream);
+    gpu::copy(got_blocks.data(), blocks_.data(), capacity_ / block_ * 4, stream);
+    gpu::copy(padded.data(), padded_.data(), 8, stream);
     gpu::synchronize(stream);
     require_same(variant->info.id, "num_padded", want_padded, padded, 2);
     require_same(variant->info.id, "sorted_pairs", want_pairs, pairs, static_cast<size_t>(want_padded[0]));
@@ -170,7 +195,11 @@ void AlignCase::check(Context& cpu, Stream stream) const {
 }
 
 DeviceWork AlignCase::work(const Variant<AlignArgs>& variant) const {
-  return {[this, call = args(variant.info.id)](Stream stream, int) { align(context_, call, stream); }};
+  std::vector<AlignArgs> places;
+  for (int place = 0; place < num_places_; ++place) places.push_back(args(variant.info.id, place));
+  return {[this, places, next = size_t{0}](Stream stream, int) mutable {
+    align(context_, places[next++ % places.size()], stream);
+  }};
 }
 
 void refuse_capture(Stream caller) {
@@ -179,20 +208,16 @@ void refuse_capture(Stream caller) {
          "tuning while a graph is captured: timing waits for the device; tune before the capture, or load a table");
 }
 
-std::vector<std::string> Timed::ids() const {
-  std::vector<std::string> all;
-  for (const auto* candidate : candidates) all.emplace_back(candidate->info.id);
-  return all;
+AlignRace::AlignRace(DeviceTimer& timer, const AlignCase& align_case, std::vector<const Variant<AlignArgs>*> candidates)
+    : candidates_(candidates.empty() ? align_case.candidates() : std::move(candidates)) {
+  for (const auto* candidate : candidates_)
+    works_.push_back(timer.prepare(align_case.work(*candidate), {.min_sample_us = kSampleUs}));
 }
 
-Timed time_candidates(DeviceTimer& timer, const AlignCase& align_case, const RaceOptions& options,
-                      std::vector<const Variant<AlignArgs>*> candidates) {
-  Timed timed;
-  timed.candidates = candidates.empty() ? align_case.candidates() : std::move(candidates);
-  std::vector<PreparedWork> works;
-  for (const auto* candidate : timed.candidates) works.push_back(timer.prepare(align_case.work(*candidate)));
-  timed.result = race_works(works, options);
-  return timed;
+std::vector<std::string> AlignRace::ids() const {
+  std::vector<std::string> all;
+  for (const auto* candidate : candidates_) all.emplace_back(candidate->info.id);
+  return all;
 }
 
 std::string shape_text(const AlignShapeKey& shape) {

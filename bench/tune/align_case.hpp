@@ -28,13 +28,15 @@ class AlignIdsOnGpu {
   AlignIdsOnGpu(Device device, const AlignShapeKey& shape, AlignSkew skew, int64_t max_tokens);
 
   const AlignShapeKey& shape() const { return shape_; }
-  // The inputs of a call with the first `tokens` tokens; of a window, with segments of equal size where they fit.
-  AlignArgs inputs(int64_t tokens, bool on_gpu) const;
+  int64_t max_tokens() const { return max_tokens_; }
+  // The inputs of a call with `tokens` tokens, `first` and those behind it.
+  AlignArgs inputs(int64_t tokens, bool on_gpu, int64_t first = 0) const;
   Device device() const { return device_; }
 
  private:
   Device device_;
   AlignShapeKey shape_;
+  int64_t max_tokens_;
   int num_experts_ = 0;     // of all ranks, for a window
   int64_t row_stride_ = 0;  // in ids
   std::vector<int32_t> ids_;
@@ -44,13 +46,15 @@ class AlignIdsOnGpu {
   gpu::Buffer gpu_map_;
 };
 
-// One size of call, with output buffers of its own.
+// One size of call, with output buffers of its own. How far ids and outputs are from the multiprocessors in the second-level
+// cache is luck, some percent of a short call: timed calls take turns at several places of both.
 class AlignCase {
  public:
   AlignCase(Context& context, const AlignIdsOnGpu& ids, int64_t tokens, int block);
 
+  int num_places() const { return num_places_; }
   // For "auto": the variant it is.
-  AlignArgs args(std::string_view variant) const;
+  AlignArgs args(std::string_view variant, int place = 0) const;
   // Variants that take it, simpler ones first.
   std::vector<const Variant<AlignArgs>*> candidates() const;
   // Runs each candidate and throws internal, naming it and the first difference, unless all give what align.cpu gives.
@@ -63,23 +67,27 @@ class AlignCase {
   int64_t tokens_;
   int block_;
   int64_t capacity_;
+  int num_places_;
   gpu::Buffer pairs_, blocks_, padded_;
 };
 
 // "experts=256 topk=8 ids=i32"
 std::string shape_text(const AlignShapeKey& shape);
 
-// The candidates of a case, timed against each other.
-struct Timed {
-  std::vector<const Variant<AlignArgs>*> candidates;
-  RaceResult result;
+// The candidates of a case, ready to be timed against each other.
+class AlignRace {
+ public:
+  // `candidates`: some of the case's own, or none for all of them. The case must outlive this.
+  AlignRace(DeviceTimer& timer, const AlignCase& align_case, std::vector<const Variant<AlignArgs>*> candidates = {});
 
+  const std::vector<const Variant<AlignArgs>*>& candidates() const { return candidates_; }
   std::vector<std::string> ids() const;
-};
+  RaceResult run(const RaceOptions& options) { return race_works(works_, options); }
 
-// `candidates`: some of the case's own, or none for all of them.
-Timed time_candidates(DeviceTimer& timer, const AlignCase& align_case, const RaceOptions& options,
-                      std::vector<const Variant<AlignArgs>*> candidates = {});
+ private:
+  std::vector<const Variant<AlignArgs>*> candidates_;
+  std::vector<PreparedWork> works_;
+};
 
 // Throws unsupported while the stream is captured.
 void refuse_capture(Stream caller);

@@ -1,36 +1,28 @@
 #include "tune/align_regret.hpp"
 
 #include <algorithm>
-#include <map>
 #include <optional>
-
-#include "tune/fit.hpp"
 
 namespace mixlane::bench {
 namespace {
 
 // The candidate that the model prefers.
-size_t modelled(const Timed& timed, const AlignCase& align_case, int num_multiprocessors) {
-  size_t best = 0;
-  double best_us = 0;
-  for (size_t i = 0; i < timed.candidates.size(); ++i) {
-    const double us = timed.candidates[i]->estimate_us(align_case.args("auto"), num_multiprocessors);
-    if (i == 0 || us < best_us) {
-      best = i;
-      best_us = us;
-    }
-  }
-  return best;
+std::string_view modelled(const std::vector<const Variant<AlignArgs>*>& candidates, const AlignCase& align_case,
+                          int num_multiprocessors) {
+  const auto estimate = [&](const auto* candidate) {
+    return candidate->estimate_us(align_case.args("auto"), num_multiprocessors);
+  };
+  const auto best = std::min_element(candidates.begin(), candidates.end(),
+                                     [&](const auto* a, const auto* b) { return estimate(a) < estimate(b); });
+  return (*best)->info.id;
 }
 
-RegretPoint measure_regret(Context& context, DeviceTimer& timer, const AlignCase& align_case, const RaceOptions& options) {
-  const Timed timed = time_candidates(timer, align_case, options);
-  const size_t by_model = modelled(timed, align_case, align_tuning(context).machine().num_multiprocessors);
-  RegretPoint point;
-  static_cast<Regret&>(point) =
-      make_regret(times_of(timed.ids(), timed.result), select_align(context, align_case.args("auto")).info.id,
-                  timed.candidates[by_model]->info.id);
-  return point;
+Regret regret_at(Context& context, DeviceTimer& timer, const AlignCase& align_case, const RaceOptions& options) {
+  AlignRace race(timer, align_case);
+  return measure_regret(
+      race.ids(), select_align(context, align_case.args("auto")).info.id,
+      modelled(race.candidates(), align_case, align_tuning(context).machine().num_multiprocessors),
+      [&](const RaceOptions& these) { return race.run(these); }, options);
 }
 
 }  // namespace
@@ -50,44 +42,13 @@ std::vector<RegretPoint> align_regret(Context& context, const RegretSweep& sweep
       for (const int64_t tokens : sweep.tokens) {
         const AlignCase align_case(context, *ids, tokens, layout.block);
         align_case.check(cpu, timer.stream());
-        RegretPoint point = measure_regret(context, timer, align_case, sweep.race);
-        point.shape = shape;
-        point.skew = layout.skew;
-        point.block = layout.block;
-        point.tokens = tokens;
-        points.push_back(std::move(point));
+        points.push_back({regret_at(context, timer, align_case, sweep.race), shape, layout.skew, layout.block, tokens});
       }
     }
     if (progress) progress(fmt::format("{}: measured", shape_text(shape)));
   }
   return points;
 }
-
-namespace {
-
-// The model's constants as these points would have them. Only where a variant is near the best does its time decide.
-std::string fit_text(const std::vector<RegretPoint>& points) {
-  constexpr double kNear = 1.3;
-  std::map<std::pair<bool, std::string>, std::vector<SizedTime>> samples;
-  for (const RegretPoint& point : points) {
-    double best = point.median_us.front().second;
-    for (const auto& [id, us] : point.median_us) best = std::min(best, us);
-    for (const auto& [id, us] : point.median_us)
-      if (us <= kNear * best)
-        samples[{point.shape.ids != AlignIds::i32, id}].push_back(
-            {static_cast<double>(point.shape.experts), static_cast<double>(point.tokens * point.shape.topk), us});
-  }
-  std::string text =
-      "\n| fitted to these points | ids | near the best at | launch us | group ns | pair ns |\n|---|---|---|---|---|---|\n";
-  for (const auto& [key, of_variant] : samples) {
-    const FittedLine line = fit_line(of_variant);
-    text += fmt::format("| {} | {} | {} | {:.2f} | {:.2f} | {:.5f} |\n", key.second, key.first ? "other" : "dense i32",
-                        of_variant.size(), line.launch_us, line.group_ns, line.pair_ns);
-  }
-  return text;
-}
-
-}  // namespace
 
 std::string regret_text(const std::vector<RegretPoint>& points) {
   std::vector<RegretCell> cells;
@@ -96,7 +57,7 @@ std::string regret_text(const std::vector<RegretPoint>& points) {
         {fmt::format("{} | {} | {}", shape_text(point.shape), name(point.skew), point.block),
          fmt::format("{} {} block={} tokens={}", shape_text(point.shape), name(point.skew), point.block, point.tokens),
          point});
-  return regret_table("shape | ids spread | block", cells) + fit_text(points);
+  return regret_table("shape | ids spread | block", cells);
 }
 
 }  // namespace mixlane::bench

@@ -32,7 +32,7 @@ struct RegretSweep {
 
 std::vector<RegretPoint> align_regret(Context& context, const RegretSweep& sweep, Stream caller,
                                       const TuneProgress& progress = {});
-// Markdown: a row per shape and layout, the worst points, and the constants that would suit the model (choose.cpp).
+// Markdown: a row per shape and layout, and the worst points.
 std::string regret_text(const std::vector<RegretPoint>& points);
 
 }  // namespace mixlane::bench

@@ -98,7 +98,7 @@ int measure(Context& context, const TuneOptions& options) {
   RegretSweep sweep;
   sweep.shapes = key_shapes(options);
   sweep.layouts = {{AlignSkew::uniform, 16}, {AlignSkew::uniform, 128}, {AlignSkew::zipf, 64}, {AlignSkew::one_expert, 64}};
-  sweep.tokens = regret_tokens();
+  sweep.tokens = options.tokens.empty() ? regret_tokens() : options.tokens;
   sweep.race.margin = options.margin;
   const std::vector<RegretPoint> points = align_regret(context, sweep, {}, say);
   for (const std::string& notice : context.notices()) say("note: " + notice);
@@ -124,11 +124,12 @@ int tune_stage(const TuneOptions& options) {
   const int64_t begin = now_ns();
   AlignSweep sweep;
   sweep.shapes = key_shapes(options);
+  sweep.tokens = options.tokens;
   sweep.block = options.block;
   sweep.race.margin = options.margin;
   const TunedTable fresh = tune_align(context, sweep, describe_run(options), {}, say);
   say(fmt::format("{} keys in {:.0f} s", fresh.entries.size(), static_cast<double>(now_ns() - begin) * 1e-9));
-  store(options, fresh);
+  store(options, align_tune_space(), fresh);
   return kExitOk;
 }
 

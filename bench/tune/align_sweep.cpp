@@ -1,6 +1,7 @@
 #include "tune/align_sweep.hpp"
 
 #include <algorithm>
+#include <memory>
 
 #include "core/error.hpp"
 
@@ -9,54 +10,119 @@ namespace {
 
 // Behind the best at a bucket's largest size by more than this, nobody is ahead anywhere in the bucket.
 constexpr double kContested = 1.3;
+constexpr int kMaxBlock = 1024;  // of a call
+constexpr int kSideRounds = 6;   // of the eight races beside the first one
+constexpr double kTie = 0.002;   // regrets that differ by less are the same: the simpler variant is chosen
 
-// Those that are near the best.
-std::vector<const Variant<AlignArgs>*> contenders(const Timed& timed) {
-  const std::vector<double>& us = timed.result.median_us;
-  const double best = *std::min_element(us.begin(), us.end());
-  std::vector<const Variant<AlignArgs>*> near;
-  for (size_t i = 0; i < us.size(); ++i)
-    if (us[i] <= kContested * best) near.push_back(timed.candidates[i]);
-  return near;
+// The ends of the sweep's buckets.
+std::vector<int64_t> sizes_of(const AlignSweep& sweep, int topk) {
+  if (sweep.tokens.empty()) return bucket_ends(kAlignBuckets, topk);
+  std::vector<int64_t> ends;
+  for (const int64_t tokens : sweep.tokens) ends.push_back(kAlignBuckets.end(tokens, topk));
+  std::sort(ends.begin(), ends.end());
+  ends.erase(std::unique(ends.begin(), ends.end()), ends.end());
+  return ends;
 }
 
-// A bucket, timed at its largest size with ids that spread evenly. Where the choice is close it has to be good for the
-// bucket's smallest size and for the most skewed ids as well.
-class BucketRace {
+// Ids of a shape that are skewed, as many as were needed so far.
+class SkewedIds {
  public:
-  BucketRace(Context& context, DeviceTimer& timer, const AlignIdsOnGpu& ids, const AlignSweep& sweep)
-      : context_(context), timer_(timer), ids_(ids), sweep_(sweep) {}
-
-  // `timed` is the race at `largest`.
-  int choose(const Timed& timed, int64_t smallest, int64_t largest) const {
-    const auto near = contenders(timed);
-    if (near.size() < 2) return timed.result.winner;
-    const AlignIdsOnGpu skewed(context_.device(), ids_.shape(), AlignSkew::one_expert, largest);
-    std::vector<RaceResult> races{part(timed, near), again(ids_, largest, near), again(skewed, largest, near)};
-    if (smallest < largest) {
-      races.push_back(again(ids_, smallest, near));
-      races.push_back(again(skewed, smallest, near));
+  SkewedIds(Device device, const AlignShapeKey& shape, AlignSkew skew) : device_(device), shape_(shape), skew_(skew) {}
+  // Good for `tokens` until it is asked for more.
+  const AlignIdsOnGpu& of(int64_t tokens) {
+    if (tokens > tokens_) {
+      tokens_ = std::max(std::min(2 * tokens, kAlignBuckets.most_pairs / shape_.topk), kAtLeast);
+      ids_ = std::make_unique<AlignIdsOnGpu>(device_, shape_, skew_, tokens_);
     }
-    const auto* choice = near[static_cast<size_t>(least_regret(races, sweep_.race.margin))];
-    return static_cast<int>(std::find(timed.candidates.begin(), timed.candidates.end(), choice) - timed.candidates.begin());
+    return *ids_;
   }
 
  private:
-  RaceResult again(const AlignIdsOnGpu& ids, int64_t tokens, const std::vector<const Variant<AlignArgs>*>& near) const {
-    return time_candidates(timer_, AlignCase(context_, ids, tokens, sweep_.block), sweep_.race, near).result;
+  static constexpr int64_t kAtLeast = 4096;
+  Device device_;
+  AlignShapeKey shape_;
+  AlignSkew skew_;
+  int64_t tokens_ = 0;
+  std::unique_ptr<AlignIdsOnGpu> ids_;
+};
+
+// The keys of one shape.
+class ShapeTuning {
+ public:
+  ShapeTuning(Context& context, Context& cpu, DeviceTimer& timer, const AlignSweep& sweep, const AlignShapeKey& shape)
+      : context_(context),
+        cpu_(cpu),
+        timer_(timer),
+        sweep_(sweep),
+        shape_(shape),
+        sizes_(sizes_of(sweep, shape.topk)),
+        uniform_(context.device(), shape, AlignSkew::uniform, *std::max_element(sizes_.begin(), sizes_.end())),
+        zipf_(context.device(), shape, AlignSkew::zipf),
+        one_expert_(context.device(), shape, AlignSkew::one_expert) {}
+
+  // Adds the entries to `table`; a line about them.
+  std::string run(TunedTable& table) {
+    std::vector<std::pair<int64_t, std::string>> by_tokens;
+    for (const int64_t tokens : sizes_) {
+      const AlignCase align_case(context_, uniform_, tokens, sweep_.block);
+      if (align_case.candidates().size() < 2) continue;
+      align_case.check(cpu_, timer_.stream());
+      AlignRace all(timer_, align_case);
+      RaceResult result = all.run(sweep_.race);
+      result.winner = choose(all.candidates(), result, tokens);
+      table.entries.push_back(make_entry(align_tune_space(), align_key(align_case.args("auto")), all.ids(), result));
+      by_tokens.emplace_back(tokens, table.entries.back().choice);
+    }
+    return fmt::format("{}: {}", shape_text(shape_), choices_text(by_tokens));
   }
-  static RaceResult part(const Timed& timed, const std::vector<const Variant<AlignArgs>*>& near) {
-    RaceResult some;
-    for (size_t i = 0; i < timed.candidates.size(); ++i)
-      if (std::find(near.begin(), near.end(), timed.candidates[i]) != near.end())
-        some.median_us.push_back(timed.result.median_us[i]);
-    return some;
+
+ private:
+  using Candidates = std::vector<const Variant<AlignArgs>*>;
+
+  // `evenly` is the race of all candidates at the bucket's largest size with ids that spread evenly. Where the choice is
+  // close it has to be good for the bucket's smallest size, for skewed ids and for other blocks as well.
+  int choose(const Candidates& candidates, const RaceResult& evenly, int64_t largest) {
+    const std::vector<double>& us = evenly.median_us;
+    const double best = *std::min_element(us.begin(), us.end());
+    std::vector<RaceResult> races(1);
+    Candidates near;
+    for (size_t i = 0; i < us.size(); ++i)
+      if (us[i] <= kContested * best) {
+        near.push_back(candidates[i]);
+        races[0].median_us.push_back(us[i]);
+      }
+    if (near.size() < 2) return evenly.winner;
+    const int64_t smallest = first_in_bucket(kAlignBuckets, largest, shape_.topk);
+    // The larger size first: skewed ids are made once.
+    add_races(largest, near, races);
+    if (smallest < largest) add_races(smallest, near, races);
+    const auto* choice = near[static_cast<size_t>(least_regret(races, kTie))];
+    return static_cast<int>(std::find(candidates.begin(), candidates.end(), choice) - candidates.begin());
+  }
+
+  void add_races(int64_t tokens, const Candidates& near, std::vector<RaceResult>& races) {
+    const int small = std::max(sweep_.block / 4, 1), large = std::min(sweep_.block * 2, kMaxBlock);
+    races.push_back(race(uniform_, tokens, small, near));
+    races.push_back(race(uniform_, tokens, large, near));
+    races.push_back(race(zipf_.of(tokens), tokens, sweep_.block, near));
+    races.push_back(race(one_expert_.of(tokens), tokens, sweep_.block, near));
+  }
+
+  RaceResult race(const AlignIdsOnGpu& ids, int64_t tokens, int block, const Candidates& near) {
+    const AlignCase align_case(context_, ids, tokens, block);
+    RaceOptions options = sweep_.race;
+    options.rounds = std::min(options.rounds, kSideRounds);
+    return AlignRace(timer_, align_case, near).run(options);
   }
 
   Context& context_;
+  Context& cpu_;
   DeviceTimer& timer_;
-  const AlignIdsOnGpu& ids_;
   const AlignSweep& sweep_;
+  AlignShapeKey shape_;
+  std::vector<int64_t> sizes_;
+  AlignIdsOnGpu uniform_;
+  SkewedIds zipf_, one_expert_;
 };
 
 }  // namespace
@@ -64,25 +130,12 @@ class BucketRace {
 TunedTable tune_align(Context& context, const AlignSweep& sweep, const TuningRun& run, Stream caller,
                       const TuneProgress& progress) {
   refuse_capture(caller);
-  const TuneSpace& space = align_tune_space();
-  TunedTable table = empty_table(space, align_tuning(context).machine(), run);
+  TunedTable table = empty_table(align_tune_space(), align_tuning(context).machine(), run);
   Context cpu;
   DeviceTimer timer(context.device());
   for (const AlignShapeKey& shape : sweep.shapes) {
-    const std::vector<int64_t> sizes = sweep.tokens.empty() ? token_buckets(shape.topk) : sweep.tokens;
-    const AlignIdsOnGpu ids(context.device(), shape, AlignSkew::uniform, *std::max_element(sizes.begin(), sizes.end()));
-    const BucketRace bucket(context, timer, ids, sweep);
-    std::vector<std::pair<int64_t, std::string>> by_tokens;
-    for (const int64_t tokens : sizes) {
-      const AlignCase align_case(context, ids, tokens, sweep.block);
-      if (align_case.candidates().size() < 2) continue;
-      align_case.check(cpu, timer.stream());
-      Timed timed = time_candidates(timer, align_case, sweep.race);
-      timed.result.winner = bucket.choose(timed, first_in_bucket(tokens, shape.topk), tokens);
-      table.entries.push_back(make_entry(space, align_key(align_case.args("auto")), timed.ids(), timed.result));
-      by_tokens.emplace_back(tokens, table.entries.back().choice);
-    }
-    if (progress) progress(fmt::format("{}: {}", shape_text(shape), choices_text(by_tokens)));
+    const std::string line = ShapeTuning(context, cpu, timer, sweep, shape).run(table);
+    if (progress) progress(line);
   }
   return table;
 }

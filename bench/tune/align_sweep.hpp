@@ -10,7 +10,7 @@ namespace mixlane::bench {
 
 struct AlignSweep {
   std::vector<AlignShapeKey> shapes;
-  std::vector<int64_t> tokens;  // none: every bucket of the shape
+  std::vector<int64_t> tokens;  // the buckets that have these; none: every bucket of the shape
   int block = 64;
   RaceOptions race;
 };

@@ -10,7 +10,7 @@ namespace mixlane::bench {
 namespace {
 
 constexpr const char* kFooter = R"(Examples:
-  mixlane tune --stage align                       every shape of the catalogue, into tuned/; under a minute
+  mixlane tune --stage align                       every shape of the catalogue, into tuned/; under two minutes
   mixlane tune --stage align --shapes 96x5         a shape of your own beside them
   mixlane tune --stage align --replace             again, after an update of the library or the driver
   mixlane tune --stage dispatch,combine --hidden 7168   on all GPUs, a rank on each
@@ -46,8 +46,8 @@ void declare(CLI::App& command, TuneOptions& o) {
   command
       .add_option(
           "--tokens", o.tokens,
-          "Of a rank of dispatch and combine, or rows of experts, up to the next size that is tuned; default: every size "
-          "to 8192, of experts to 32768")
+          "Of a call, of dispatch and combine on each rank; the next size that is tuned. Default: every size, of dispatch "
+          "and combine to 8192, of experts to 32768")
       ->delimiter(',')
       ->check(CLI::Range(1, 1 << 20));
   command.add_option("--multiprocessors", o.multiprocessors, "How many a dispatch or combine may keep busy; 0 = all")

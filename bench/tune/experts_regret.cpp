@@ -17,9 +17,9 @@ std::vector<ExpertsRegretPoint> experts_regret(Context& context, const ExpertsSw
         const ExpertsCase experts_case(context, inputs, experts);
         if (experts_case.candidates().size() < 2) continue;
         experts_case.check(timer.stream());
-        const RaceResult result = experts_case.measure(timer, sweep.race);
+        const auto race = [&](const RaceOptions& options) { return experts_case.measure(timer, options); };
         points.push_back(
-            {make_regret(times_of(experts_case.candidates(), result), experts_case.chosen(), experts_case.modelled()),
+            {measure_regret(experts_case.candidates(), experts_case.chosen(), experts_case.modelled(), race, sweep.race),
              model.name, sweep.num_ranks, format, workload, tokens});
       }
     if (progress) progress(fmt::format("{} / {} ranks, {}: measured", model.name, sweep.num_ranks, name(format)));

@@ -7,6 +7,7 @@
 #include "core/error.hpp"
 #include "core/format.hpp"
 #include "measure/clock.hpp"
+#include "ops/experts/choose.hpp"
 #include "results/files.hpp"
 #include "tune/experts_regret.hpp"
 #include "tune/outcome.hpp"
@@ -97,7 +98,7 @@ int tune_experts_stage(Context& context, const TuneOptions& options) {
   const int64_t begin = now_ns();
   const TunedTable fresh = tune_experts(context, sweep, describe_run(options), say);
   say(fmt::format("{} keys in {:.0f} s", fresh.entries.size(), static_cast<double>(now_ns() - begin) * 1e-9));
-  store(options, fresh);
+  store(options, experts_tune_space(), fresh);
   return kExitOk;
 }
 

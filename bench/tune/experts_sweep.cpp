@@ -5,16 +5,11 @@
 #include "workload/workload.hpp"
 
 namespace mixlane::bench {
+namespace {
 
-std::vector<int64_t> experts_buckets(int64_t num_topk) {
-  constexpr int64_t kMostTokens = 32768;  // whose rows and outputs fit beside the weights
-  std::vector<int64_t> buckets;
-  for (int64_t tokens = 1;; ++tokens) {
-    tokens = experts_bucket(tokens, num_topk);
-    if (tokens > kMostTokens || (!buckets.empty() && tokens <= buckets.back())) return buckets;
-    buckets.push_back(tokens);
-  }
-}
+constexpr int64_t kMostTokens = 32768;  // whose rows and outputs fit beside the weights
+
+}  // namespace
 
 void for_each_placed(Context& context, Context& cpu, const ExpertsSweep& sweep, const PlacedExpertsBody& body) {
   for (const Model& model : sweep.models)
@@ -31,7 +26,8 @@ TunedTable tune_experts(Context& context, const ExpertsSweep& sweep, const Tunin
   DeviceTimer timer(context.device());
   for_each_placed(context, cpu, sweep, [&](const Model& model, QuantFormat format, const auto& experts) {
     std::vector<std::pair<int64_t, std::string>> by_tokens;
-    for (const int64_t tokens : sweep.tokens.empty() ? experts_buckets(model.routing.num_topk) : sweep.tokens) {
+    for (const int64_t tokens :
+         sweep.tokens.empty() ? bucket_ends(kExpertsBuckets, model.routing.num_topk, kMostTokens) : sweep.tokens) {
       StageInputs inputs({model, format, static_cast<int>(tokens), parse_workload("uniform"), sweep.num_ranks, kTuneSeed},
                          cpu);
       const ExpertsCase experts_case(context, inputs, experts);

@@ -22,9 +22,6 @@ struct ExpertsSweep {
 
 inline constexpr uint64_t kTuneSeed = 1;
 
-// Every size that is tuned, to 32768 tokens.
-std::vector<int64_t> experts_buckets(int64_t num_topk);
-
 using PlacedExpertsBody = std::function<void(const Model&, QuantFormat, const std::shared_ptr<PlacedExperts>& experts)>;
 // Calls `body` for each model and format with one rank's weights on the device.
 void for_each_placed(Context& context, Context& cpu, const ExpertsSweep& sweep, const PlacedExpertsBody& body);

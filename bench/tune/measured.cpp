@@ -12,22 +12,22 @@ TuneValue value_of(const TuneField& field, int64_t packed) {
 
 }  // namespace
 
-std::vector<int64_t> token_buckets(int64_t pairs_per_token, int64_t most_tokens) {
-  std::vector<int64_t> buckets;
+std::vector<int64_t> bucket_ends(const TokenBuckets& buckets, int64_t pairs_per_token, int64_t most_tokens) {
+  std::vector<int64_t> ends;
   int64_t tokens = 1;
   for (;;) {
-    const int64_t bucket = token_bucket(tokens, pairs_per_token);
-    if (bucket > most_tokens || (!buckets.empty() && bucket <= buckets.back())) return buckets;
-    buckets.push_back(bucket);
-    tokens = bucket + 1;
+    const int64_t end = buckets.end(tokens, pairs_per_token);
+    if (end > most_tokens || (!ends.empty() && end <= ends.back())) return ends;
+    ends.push_back(end);
+    tokens = end + 1;
   }
 }
 
-int64_t first_in_bucket(int64_t tokens, int64_t pairs_per_token) {
+int64_t first_in_bucket(const TokenBuckets& buckets, int64_t tokens, int64_t pairs_per_token) {
   int64_t first = 1;
-  for (const int64_t bucket : token_buckets(pairs_per_token)) {
-    if (tokens <= bucket) break;
-    first = bucket + 1;
+  for (const int64_t end : bucket_ends(buckets, pairs_per_token)) {
+    if (tokens <= end) break;
+    first = end + 1;
   }
   return first;
 }

@@ -19,10 +19,10 @@ using TuneProgress = std::function<void(const std::string& line)>;
 // Of stages whose calls are large, more tokens than these are not tuned; the look-up ends there too.
 inline constexpr int64_t kMaxTunedTokens = 8192;
 
-// Every bucket up to `most_tokens`, or all.
-std::vector<int64_t> token_buckets(int64_t pairs_per_token, int64_t most_tokens = INT64_MAX);
+// The end of every bucket up to `most_tokens`, or all.
+std::vector<int64_t> bucket_ends(const TokenBuckets& buckets, int64_t pairs_per_token, int64_t most_tokens = INT64_MAX);
 // The fewest tokens of the bucket that has `tokens`.
-int64_t first_in_bucket(int64_t tokens, int64_t pairs_per_token);
+int64_t first_in_bucket(const TokenBuckets& buckets, int64_t tokens, int64_t pairs_per_token);
 
 // A sample of each in turn.
 RaceResult race_works(std::span<PreparedWork> works, const RaceOptions& options);

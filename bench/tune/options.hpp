@@ -18,7 +18,7 @@ struct TuneOptions {
   std::vector<std::string> models;  // of experts: names or files; none = the catalogue's
   std::vector<std::string> quants{"none", "fp8"};  // of experts
   int intermediate = 0;                            // of experts with shapes
-  std::vector<int64_t> tokens;  // of dispatch and combine (per rank) or experts; none = every size that is tuned
+  std::vector<int64_t> tokens;  // of a call, of dispatch and combine per rank; none = every size that is tuned
   double margin = 0.01;
   std::string out = "tuned";  // a folder, or a .json file
   bool replace = false;

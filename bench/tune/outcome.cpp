@@ -38,14 +38,20 @@ TuningRun describe_run(const TuneOptions& options) {
 
 void say(const std::string& line) { fmt::print(stderr, "{}\n", line); }
 
-void store(const TuneOptions& options, const TunedTable& fresh) {
+void store(const TuneOptions& options, const TuneSpace& space, const TunedTable& fresh) {
   std::filesystem::path file = options.out;
   if (file.extension() != ".json") file /= tuned_file_name(fresh);
   std::error_code error;
   TunedTable table = fresh;
-  if (std::filesystem::exists(file, error)) table = merge_tuned(read_tuned(file), fresh, options.replace);
+  if (std::filesystem::exists(file, error)) {
+    TunedTable old = read_tuned(file);
+    if (old.stage == space.stage) old = split_ranges(std::move(old), space);
+    table = merge_tuned(std::move(old), fresh, options.replace);
+  }
+  const size_t num_keys = table.entries.size();
+  if (space.in_ranges) table = join_ranges(std::move(table), space);
   write_text_file(file, tuned_json(table));
-  fmt::print("wrote {}: {} keys, {} of them measured now\n", file.string(), table.entries.size(), fresh.entries.size());
+  fmt::print("wrote {}: {} keys, {} of them measured now\n", file.string(), num_keys, fresh.entries.size());
 }
 
 }  // namespace mixlane::bench

@@ -3,7 +3,7 @@
 
 #include <string>
 
-#include "core/tuned_table.hpp"
+#include "core/tuning.hpp"
 #include "tune/options.hpp"
 
 namespace mixlane::bench {
@@ -11,7 +11,7 @@ namespace mixlane::bench {
 TuningRun describe_run(const TuneOptions& options);
 // A line of progress, on stderr.
 void say(const std::string& line);
-// Into the file or folder of --out, beside what is there; docs/tuning.md, "Writing".
-void store(const TuneOptions& options, const TunedTable& fresh);
+// Into the file or folder of --out, beside what is there; docs/tuning.md, "Writing". `fresh` has no ranges.
+void store(const TuneOptions& options, const TuneSpace& space, const TunedTable& fresh);
 
 }  // namespace mixlane::bench

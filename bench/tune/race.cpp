@@ -42,16 +42,17 @@ RaceResult race(int num_candidates, const std::function<double(int)>& sample_us,
       const int candidate = round % 2 == 0 ? i : num_candidates - 1 - i;
       if (in_race[candidate]) samples[candidate].push_back(sample_us(candidate));
     }
-    if (round + 1 != options.trial_rounds) continue;
-    const double limit = best_median(samples) * options.hopeless;
+    const int done = round + 1;
+    if (done != 1 && done != options.trial_rounds) continue;
+    const double limit = best_median(samples) * (done == options.trial_rounds ? options.hopeless : options.far_behind);
     for (int i = 0; i < num_candidates; ++i) in_race[i] = median(samples[i]) <= limit;
   }
   RaceResult result;
   for (int i = 0; i < num_candidates; ++i) {
     result.median_us.push_back(median(samples[i]));
-    result.num_samples.push_back(static_cast<int>(samples[i].size()));
     if (i > 0 && beats(samples[i], samples[result.winner], options)) result.winner = i;
   }
+  result.samples_us = std::move(samples);
   return result;
 }
 

@@ -9,15 +9,16 @@ namespace mixlane::bench {
 
 struct RaceOptions {
   int rounds = 10;        // a sample of every candidate each
-  int trial_rounds = 3;   // after which those far behind drop out
+  int trial_rounds = 3;   // after which those behind drop out
   double hopeless = 1.5;  // this many times the best median
+  double far_behind = 3;  // this many times, after the first round
   double margin = 0.01;   // a later candidate wins only if it is faster by more than this, and by more than the noise
 };
 
 struct RaceResult {
   int winner = 0;
-  std::vector<double> median_us;  // of each candidate
-  std::vector<int> num_samples;
+  std::vector<double> median_us;                // of each candidate
+  std::vector<std::vector<double>> samples_us;  // one for each round that it was in
 };
 
 // Candidates in order of simplicity: what is not faster beyond noise and margin does not displace an earlier one.

@@ -10,7 +10,7 @@ namespace {
 
 std::string table_text(const TunedTable& table) {
   std::string text =
-      fmt::format("  {}: {} on {}, {} keys\n", table.file, table.stage, to_string(table.machine), table.entries.size());
+      fmt::format("  {}: {} on {}, {} entries\n", table.file, table.stage, to_string(table.machine), table.entries.size());
   for (const TuningRun& run : table.runs)
     text +=
         fmt::format("    {}  {}  driver {}  commit {}\n      {}\n", run.date, run.gpu, run.driver, run.commit, run.command);

@@ -24,6 +24,7 @@ std::string to_string(const TuneValue& value);
 
 struct TunedEntry {
   std::vector<TuneValue> key;                               // a value per field of the table
+  int64_t from = 0;                                         // above 0: for all sizes from here on to the key's last value
   std::string choice;                                       // the id of a variant, or another name that the stage knows
   int run = 0;                                              // which of the table's runs measured it
   std::vector<std::pair<std::string, double>> measured_us;  // of each candidate
@@ -45,10 +46,11 @@ struct TunedTable {
   std::vector<TunedEntry> entries;
 };
 
-// "experts=256 topk=8 ids=i32 tokens=64"
+// "experts=256 topk=8 ids=i32 tokens=64", "... tokens=5 to 64"
 std::string key_text(const TunedTable& table, const TunedEntry& entry);
 
-// Throws bad_format with both files and both choices if two entries for one key differ.
+// Throws bad_format with both files and both choices if two entries for one key, or for a part of a range, differ, or are
+// of one table.
 void require_agreement(std::span<const TunedTable> tables);
 
 }  // namespace mixlane

@@ -2,14 +2,13 @@
 
 #include <algorithm>
 #include <bit>
+#include <utility>
 
 #include "core/notices.hpp"
 #include "core/stage_states.hpp"
 
 namespace mixlane {
 namespace {
-
-constexpr int64_t kMostPairs = int64_t{1} << 20;
 
 int index_of(std::string_view name, std::span<const std::string_view> names) {
   const auto found = std::find(names.begin(), names.end(), name);
@@ -46,6 +45,42 @@ int64_t packed(const TunedTable& table, const TuneField& field, const TuneValue&
   return index;
 }
 
+// Buckets may be cut otherwise in another version: what was measured for others would never be found, and nobody told.
+void require_asked_for(const TunedTable& table, const TunedEntry& entry, const TuneSpace& space, const PackedKey& key) {
+  if (!space.bucket) return;
+  const size_t last = space.fields.size() - 1;
+  const int64_t asked = space.bucket(key);
+  if (asked != key[last])
+    fail(ErrorCode::bad_format, "{}: no call asks for {}, those of that size ask for {}={}: tune it again", table.file,
+         key_text(table, entry), space.fields[last].name, asked);
+}
+
+PackedKey packed(const TunedTable& table, const TunedEntry& entry, const TuneSpace& space,
+                 const std::vector<size_t>& columns) {
+  PackedKey key{};
+  for (size_t i = 0; i < columns.size(); ++i) key[i] = packed(table, space.fields[i], entry.key[columns[i]]);
+  return key;
+}
+
+// The keys that an entry holds for: its own, or one for each bucket of its range.
+std::vector<PackedKey> keys_of(const TunedTable& table, const TunedEntry& entry, const TuneSpace& space, PackedKey key) {
+  require_asked_for(table, entry, space, key);
+  if (entry.from == 0) return {key};
+  const size_t last = space.fields.size() - 1;
+  if (!space.bucket || table.fields.back() != space.fields[last].name)
+    fail(ErrorCode::bad_format, "{}: {}: a range must be of the last field, {}, and of sizes of {} that are tuned",
+         table.file, key_text(table, entry), space.fields[last].name, space.stage);
+  const int64_t largest = std::exchange(key[last], entry.from);
+  require_asked_for(table, entry, space, key);
+  std::vector<PackedKey> keys;
+  for (; key[last] < largest; key[last] = space.bucket(key)) {
+    keys.push_back(key);
+    ++key[last];
+  }
+  keys.push_back(key);
+  return keys;
+}
+
 }  // namespace
 
 TunedLayers& tuned_layers(const Context& context) {
@@ -71,13 +106,56 @@ std::string key_text(const TuneSpace& space, const PackedKey& key) {
   return text;
 }
 
-int64_t token_bucket(int64_t num_tokens, int64_t pairs_per_token) {
-  const int64_t pairs = std::max<int64_t>(num_tokens, 1) * pairs_per_token;
-  if (pairs >= kMostPairs) return std::max<int64_t>(kMostPairs / pairs_per_token, 1);
-  const auto power = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(pairs)));
-  // 3 is between 2 and 4; there is nothing between 1 and 2.
-  const int64_t bucket = power >= 4 && pairs <= power / 4 * 3 ? power / 4 * 3 : power;
-  return bucket / pairs_per_token;
+TunedTable split_ranges(TunedTable table, const TuneSpace& space) {
+  const std::vector<size_t> columns = columns_of(table, space);
+  std::vector<TunedEntry> entries;
+  for (TunedEntry& entry : table.entries) {
+    for (const PackedKey& key : keys_of(table, entry, space, packed(table, entry, space, columns))) {
+      if (entry.from == 0) continue;
+      TunedEntry& one = entries.emplace_back(entry);
+      one.from = 0;
+      one.key.back() = key[space.fields.size() - 1];
+      if (one.key != entry.key) one.measured_us.clear();
+    }
+    if (entry.from == 0) entries.push_back(std::move(entry));
+  }
+  table.entries = std::move(entries);
+  return table;
+}
+
+TunedTable join_ranges(TunedTable table, const TuneSpace& space) {
+  const std::vector<size_t> columns = columns_of(table, space);
+  const size_t last = space.fields.size() - 1;
+  std::sort(table.entries.begin(), table.entries.end(),
+            [](const TunedEntry& a, const TunedEntry& b) { return a.key < b.key; });
+  const auto continues = [&](const TunedEntry& range, const TunedEntry& entry) {
+    if (range.choice != entry.choice || range.run != entry.run) return false;
+    PackedKey next = packed(table, range, space, columns);
+    ++next[last];
+    next[last] = space.bucket(next);
+    return next == packed(table, entry, space, columns);
+  };
+  std::vector<TunedEntry> joined;
+  for (TunedEntry& entry : table.entries) {
+    if (joined.empty() || !continues(joined.back(), entry)) {
+      joined.push_back(std::move(entry));
+      continue;
+    }
+    TunedEntry& range = joined.back();
+    if (range.from == 0) range.from = std::get<int64_t>(range.key.back());
+    range.key = std::move(entry.key);
+    range.measured_us = std::move(entry.measured_us);
+  }
+  table.entries = std::move(joined);
+  return table;
+}
+
+int64_t TokenBuckets::end(int64_t num_tokens, int64_t pairs_per_token) const {
+  const int64_t pairs = std::clamp<int64_t>(num_tokens * pairs_per_token, 1, most_pairs);
+  // The octave above 2^n, 2^n itself not among it, has steps of 2^n / steps_per_octave, but no fractions.
+  const auto octave = static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(std::max<int64_t>(pairs - 1, 1))));
+  const int64_t step = std::max<int64_t>(octave / steps_per_octave, 1);
+  return std::max<int64_t>((pairs + step - 1) / step * step / pairs_per_token, 1);
 }
 
 TunedLookup::TunedLookup(const TunedLayers& layers, const TunedMachine& machine, const TuneSpace& space,
@@ -89,13 +167,12 @@ TunedLookup::TunedLookup(const TunedLayers& layers, const TunedMachine& machine,
       if (table.stage != space.stage || !(table.machine == machine)) continue;
       const std::vector<size_t> columns = columns_of(table, space);
       for (const TunedEntry& entry : table.entries) {
-        PackedKey key{};
-        for (size_t i = 0; i < columns.size(); ++i) key[i] = packed(table, space.fields[i], entry.key[columns[i]]);
+        const std::vector<PackedKey> keys = keys_of(table, entry, space, packed(table, entry, space, columns));
         const int choice = index_of(entry.choice, choices);
         if (choice < 0)
           fail(ErrorCode::bad_format, "{}: {} chooses '{}', which this build does not have ({}): tune it again", table.file,
                key_text(table, entry), entry.choice, fmt::join(choices, ", "));
-        choices_.emplace(key, choice);  // earlier layers go first
+        for (const PackedKey& key : keys) choices_.emplace(key, choice);  // earlier layers go first
       }
     }
 }

@@ -49,19 +49,37 @@ struct TuneSpace {
   std::span<const TuneField> fields;
   // What `mixlane tune --stage <stage>` needs beside that to measure a key: " --shapes 96x5"; nullptr: nothing.
   std::string (*options)(const PackedKey&) = nullptr;
+  // The last field is a size of which only some are looked up, the ends of buckets: the one that a call with this key's
+  // size asks for; nullptr: the size itself.
+  int64_t (*bucket)(const PackedKey&) = nullptr;
+  bool in_ranges = false;  // files join neighbouring buckets with one choice
 };
 
 std::string key_text(const TuneSpace& space, const PackedKey& key);
 
-// The size that is tuned for `num_tokens`: the most tokens whose pairs, `pairs_per_token` of each, are as many as the next
-// of 1, 2, 3, 4, 6, 8, 12 ... 1048576, where kernels change their ways. The largest stands for all above as well.
-int64_t token_bucket(int64_t num_tokens, int64_t pairs_per_token = 1);
+// An entry per bucket; times stay with a range's largest. Throws bad_format for ranges that are not of the stage's buckets.
+TunedTable split_ranges(TunedTable table, const TuneSpace& space);
+// Neighbouring buckets that one run measured and that have the same choice become a range, with the times of the largest.
+TunedTable join_ranges(TunedTable table, const TuneSpace& space);
+
+// The sizes whose keys are tuned, in pairs of a token and an expert: kernels change their ways at numbers of pairs. Every
+// octave is cut into equal steps, a power of two of them: 1, 2, 3, 4, 6, 8, 12, 16 ... for two, 1 to 8, 10, 12, 14, 16, 20
+// ... for four. The largest stands for all above as well.
+struct TokenBuckets {
+  int steps_per_octave = 2;
+  int64_t most_pairs = int64_t{1} << 20;
+
+  // The bucket of `num_tokens` by its end: the most tokens whose pairs, `pairs_per_token` of each, are no more than the next
+  // of these sizes.
+  int64_t end(int64_t num_tokens, int64_t pairs_per_token = 1) const;
+};
 
 // The choices of one stage for one machine, as indices into a list of names.
 class TunedLookup {
  public:
   TunedLookup() = default;
-  // Throws bad_format, naming the file, for keys and choices that the stage does not know.
+  // Throws bad_format, naming the file, for keys and choices that the stage does not know, and for keys that no call asks
+  // for.
   TunedLookup(const TunedLayers& layers, const TunedMachine& machine, const TuneSpace& space,
               std::span<const std::string_view> choices);
   int find(const PackedKey& key) const {

@@ -12,11 +12,12 @@ std::string describe(const LaunchShape& shape) {
                      shape.cluster_blocks > 1 ? fmt::format(", clusters of {}", shape.cluster_blocks) : "");
 }
 
-void allow_shared_bytes(const void* kernel, int64_t bytes) {
+void allow_shared_bytes(const void* kernel, int64_t bytes, const char* variant = "a kernel") {
   if (bytes <= 48 * 1024) return;
-  check(MIXLANE_GPU_API(FuncSetAttribute)(kernel, MIXLANE_GPU_API(FuncAttributeMaxDynamicSharedMemorySize),
-                                          static_cast<int>(bytes)),
-        "FuncSetAttribute", fmt::format("allowing a kernel {} bytes of shared memory", bytes));
+  const ApiError error = MIXLANE_GPU_API(FuncSetAttribute)(kernel, MIXLANE_GPU_API(FuncAttributeMaxDynamicSharedMemorySize),
+                                                           static_cast<int>(bytes));
+  if (error != MIXLANE_GPU_API(Success))
+    check(error, "FuncSetAttribute", fmt::format("allowing {} {} bytes of shared memory", variant, bytes));
 }
 
 }  // namespace
@@ -37,7 +38,7 @@ void launch_raw(const void* kernel, const LaunchShape& shape, void** args, Strea
   const dim3 grid(shape.num_blocks);
   const dim3 block(shape.num_threads);
   const auto shared = static_cast<size_t>(shape.shared_bytes);
-  allow_shared_bytes(kernel, shape.shared_bytes);
+  allow_shared_bytes(kernel, shape.shared_bytes, shape.variant);
   const ApiError error =
       shape.cooperative ? hipLaunchCooperativeKernel(kernel, grid, block, args, static_cast<unsigned>(shared), api(stream))
                         : hipLaunchKernel(kernel, grid, block, args, shared, api(stream));
@@ -47,7 +48,7 @@ void launch_raw(const void* kernel, const LaunchShape& shape, void** args, Strea
 #else
 
 void launch_raw(const void* kernel, const LaunchShape& shape, void** args, Stream stream) {
-  allow_shared_bytes(kernel, shape.shared_bytes);
+  allow_shared_bytes(kernel, shape.shared_bytes, shape.variant);
   cudaLaunchAttribute attributes[3];
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(shape.num_blocks);

@@ -25,6 +25,17 @@ __device__ inline uint4 load_if(bool wanted, const void* from, const uint4& othe
   return words;
 }
 
+// A half of a word, widened by the load: an instruction of its own for that could come early, and would wait.
+__device__ inline uint32_t load_half(const uint16_t* from) {
+#if defined(MIXLANE_HIP)
+  return *from;
+#else
+  uint32_t word;
+  asm volatile("ld.global.u16 %0, [%1];" : "=r"(word) : "l"(from) : "memory");
+  return word;
+#endif
+}
+
 // Waits for a value that is on its way, here and for nothing else that is.
 __device__ inline void wait_for_value([[maybe_unused]] uint32_t value) {
 #if !defined(MIXLANE_HIP)

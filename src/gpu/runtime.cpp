@@ -5,8 +5,12 @@
 #include "core/tuning.hpp"
 #include "gpu/api.hpp"
 
-// One line per runtime call: the call, and what it is for should it fail.
-#define MIXLANE_CHECKED(call, purpose, ...) check(MIXLANE_GPU_API(call)(__VA_ARGS__), #call, purpose)
+// One line per runtime call: the call, and what it is for should it fail; nobody puts that together if it does not.
+#define MIXLANE_CHECKED(call, purpose, ...)                                              \
+  do {                                                                                   \
+    const ApiError error_of_call = MIXLANE_GPU_API(call)(__VA_ARGS__);                   \
+    if (error_of_call != MIXLANE_GPU_API(Success)) check(error_of_call, #call, purpose); \
+  } while (false)
 
 namespace mixlane::gpu {
 
@@ -131,7 +135,10 @@ void OwnedStream::Tag::release(void* handle) noexcept {
   if (handle) static_cast<void>(MIXLANE_GPU_API(StreamDestroy)(static_cast<ApiStream>(handle)));
 }
 
-void synchronize(Stream stream) { MIXLANE_CHECKED(StreamSynchronize, "waiting for a stream's work", api(stream)); }
+void synchronize(Stream stream) {
+  MIXLANE_CHECKED(StreamSynchronize, fmt::format("waiting for the work of a stream of device {}", stream.device.index),
+                  api(stream));
+}
 
 bool is_capturing(Stream stream) {
   auto status = MIXLANE_GPU_API(StreamCaptureStatusNone);
@@ -160,14 +167,15 @@ void Event::Tag::release(void* handle) noexcept {
 }
 
 void Event::record(Stream stream) {
-  MIXLANE_CHECKED(EventRecord, "recording an event", static_cast<ApiEvent>(handle_.get()), api(stream));
+  MIXLANE_CHECKED(EventRecord, fmt::format("recording an event of a stream of device {}", stream.device.index),
+                  static_cast<ApiEvent>(handle_.get()), api(stream));
 }
 
 void Event::wait() const { MIXLANE_CHECKED(EventSynchronize, "waiting for an event", static_cast<ApiEvent>(handle_.get())); }
 
 void Event::hold(Stream stream) const {
-  MIXLANE_CHECKED(StreamWaitEvent, "letting a stream wait for an event", api(stream), static_cast<ApiEvent>(handle_.get()),
-                  0);
+  MIXLANE_CHECKED(StreamWaitEvent, fmt::format("letting a stream of device {} wait for an event", stream.device.index),
+                  api(stream), static_cast<ApiEvent>(handle_.get()), 0);
 }
 
 double Event::elapsed_us(const Event& from, const Event& to) {
@@ -248,13 +256,13 @@ void PinnedBuffer::Tag::release(void* handle) noexcept {
 }
 
 void copy(void* to, const void* from, int64_t bytes, Stream stream) {
-  MIXLANE_CHECKED(MemcpyAsync, fmt::format("copying {} bytes", bytes), to, from, static_cast<size_t>(bytes),
-                  MIXLANE_GPU_API(MemcpyDefault), api(stream));
+  MIXLANE_CHECKED(MemcpyAsync, fmt::format("copying {} bytes on device {}", bytes, stream.device.index), to, from,
+                  static_cast<size_t>(bytes), MIXLANE_GPU_API(MemcpyDefault), api(stream));
 }
 
 void fill(void* to, uint8_t byte, int64_t bytes, Stream stream) {
-  MIXLANE_CHECKED(MemsetAsync, fmt::format("filling {} bytes with {}", bytes, byte), to, byte, static_cast<size_t>(bytes),
-                  api(stream));
+  MIXLANE_CHECKED(MemsetAsync, fmt::format("filling {} bytes of device {} with {}", bytes, stream.device.index, byte), to,
+                  byte, static_cast<size_t>(bytes), api(stream));
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -268,7 +276,8 @@ Graph Graph::capture(Device device, const std::function<void(Stream)>& work) {
   const OwnedStream stream(device);
   const auto raw = api(stream.get());
   ApiGraph graph = nullptr;
-  MIXLANE_CHECKED(StreamBeginCapture, "starting a graph capture", raw, MIXLANE_GPU_API(StreamCaptureModeThreadLocal));
+  MIXLANE_CHECKED(StreamBeginCapture, fmt::format("starting a graph capture on device {}", device.index), raw,
+                  MIXLANE_GPU_API(StreamCaptureModeThreadLocal));
   try {
     work(stream.get());
   } catch (...) {
@@ -276,7 +285,7 @@ Graph Graph::capture(Device device, const std::function<void(Stream)>& work) {
     if (graph) static_cast<void>(MIXLANE_GPU_API(GraphDestroy)(graph));
     throw;
   }
-  MIXLANE_CHECKED(StreamEndCapture, "ending a graph capture", raw, &graph);
+  MIXLANE_CHECKED(StreamEndCapture, fmt::format("ending a graph capture on device {}", device.index), raw, &graph);
   ApiGraphExec exec = nullptr;
 #if defined(MIXLANE_HIP)
   const ApiError error = hipGraphInstantiate(&exec, graph, nullptr, nullptr, 0);
@@ -295,7 +304,8 @@ void Graph::Tag::release(void* handle) noexcept {
 }
 
 void Graph::launch(Stream stream) const {
-  MIXLANE_CHECKED(GraphLaunch, "replaying a graph", static_cast<ApiGraphExec>(handle_.get()), api(stream));
+  MIXLANE_CHECKED(GraphLaunch, fmt::format("replaying a graph on device {}", stream.device.index),
+                  static_cast<ApiGraphExec>(handle_.get()), api(stream));
 }
 
 }  // namespace mixlane::gpu

@@ -69,6 +69,16 @@ std::vector<std::pair<std::string, double>> read_times(const Json& entry, const 
   return times;
 }
 
+// Of a range: the first size, the key's last value is the largest.
+void read_from(JsonFields& fields, TunedEntry& entry) {
+  const auto* largest = std::get_if<int64_t>(&entry.key.back());
+  if (!largest || *largest < 2) fields.refuse("from", "left out: the key's last value is no size above 1");
+  int from = 0;
+  fields.integer("from", kRequired, 1, static_cast<int>(*largest - 1), from);
+  if (from == 0) fields.refuse("from", "a whole number");
+  entry.from = from;
+}
+
 TunedEntry read_entry(const Json& json, const TunedTable& table, const std::string& path) {
   const std::string where = fmt::format("{}: {}", table.file, path);
   JsonFields fields(json, table.file, path);
@@ -77,13 +87,14 @@ TunedEntry read_entry(const Json& json, const TunedTable& table, const std::stri
   if (entry.key.size() != table.fields.size())
     fail(ErrorCode::bad_format, "{}.key has {} values; the fields are {}", where, entry.key.size(),
          fmt::join(table.fields, ", "));
+  if (fields.has("from")) read_from(fields, entry);
   read_name(fields, "choice", entry.choice);
   fields.integer("run", kRequired, 0, static_cast<int>(table.runs.size()) - 1, entry.run);
   if (!fields.missing().empty()) fields.refuse("run", "the index of one of the runs");
   entry.measured_us = read_times(json, where);
   for (const auto& [name, value] : json.items())
-    if (name != "key" && name != "choice" && name != "run" && name != "us")
-      fail(ErrorCode::bad_format, "{}: unknown field '{}'; the fields here are key, choice, run, us", where, name);
+    if (name != "key" && name != "from" && name != "choice" && name != "run" && name != "us")
+      fail(ErrorCode::bad_format, "{}: unknown field '{}'; the fields here are key, from, choice, run, us", where, name);
   return entry;
 }
 
@@ -108,6 +119,7 @@ nlohmann::ordered_json to_json(const TuneValue& value) {
 std::string entry_json(const TunedEntry& entry) {
   nlohmann::ordered_json json;
   for (const TuneValue& value : entry.key) json["key"] += to_json(value);
+  if (entry.from > 0) json["from"] = entry.from;
   json["choice"] = entry.choice;
   json["run"] = entry.run;
   json["us"] = nlohmann::ordered_json::object();

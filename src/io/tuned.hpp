@@ -19,7 +19,7 @@ std::string tuned_file_name(const TunedTable& table);
 
 // `into` with the entries of `fresh`. A key that both have: the old entry stays if the choice is the same; else the new one
 // takes its place if `replace`, and otherwise config_mismatch is thrown with every such key and both choices.
-// Throws config_mismatch as well if stage, machine or fields differ.
+// Throws config_mismatch as well if stage, machine or fields differ. Neither has ranges: split_ranges().
 TunedTable merge_tuned(TunedTable into, const TunedTable& fresh, bool replace);
 
 // Every table of a folder; they must agree.

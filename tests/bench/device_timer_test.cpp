@@ -70,7 +70,7 @@ TEST_F(DeviceTimerTest, ShortWorkIsRepeatedUntilASampleIsLong) {
     PreparedWork work = timer.prepare(filling(4096, DeviceTimer::kMaxCalls), options);
     work.take(20);
     const double sample_us = quantile(work.samples_us(), 0.5) * work.calls_per_sample();
-    EXPECT_TRUE(sample_us >= 0.8 * DeviceTimer::kMinSampleUs || work.calls_per_sample() == DeviceTimer::kMaxCalls)
+    EXPECT_TRUE(sample_us >= 0.8 * kMinSampleUs || work.calls_per_sample() == DeviceTimer::kMaxCalls)
         << sample_us << " us of " << work.calls_per_sample() << " calls";
     EXPECT_GT(quantile(work.samples_us(), 0.5), 0.1);
     EXPECT_LT(quantile(work.samples_us(), 0.5), 50.0);

@@ -3,6 +3,9 @@
 #include "mixlane/align.hpp"
 #include "profile/kernel_names.hpp"
 #include "profile/kernel_profile.hpp"
+#include "run/variants.hpp"
+#include "stage/kernel_times.hpp"
+#include "stage/stage.hpp"
 #include "support/gpu.hpp"
 
 namespace mixlane::bench {
@@ -92,6 +95,54 @@ TEST_F(ProfilerGpu, OnlyWhatRunsInBetween) {
     EXPECT_EQ(profiler_.stop().spans.size(), static_cast<size_t>(count));
     EXPECT_ANY_THROW(profiler_.stop());
     run_once();
+  }
+}
+
+// No time of a stage is left unattributed, whichever variant takes it. Experts have helpers, and some quantise first.
+TEST_F(ProfilerGpu, EveryKernelOfAStageBelongsToItsVariant) {
+  Context cpu({.num_threads = 2}), context({.device = gpu_device()});
+  Model model;
+  model.name = "small";
+  model.hidden = 256;
+  model.intermediate = 128;
+  model.routing.num_experts = 128;
+  model.routing.num_topk = 4;
+  StageOptions options;
+  options.quant_groups = {ScaleGroup::group_1x128, ScaleGroup::row, ScaleGroup::block_128x128, ScaleGroup::group_1x32};
+  options.quant_types = {DType::bf16, DType::f32};
+  std::vector<std::string> known;
+  for (const StageVariants& each : lone_stage_variants())
+    for (const VariantInfo& info : each.variants)
+      if (info.device == gpu_device().type) known.emplace_back(info.id);
+  const gpu::OwnedStream stream(gpu_device());
+  for (const int tokens : {16, 5000}) {
+    StageInputs inputs({model, QuantFormat::fp8_block, tokens, parse_workload("balanced"), 1, 3}, cpu);
+    for (const StageKind& kind : stage_kinds())
+      for (const auto& stage : kind.make({context, inputs, options})) {
+        std::vector<std::string> ids = {stage->automatic()};
+        for (const std::string& id : known)
+          if (kind.name != "chain" && id.starts_with(std::string(kind.name) + ".") && stage->refusal(id).empty())
+            ids.push_back(id);
+        for (const std::string& id : ids) {
+          SCOPED_TRACE(fmt::format("{} {} of {} tokens", id, stage->options(), tokens));
+          stage->enqueue(id, stream.get(), 0);
+          gpu::synchronize(stream.get());
+          profiler_.start();
+          stage->enqueue(id, stream.get(), 0);
+          gpu::synchronize(stream.get());
+          const KernelProfile profile = profiler_.stop();
+          const size_t num_calls = kind.name == "chain" ? 3 : 1;
+          EXPECT_TRUE(kind.name == "experts" || profile.spans.size() == num_calls) << "one launch per call";
+          const std::vector<KernelTime> times = attribute_kernels(profile, known, 1);
+          int own = 0;
+          for (const KernelTime& time : times) {
+            const bool is_own = !time.variant.empty() && id.find(time.variant) != std::string::npos;
+            own += is_own;
+            EXPECT_TRUE(is_own || (kind.name == "experts" && !time.variant.empty())) << time.variant;
+          }
+          EXPECT_GT(own, 0);
+        }
+      }
   }
 }
 

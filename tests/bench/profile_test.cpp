@@ -37,8 +37,7 @@ TEST(KernelNames, LeadToVariantsByRule) {
   EXPECT_EQ(variant("dispatch_p2p_push_rows"), "dispatch.p2p_push") << "the longest id";
   EXPECT_EQ(variant("dispatch_p2p_pull"), "dispatch.p2p");
   EXPECT_EQ(variant("experts_grouped"), "experts.grouped") << "no id is known, the stage is";
-  EXPECT_EQ(variant("route_tokens"), "routing.warp");
-  EXPECT_EQ(variant("quantize_tiles"), "quant.tiles");
+  EXPECT_EQ(variant("expert_major_gather"), "expert_major.gather") << "not a kernel of experts";
 }
 
 TEST(KernelNames, OfOthersLeadNowhere) {

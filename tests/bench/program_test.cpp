@@ -221,6 +221,8 @@ TEST_F(ProgramTest, UnknownNamesListTheValidOnes) {
   expect_usage_error({"--align-block", "64"}, {"--align-block", "--device cuda"});
   expect_usage_error({"--align-block", "64,128,64"}, {"--align-block has 64 twice"});
   expect_usage_error({"--quant-group", "row,row"}, {"--quant-group has row twice"});
+  expect_usage_error({"--quant-type", "f32,f32"}, {"--quant-type has f32 twice"});
+  expect_usage_error({"--quant-scales", "rows,rows"}, {"--quant-scales has rows twice"});
   expect_usage_error({"--workload", "one_expert"}, {"one_expert", "stages alone"});
   expect_usage_error({"--topk", "9"}, {"num_topk is 9", "1..8"});
   expect_usage_error({"--cache", "warm"}, {"warm", "hot", "cold"});
@@ -281,6 +283,19 @@ TEST_F(ProgramTest, OnlyVariantsOfThisBuildAreListed) {
   variants.wait();
   EXPECT_EQ(variants.out.find(" cuda "), std::string::npos) << variants.out;
   EXPECT_EQ(variants.out.find(" hip "), std::string::npos) << variants.out;
+}
+
+// No backend, another vendor's, no driver or no device: each says what to do instead.
+TEST_F(ProgramTest, WithoutAGpuTheCpuIsOffered) {
+  for (const std::string device : {"cuda", "hip"}) {
+    Program bench({MIXLANE_PROGRAM, "bench", "--model", MIXLANE_TINY_MODEL, "--device", device, "--stages", "align",
+                   "--tokens", "1", "--out", runs().string()});
+    bench.wait();
+    if (bench.exit_code == 0) continue;  // there is one
+    EXPECT_EQ(bench.exit_code, 1);
+    expect_mentions(bench.err, {"--device " + device + ":", "--device cpu"});
+    EXPECT_EQ(bench.out, "");
+  }
 }
 
 TEST_F(ProgramTest, AnUnwritableFolderIsRefusedBeforeAnyWork) {

@@ -42,6 +42,8 @@ TEST_F(StageGpu, ChecksPassForResultsAndFailForPoison) {
   options.id_types = {DType::i32, DType::i64};
   options.logits_types = {DType::f32, DType::bf16};
   options.quant_groups = {ScaleGroup::group_1x128, ScaleGroup::row, ScaleGroup::block_128x128, ScaleGroup::group_1x32};
+  options.quant_types = {DType::bf16, DType::f16, DType::f32};
+  options.quant_scales_by_column = {false, true};
   options.experts_outputs = {ExpertsOutput::pairs, ExpertsOutput::tokens};
   options.batch_invariant = {false, true};
   const gpu::OwnedStream stream(gpu_device());
@@ -63,7 +65,7 @@ TEST_F(StageGpu, ChecksPassForResultsAndFailForPoison) {
         EXPECT_GT(stage->work().bytes, 0);
         ++num_cases;
       }
-      EXPECT_EQ(num_cases, kind.name == "chain" ? 2 : 4);
+      EXPECT_EQ(num_cases, kind.name == "chain" ? 2 : kind.name == "quant" || kind.name == "dequant" ? 24 : 4);
     }
   }
 }
@@ -105,8 +107,8 @@ TEST_F(StageGpu, ASweepStoresARecordPerCondition) {
       EXPECT_GE(stage.calls_per_sample, 1);
       automatic += stage.automatic;
     }
-    EXPECT_EQ(automatic, 5) << "one of routing, quant, align, chain and experts";
-    EXPECT_GT(record.stages.size(), 5u) << "align in several variants";
+    EXPECT_EQ(automatic, 6) << "one of routing, quant, dequant, align, chain and experts";
+    EXPECT_GT(record.stages.size(), 6u) << "align in several variants";
   }
   // The same command again has nothing to do but to begin anew.
   EXPECT_EQ(run_stage_sweep(resolve(arguments, {"mixlane", "bench"})), 0);

@@ -122,27 +122,40 @@ TEST(StageOptions, AreParsedOrRefusedWithTheValidOnes) {
   EXPECT_EQ(options.align_blocks, std::vector<int>{128});
   EXPECT_EQ(options.id_types, std::vector<DType>{DType::i32});
   EXPECT_TRUE(options.quant_groups.empty());
+  EXPECT_EQ(options.quant_types, std::vector<DType>{DType::bf16});
+  EXPECT_EQ(options.quant_scales_by_column, std::vector<bool>{false});
   EXPECT_EQ(options.experts_outputs, std::vector<ExpertsOutput>{ExpertsOutput::pairs});
-  options = parse_stage_options(
-      {{64, 128}, {"i64", "i32"}, {"bf16"}, {"row", "1x32", "128x128", "1x128"}, {"tokens", "pairs"}, {"on"}});
+  options = parse_stage_options({.align_block = {64, 128},
+                                 .id_type = {"i64", "i32"},
+                                 .logits_type = {"bf16"},
+                                 .quant_group = {"row", "1x32", "128x128", "1x128"},
+                                 .quant_type = {"f32", "f16"},
+                                 .quant_scales = {"columns", "rows"},
+                                 .experts_output = {"tokens", "pairs"},
+                                 .batch_invariant = {"on"}});
   EXPECT_EQ(options.experts_outputs, (std::vector<ExpertsOutput>{ExpertsOutput::tokens, ExpertsOutput::pairs}));
   EXPECT_EQ(options.batch_invariant, std::vector<bool>{true});
   EXPECT_EQ(options.align_blocks, (std::vector<int>{64, 128}));
   EXPECT_EQ(options.id_types, (std::vector<DType>{DType::i64, DType::i32}));
   EXPECT_EQ(options.logits_types, std::vector<DType>{DType::bf16});
+  EXPECT_EQ(options.quant_types, (std::vector<DType>{DType::f32, DType::f16}));
+  EXPECT_EQ(options.quant_scales_by_column, (std::vector<bool>{true, false}));
   EXPECT_EQ(options.quant_groups, (std::vector<ScaleGroup>{ScaleGroup::row, ScaleGroup::group_1x32,
                                                            ScaleGroup::block_128x128, ScaleGroup::group_1x128}));
   for (const ScaleGroup group : options.quant_groups)
-    EXPECT_EQ(parse_stage_options({{}, {}, {}, {std::string(short_name(group))}, {}, {}}).quant_groups[0], group);
+    EXPECT_EQ(parse_stage_options({.quant_group = {std::string(short_name(group))}}).quant_groups[0], group);
   const auto refused = [](const StageOptionTexts& texts, const Strings& mentions) {
+    EXPECT_TRUE(texts.any());
     expect_error(ErrorCode::invalid_argument, mentions, [&] { parse_stage_options(texts); });
   };
-  refused({{0}, {}, {}, {}, {}, {}}, {"--align-block is 0", "1..1024"});
-  refused({{}, {"i16"}, {}, {}, {}, {}}, {"--id-type 'i16'", "i32, i64"});
-  refused({{}, {}, {"fp8"}, {}, {}, {}}, {"--logits-type 'fp8'", "f32, bf16, f16"});
-  refused({{}, {}, {}, {"1x64"}, {}, {}}, {"--quant-group '1x64'", "1x128, row, 128x128, 1x32"});
-  refused({{}, {}, {}, {}, {"slots"}, {}}, {"--experts-output 'slots'", "pairs, tokens"});
-  refused({{}, {}, {}, {}, {}, {"yes"}}, {"--batch-invariant 'yes'", "off, on"});
+  refused({.align_block = {0}}, {"--align-block is 0", "1..1024"});
+  refused({.id_type = {"i16"}}, {"--id-type 'i16'", "i32, i64"});
+  refused({.logits_type = {"fp8"}}, {"--logits-type 'fp8'", "f32, bf16, f16"});
+  refused({.quant_group = {"1x64"}}, {"--quant-group '1x64'", "1x128, row, 128x128, 1x32"});
+  refused({.quant_type = {"fp8"}}, {"--quant-type 'fp8'", "bf16, f16, f32"});
+  refused({.quant_scales = {"transposed"}}, {"--quant-scales 'transposed'", "rows, columns"});
+  refused({.experts_output = {"slots"}}, {"--experts-output 'slots'", "pairs, tokens"});
+  refused({.batch_invariant = {"yes"}}, {"--batch-invariant 'yes'", "off, on"});
 }
 
 TEST(StageOptions, SeveralVariantsOfAStage) {

@@ -64,6 +64,32 @@ TEST_F(TuneGpu, ChoosesTheFastestAndAFreshContextFollows) {
   EXPECT_TRUE(fresh.notices().empty());
 }
 
+TEST_F(TuneGpu, PlacesOfACaseLieApart) {
+  Context context({.device = gpu_device()});
+  for (const AlignIds kind : {AlignIds::i32, AlignIds::i64, AlignIds::window}) {
+    const AlignIdsOnGpu ids(gpu_device(), {24, 3, kind}, AlignSkew::uniform, 1000);
+    EXPECT_EQ(AlignCase(context, ids, 1000, 16).num_places(), 1);
+    EXPECT_EQ(AlignCase(context, ids, 400, 16).num_places(), 2);
+    const AlignCase align_case(context, ids, 100, 16);
+    ASSERT_EQ(align_case.num_places(), 4);
+    const AlignArgs first = align_case.args("align.none");
+    const int64_t row_bytes = first.topk_ids.strides[0] * (kind == AlignIds::i64 ? 8 : 4);
+    const auto distance = [](const auto& from, const auto& to) {
+      return static_cast<const std::byte*>(to.data) - static_cast<const std::byte*>(from.data);
+    };
+    for (int place = 1; place < 4; ++place) {
+      const AlignArgs before = align_case.args("align.none", place - 1), here = align_case.args("align.none", place);
+      EXPECT_GE(distance(before.topk_ids, here.topk_ids), 100 * row_bytes);
+      EXPECT_LE(distance(first.topk_ids, here.topk_ids), 900 * row_bytes) << "the last one's ids end with the buffer";
+      EXPECT_EQ(distance(first.topk_ids, here.topk_ids) % 16, 0);
+      EXPECT_GE(distance(before.sorted_pairs, here.sorted_pairs), before.sorted_pairs.shape[0] * 4);
+      EXPECT_GE(distance(before.block_experts, here.block_experts), before.block_experts.shape[0] * 4);
+      EXPECT_GE(distance(before.num_padded, here.num_padded), 8);
+      validate(context, here);
+    }
+  }
+}
+
 // A small model's experts on one of two ranks.
 ExpertsSweep small_experts(std::vector<QuantFormat> formats, std::vector<int64_t> tokens) {
   Model model;

@@ -7,8 +7,8 @@
 #include "io/tuned.hpp"
 #include "program.hpp"
 #include "support/files.hpp"
-#include "tune/fit.hpp"
 #include "tune/race.hpp"
+#include "tune/regret.hpp"
 
 namespace mixlane::bench {
 namespace {
@@ -71,11 +71,21 @@ TEST(Race, RoundsTakeTurnsAndTheHopelessDropOut) {
                                    order.push_back(candidate);
                                    return us[candidate];
                                  },
-                                 {.rounds = 6, .trial_rounds = 2});
+                                 {.rounds = 6, .trial_rounds = 2, .far_behind = 5});
   EXPECT_EQ(order, (std::vector<int>{0, 1, 2, 2, 1, 0, 0, 2, 2, 0, 0, 2, 2, 0}));
-  EXPECT_EQ(result.num_samples, (std::vector<int>{6, 2, 6}));
+  EXPECT_EQ(result.samples_us[0].size(), 6u);
+  EXPECT_EQ(result.samples_us[1].size(), 2u);
+  EXPECT_EQ(result.samples_us[2].size(), 6u);
   EXPECT_EQ(result.median_us[1], 9.0);
   EXPECT_EQ(result.winner, 0);
+}
+
+TEST(Race, OneRoundIsEnoughForThoseFarBehind) {
+  const std::vector<double> us{2.0, 9.0, 3.5};
+  const RaceResult result = race(3, [&](int candidate) { return us[candidate]; });
+  EXPECT_EQ(result.samples_us[0].size(), 10u);
+  EXPECT_EQ(result.samples_us[1].size(), 1u);
+  EXPECT_EQ(result.samples_us[2].size(), 3u);
 }
 
 TEST(Race, DriftOfTheMachineIsShared) {
@@ -88,22 +98,43 @@ TEST(Race, DriftOfTheMachineIsShared) {
   EXPECT_EQ(result.winner, 1);
 }
 
-TEST(Fit, FindsTheConstantsOfALine) {
-  std::vector<SizedTime> samples;
-  for (const double groups : {8.0, 64.0, 256.0})
-    for (const double pairs : {8.0, 1000.0, 80000.0})
-      samples.push_back({groups, pairs, 2.5 + 1e-3 * (3.0 * groups + 0.05 * pairs)});
-  const FittedLine line = fit_line(samples);
-  EXPECT_NEAR(line.launch_us, 2.5, 1e-6);
-  EXPECT_NEAR(line.group_ns, 3.0, 1e-6);
-  EXPECT_NEAR(line.pair_ns, 0.05, 1e-6);
+// Races of two, whose second one seems to be the faster by so much in the first race and in the longer one.
+Regret regret_of_races(double first, double longer, int* num_races) {
+  *num_races = 0;
+  const std::vector<std::string> ids{"a", "b"};
+  const auto run = [&](const RaceOptions& options) {
+    Clock clock({1 + (++*num_races == 1 ? first : longer), 1.0}, 0.002);
+    return race(2, std::ref(clock), options);
+  };
+  return measure_regret(ids, "a", "b", run, {});
 }
 
-TEST(Fit, OneSizeTellsOneConstant) {
-  const FittedLine line = fit_line(std::vector<SizedTime>{{256, 64, 2.0}, {256, 64, 2.0}});
-  EXPECT_NEAR(line.launch_us, 2.0, 1e-6);
-  EXPECT_EQ(line.group_ns, 0);
-  EXPECT_EQ(line.pair_ns, 0);
+TEST(Regret, APointThatLooksLateIsTimedAgain) {
+  int num_races = 0;
+  const Regret fine = regret_of_races(0.01, 0, &num_races);
+  EXPECT_EQ(num_races, 1);
+  EXPECT_EQ(fine.num_rounds, 10);
+  EXPECT_NEAR(fine.regret, 0.01, 0.005);
+  EXPECT_EQ(fine.model_regret, 0);
+  const Regret recovered = regret_of_races(0.06, 0.02, &num_races);
+  EXPECT_EQ(num_races, 2);
+  EXPECT_EQ(recovered.num_rounds, 60);
+  EXPECT_NEAR(recovered.regret, 0.02, 0.003);
+  const Regret late = regret_of_races(0.04, 0.07, &num_races);
+  EXPECT_EQ(num_races, 2) << "near the limit is looked at again as well";
+  EXPECT_NEAR(late.regret, 0.07, 0.003);
+  EXPECT_LE(late.low, late.regret);
+  EXPECT_GE(late.high, late.regret);
+  EXPECT_GT(late.low, 0.06);
+}
+
+TEST(Regret, TheTableHasTheIntervalOfTheWorstPoints) {
+  int num_races = 0;
+  const std::vector<RegretCell> cells{{"row", "point", regret_of_races(0.07, 0.07, &num_races)}};
+  const std::string text = regret_table("shape", cells);
+  EXPECT_NE(text.find("more than 5 % behind the best variant at 1 of 1 points"), std::string::npos) << text;
+  EXPECT_NE(text.find("| point | a | 7."), std::string::npos) << text;
+  EXPECT_NE(text.find(" %, 60 | a 1.07, b 1.00 |"), std::string::npos) << text;
 }
 
 TEST(TuneCommand, ListShowsTheTablesOfTheEnvironment) {
@@ -118,7 +149,8 @@ TEST(TuneCommand, ListShowsTheTablesOfTheEnvironment) {
   test::Program program({MIXLANE_PROGRAM, "tune", "--list"}, {{"MIXLANE_TUNED", folder.path().string()}});
   program.wait();
   EXPECT_EQ(program.exit_code, 0) << program.err;
-  EXPECT_NE(program.out.find("mine.json: align on sm_77 with 9 multiprocessors, 1 keys"), std::string::npos) << program.out;
+  EXPECT_NE(program.out.find("mine.json: align on sm_77 with 9 multiprocessors, 1 entries"), std::string::npos)
+      << program.out;
   EXPECT_NE(program.out.find("mixlane tune --stage align"), std::string::npos);
 }
 

@@ -60,6 +60,12 @@ TEST(Tuned, ThereAndBack) {
   EXPECT_EQ(back.entries[0].measured_us, example().entries[1].measured_us);
   EXPECT_EQ(tuned_json(back), tuned_json(example()));
   EXPECT_EQ(tuned_file_name(back), "align.sm_90-132.json");
+  TunedTable range = example();
+  range.entries[0].from = 5;
+  const TunedTable range_back = parse_tuned(tuned_json(range), "range.json");
+  EXPECT_EQ(key_text(range_back, range_back.entries[1]), "experts=256 topk=8 ids=i32 tokens=5 to 64");
+  EXPECT_EQ(range_back.entries[0].from, 0);
+  EXPECT_EQ(tuned_json(range_back), tuned_json(range));
   TunedTable empty = example();
   empty.entries.clear();
   EXPECT_TRUE(parse_tuned(tuned_json(empty), "empty.json").entries.empty());
@@ -79,6 +85,12 @@ TEST(Tuned, EveryFieldIsChecked) {
   expect_refused("[256,8,\"i32\",1]", "[256,8,\"i32\",18446744073709551615]", {"entries[0].key"});
   expect_refused("\"align.none\",\"run\"", "7,\"run\"", {"entries[0].choice", "7"});
   expect_refused("\"align.oneshot\":2.75", "\"align.oneshot\":0", {"entries[0].us", "align.oneshot", "0"});
+  const std::string large = "[256,8,\"i32\",64],\"choice\"";
+  expect_refused(large, "[256,8,\"i32\",64],\"from\":64,\"choice\"", {"entries[1].from", "64", "1 to 63"});
+  expect_refused(large, "[256,8,\"i32\",64],\"from\":0,\"choice\"", {"entries[1].from", "0", "1 to 63"});
+  expect_refused(large, "[256,8,\"i32\",64],\"from\":null,\"choice\"", {"entries[1].from", "null"});
+  expect_refused(large, "[256,8,\"i32\",64],\"from\":1,\"choice\"", {"tokens=1 to 64", "align.none", "align.cluster"});
+  expect_refused("[256,8,\"i32\",1],", "[256,8,1,\"i32\"],\"from\":1,", {"entries[0].from", "no size"});
   expect_refused("\"us\":{\"align.none\"", "\"more\":1,\"us\":{\"align.none\"", {"more"});
   expect_refused("\"runs\"", "\"more\": 1, \"runs\"", {"more"});
   expect_refused("[256,8,\"i32\",1]", "[256,8,\"i32\",64]", {"tokens=64", "align.none", "align.cluster"});

@@ -1,4 +1,5 @@
-# Dependencies point one way, the environment is read in one file, and no file outgrows what a reader takes in.
+# Dependencies point one way, the environment is read in one file, no file outgrows what a reader takes in, and profiles know
+# each kernel's stage by its name.
 cmake_minimum_required(VERSION 3.25)
 set(max_lines 600)
 
@@ -44,7 +45,31 @@ foreach(file IN LISTS all)
   endif()
 endforeach()
 
+# Names of kernels begin with their stage's, variants follow: that is how profiles attribute their time. What checks the
+# protocol runs beside a stage.
+file(GLOB_RECURSE device_files ${ROOT}/src/ops/*.cu ${ROOT}/src/ops/*.cuh)
+set(num_kernels 0)
+foreach(file IN LISTS device_files)
+  file(RELATIVE_PATH relative ${ROOT}/src/ops ${file})
+  string(REGEX MATCH "^[a-z_]+" stage ${relative})
+  if(relative MATCHES "^dispatch/check/")
+    continue()
+  elseif(stage STREQUAL "dispatch")
+    set(stage "dispatch|combine")
+  elseif(stage STREQUAL "quant")
+    set(stage "quant|dequant")
+  endif()
+  file(READ ${file} text)
+  string(REGEX MATCHALL "__global__[^{;]*" kernels "${text}")
+  foreach(kernel IN LISTS kernels)
+    math(EXPR num_kernels "${num_kernels} + 1")
+    if(NOT kernel MATCHES "[ \n](${stage})_[a-z0-9_]+\\(const ")
+      message(SEND_ERROR "${file}: a kernel's name must begin with its stage's, ${stage}: ${kernel}")
+    endif()
+  endforeach()
+endforeach()
+
 list(LENGTH sources count)
-if(count EQUAL 0)
+if(count EQUAL 0 OR num_kernels EQUAL 0)
   message(FATAL_ERROR "no sources under ${ROOT}/src")
 endif()

@@ -1,5 +1,7 @@
 #include "ops/align/choose.hpp"
 
+#include <algorithm>
+
 #include "core/stage_states.hpp"
 #include "ops/align/op.hpp"
 
@@ -15,7 +17,9 @@ std::string tune_options(const PackedKey& key) {
                      window ? " --ranks 1" : "");
 }
 
-constexpr TuneSpace kSpace{"align", kFields, tune_options};
+int64_t bucket_of(const PackedKey& key) { return kAlignBuckets.end(key[3], key[1]); }
+
+constexpr TuneSpace kSpace{"align", kFields, tune_options, bucket_of, true};
 
 struct AlignTuning {
   StageTuning tuning;
@@ -27,35 +31,36 @@ std::vector<std::string_view> variant_ids() {
   return ids;
 }
 
-// us = launch + per_group * groups + per_pair * pairs, where all multiprocessors share the pairs, or a constant number of
-// them works. Fitted to an H200 (132 multiprocessors) where a variant is near the best: `mixlane tune --stage align
-// --regret` prints such fits. What matters is where the lines cross.
+// us = launch + per_group * groups + per_pair * pairs + ramp * min(pairs / ramp_pairs, 1), where all multiprocessors share
+// the pairs, or a constant number of them works. Fitted to an H200 (132 multiprocessors) by scripts/fit_align_model.py. What
+// matters is where the lines cross.
 struct Line {
   double launch_us;
   double group_ns;
   double pair_ns;  // of one multiprocessor if all share the pairs
-
-  double us(const AlignShape& shape, int num_sharing) const {
-    return launch_us +
-           1e-3 * (group_ns * shape.num_groups() + pair_ns * static_cast<double>(shape.num_pairs()) / num_sharing);
-  }
+  double ramp_us;  // a kernel whose threads are there anyway slows down until all of them have pairs
 };
 
 // Kernels read dense i32 ids in a way of their own.
 struct Lines {
   Line dense_i32;
   Line other;
+  double ramp_pairs;  // 0: no ramp
 
   double us(const AlignArgs& args, int num_sharing = 1) const {
-    return (align_ids(args) == AlignIds::i32 ? dense_i32 : other).us(AlignShape(args), num_sharing);
+    const AlignShape shape(args);
+    const Line& line = align_ids(args) == AlignIds::i32 ? dense_i32 : other;
+    const auto pairs = static_cast<double>(shape.num_pairs());
+    return line.launch_us + 1e-3 * (line.group_ns * shape.num_groups() + line.pair_ns * pairs / num_sharing) +
+           (ramp_pairs > 0 ? line.ramp_us * std::min(pairs / ramp_pairs, 1.0) : 0);
   }
 };
 
-constexpr Lines kNone{{1.1, 0.1, 31}, {1.9, 0.5, 15}};
-constexpr Lines kOneshot{{2.19, 0.1, 0.39}, {6.5, 1.5, 0.24}};
-constexpr Lines kCluster{{2.95, 1, 0.022}, {8.2, 2.5, 0.03}};
-constexpr Lines kMultiPhase{{8.5, 5, 0.65}, {10.5, 4.8, 3.5}};
-constexpr Lines kRadix{{21, 0.2, 1.6}, {22, 0.2, 10}};
+constexpr Lines kNone{{1.45, 0.619, 14.4, 0}, {1.64, 0.359, 15.3, 0}, 0};
+constexpr Lines kOneshot{{1.68, 0.379, 0.484, 0.0568}, {5.41, 1.23, 0.0606, 1.06}, 256};
+constexpr Lines kCluster{{1.68, 0.639, 0.0365, 0.475}, {2.06, 0.659, 0.0736, 0.916}, 4096};
+constexpr Lines kMultiPhase{{6.03, 4.36, 1.11, 0}, {12.9, 4.58, 1.14, 0}, 0};
+constexpr Lines kRadix{{21, 0.2, 1.58, 0}, {22, 0.261, 9.8, 0}, 0};
 
 }  // namespace
 
@@ -70,7 +75,7 @@ const TuneSpace& align_tune_space() { return kSpace; }
 PackedKey align_key(const AlignArgs& args) {
   const AlignShape shape(args);
   return {shape.num_local_experts, shape.num_topk, static_cast<int64_t>(align_ids(args)),
-          token_bucket(shape.rows, shape.num_topk)};
+          kAlignBuckets.end(shape.rows, shape.num_topk)};
 }
 
 StageTuning& align_tuning(const Context& context) {

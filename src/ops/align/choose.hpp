@@ -14,6 +14,9 @@ enum class AlignIds : uint8_t {
 };
 AlignIds align_ids(const AlignArgs& args);
 
+// Variants overtake each other by 10 % within half an octave; a quarter keeps what is chosen for it near the best.
+inline constexpr TokenBuckets kAlignBuckets{.steps_per_octave = 4, .most_pairs = 1 << 21};
+
 // Key: experts (the local ones, which are the groups), topk, ids, tokens (rows, as a bucket of pairs).
 const TuneSpace& align_tune_space();
 PackedKey align_key(const AlignArgs& args);

@@ -24,10 +24,10 @@ void launch_cluster(const KernelArgs& args, bool plain, Stream stream);
 int64_t multi_phase_workspace_words(const KernelArgs& args, Device device);
 void launch_multi_phase(const KernelArgs& args, bool plain, Device device, Stream stream);
 
-// multi_phase's kernel for many pairs of up to 256 codes: whether it is the one for these.
-bool takes_runs(const KernelArgs& args, Device device);
-int64_t runs_workspace_words(const KernelArgs& args, Device device);
-void launch_runs(const KernelArgs& args, bool plain, Device device, Stream stream);
+// multi_phase's kernel for many pairs: whether it is the one for these.
+bool takes_gather(const KernelArgs& args, Device device);
+int64_t gather_workspace_words(const KernelArgs& args, Device device);
+void launch_gather(const KernelArgs& args, bool plain, Device device, Stream stream);
 
 int64_t radix_workspace_words(const KernelArgs& args, Device device);
 void launch_radix(const KernelArgs& args, bool plain, Device device, Stream stream);

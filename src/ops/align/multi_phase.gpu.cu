@@ -13,7 +13,7 @@ using MediumTile = Tile<512, 8, gpu::kHardwareWave>;
 // The larger a tile, the longer its runs of a code.
 using LargestTile = Tile<1024, 12, gpu::kHardwareWave>;
 using PairedTile = Tile<512, 12, gpu::kHardwareWave>;
-// From so many pairs per multiprocessor on.
+// From so many pairs per multiprocessor on, where the gather does not fit.
 constexpr uint32_t kPairsForLargestTile = 12288;
 // A second block hides the first one's barriers.
 constexpr uint32_t kPairsForSecondBlock = 4096;
@@ -72,13 +72,13 @@ void launch_tile(const KernelArgs& args, Device device, Stream stream) {
 }  // namespace
 
 int64_t multi_phase_workspace_words(const KernelArgs& args, Device device) {
-  if (takes_runs(args, device)) return runs_workspace_words(args, device);
+  if (takes_gather(args, device)) return gather_workspace_words(args, device);
   const int num_multiprocessors = gpu::num_multiprocessors(device.index);
   return Matrix::words(args.num_codes, static_cast<uint32_t>(num_multiprocessors * kMaxBlocksPerMultiprocessor));
 }
 
 void launch_multi_phase(const KernelArgs& args, bool plain, Device device, Stream stream) {
-  if (takes_runs(args, device)) return launch_runs(args, plain, device, stream);
+  if (takes_gather(args, device)) return launch_gather(args, plain, device, stream);
   const auto num_multiprocessors = static_cast<uint32_t>(gpu::num_multiprocessors(device.index));
   const uint32_t per_multiprocessor = args.source.num_pairs / num_multiprocessors;
   if (!plain)

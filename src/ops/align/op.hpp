@@ -39,7 +39,4 @@ std::span<const Variant<AlignArgs>> align_gpu_variants();
 // The one that runs; "auto" by tuned tables on GPUs (choose.hpp).
 const Variant<AlignArgs>& select_align(const Context& context, const AlignArgs& args);
 
-// The one that runs.
-const Variant<AlignArgs>& select_align(const Context& context, const AlignArgs& args);
-
 }  // namespace mixlane

@@ -92,13 +92,20 @@ __device__ __noinline__ inline void find_block_experts(const KernelArgs& args, c
   }
 }
 
-// The entries of block_experts that no code's wave writes: those behind the last block, or all of them.
+// The entries of block_experts behind the last block.
 template <class Tile>
-__device__ void write_other_block_experts(const KernelArgs& args, const Tile& tile, uint32_t first, uint32_t step) {
+__device__ void write_unused_block_experts(const KernelArgs& args, const Tile& tile, uint32_t first, uint32_t step) {
   const uint32_t num_used = gpu::divide(tile.offsets[args.num_codes], args.by_block);
 #pragma unroll 1
   for (uint32_t block = num_used + first; block < args.out.num_blocks; block += step) args.out.block_experts[block] = -1;
-  if (tile.facts->has_long_code && args.out.block_experts) find_block_experts(args, tile.offsets, num_used, first, step);
+}
+
+// The entries of block_experts that no code's wave writes: those behind the last block, or all of them.
+template <class Tile>
+__device__ void write_other_block_experts(const KernelArgs& args, const Tile& tile, uint32_t first, uint32_t step) {
+  write_unused_block_experts(args, tile, first, step);
+  if (!tile.facts->has_long_code || !args.out.block_experts) return;
+  find_block_experts(args, tile.offsets, gpu::divide(tile.offsets[args.num_codes], args.by_block), first, step);
 }
 
 // Counts, offsets and sums: by one block.

@@ -180,12 +180,13 @@ struct Tile {
     }
   }
 
-  // Totals over the waves of this thread's four codes. After a __syncthreads().
+  // Totals over the waves of this thread's four codes. After a __syncthreads(). kBatch: loads in flight.
+  template <int kBatch = kWaves>
   __device__ Quad sum_rows() const {
     uint2 sum = make_uint2(0, 0);
     if (threadIdx.x < stride / 4) {
       const auto* quads = reinterpret_cast<const uint2*>(counts) + threadIdx.x;
-#pragma unroll
+#pragma unroll kBatch
       for (int w = 0; w < kWaves; ++w) {
         const uint2 add = quads[w * (stride / 4)];
         sum.x += add.x;  // a tile has fewer than 2^16 pairs: no carry between the halves
@@ -195,13 +196,13 @@ struct Tile {
     return unpack_quad(sum);
   }
 
-  // Counts become positions; `starts` are those of this thread's codes in the sorted tile.
+  // Counts become positions; `starts` are those of this thread's codes in the sorted tile. kBatch: loads in flight, as the
+  // compiler can't move them over the stores.
+  template <int kBatch = (kWaves < 8 ? kWaves : 8)>
   __device__ void spread_rows(const Quad& starts) const {
     if (threadIdx.x >= stride / 4) return;
     uint2 position = pack_quad(starts);
     auto* quads = reinterpret_cast<uint2*>(counts) + threadIdx.x;
-    // Loads in flight: the compiler can't move them over the stores.
-    constexpr int kBatch = kWaves < 8 ? kWaves : 8;
     static_assert(kWaves % kBatch == 0);
 #pragma unroll 1
     for (int first = 0; first < kWaves; first += kBatch) {

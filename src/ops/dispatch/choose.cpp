@@ -14,8 +14,10 @@ std::string tune_options(const PackedKey& key) {
                      key[2] > 0 ? fmt::format(" --multiprocessors {}", key[2]) : "");
 }
 
-constexpr TuneSpace kDispatchSpace{"dispatch", kFields, tune_options};
-constexpr TuneSpace kCombineSpace{"combine", kFields, tune_options};
+int64_t bucket_of(const PackedKey& key) { return kExchangeBuckets.end(key[4]); }
+
+constexpr TuneSpace kDispatchSpace{"dispatch", kFields, tune_options, bucket_of};
+constexpr TuneSpace kCombineSpace{"combine", kFields, tune_options, bucket_of};
 
 struct ExchangeTuning {
   std::vector<std::string_view> candidates[2];  // per stage
@@ -41,7 +43,7 @@ const TuneSpace& exchange_tune_space(ExchangeStage stage) {
 }
 
 PackedKey ExchangeKey::packed() const {
-  return {num_ranks, row_bytes, num_multiprocessors, copy_engine ? 1 : 0, token_bucket(num_tokens)};
+  return {num_ranks, row_bytes, num_multiprocessors, copy_engine ? 1 : 0, kExchangeBuckets.end(num_tokens)};
 }
 
 std::vector<std::string_view> exchange_candidates(ExchangeStage stage) {

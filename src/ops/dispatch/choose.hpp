@@ -7,6 +7,8 @@
 
 namespace mixlane {
 
+inline constexpr TokenBuckets kExchangeBuckets{};
+
 // Key: ranks, row_bytes (of a payload on the wire), multiprocessors (that a call may keep busy; 0 = all), memory ("window",
 // or "copies" where DispatcherConfig::copy_engine is set), tokens (of this rank's call, as a bucket). Ranks may choose
 // differently in one call: receivers can't tell the variants of a stage apart.

@@ -1,7 +1,6 @@
 #include "ops/experts/choose.hpp"
 
 #include <algorithm>
-#include <bit>
 
 #include "core/stage_states.hpp"
 #include "ops/experts/op.hpp"
@@ -18,7 +17,9 @@ std::string tune_options(const PackedKey& key) {
                      kQuants[static_cast<size_t>(key[0])], key[2], key[3], key[1], key[4]);
 }
 
-constexpr TuneSpace kSpace{"experts", kFields, tune_options};
+int64_t bucket_of(const PackedKey& key) { return kExpertsBuckets.end(key[5], key[4]); }
+
+constexpr TuneSpace kSpace{"experts", kFields, tune_options, bucket_of};
 
 struct ExpertsTuning {
   StageTuning tuning;
@@ -34,12 +35,6 @@ std::vector<std::string_view> variant_ids() {
 
 const TuneSpace& experts_tune_space() { return kSpace; }
 
-int64_t experts_bucket(int64_t num_rows, int64_t num_topk) {
-  constexpr uint64_t kMaxPairs = 1 << 18;
-  const uint64_t pairs = std::min(static_cast<uint64_t>(num_rows * num_topk), kMaxPairs);
-  return std::max<int64_t>(static_cast<int64_t>(std::bit_ceil(pairs)) / num_topk, 1);
-}
-
 PackedKey experts_key(const ExpertsArgs& args) {
   const ExpertWeights& w = args.weights;
   return {static_cast<int64_t>(w.format),
@@ -47,7 +42,7 @@ PackedKey experts_key(const ExpertsArgs& args) {
           w.hidden,
           w.intermediate,
           args.num_topk,
-          experts_bucket(args.rows.shape[0], args.num_topk)};
+          kExpertsBuckets.end(args.rows.shape[0], args.num_topk)};
 }
 
 StageTuning& experts_tuning(const Context& context) {

@@ -6,11 +6,10 @@
 
 namespace mixlane {
 
-// The size that is tuned for `num_rows`: the most rows whose pairs, K of each, are as many as the next power of two, at most
-// 262144, which stands for all above. Choices change slowly, and a size costs seconds.
-int64_t experts_bucket(int64_t num_rows, int64_t num_topk);
+// Choices change slowly, and a size costs seconds.
+inline constexpr TokenBuckets kExpertsBuckets{.steps_per_octave = 1, .most_pairs = 1 << 18};
 
-// Key: quant, experts (of the call), hidden, intermediate, topk, tokens (experts_bucket). How many of the pairs
+// Key: quant, experts (of the call), hidden, intermediate, topk, tokens (rows, as a bucket of pairs). How many of the pairs
 // are this rank's experts' is not known on the host; with as many experts and rows it is much the same from call to call.
 const TuneSpace& experts_tune_space();
 PackedKey experts_key(const ExpertsArgs& args);

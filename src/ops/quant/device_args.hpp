@@ -43,10 +43,13 @@ struct DequantKernelArgs {
   uint32_t num_cols = 0;
   uint32_t row_shift = 0;  // log2 of a tile's rows and columns
   uint32_t col_shift = 0;
-  gpu::Divider by_runs;  // of a row
+  gpu::Divider by_pieces;     // of a row
+  bool whole_pieces = false;  // eight bytes of codes and 16 of values may be loaded and stored at once
 };
 
-// Values that a thread of dequant.octets writes in one piece, 16 bytes.
-constexpr int dequant_run(DType output) { return output == DType::f32 ? 4 : 8; }
+// Values of a row that a wave of dequant.octets takes at once, eight bytes of codes per lane, and of how many rows: as many
+// values either way.
+constexpr int dequant_piece(bool fp4) { return fp4 ? 512 : 256; }
+constexpr int dequant_rows(bool fp4) { return fp4 ? 1 : 2; }
 
 }  // namespace mixlane::quant_gpu

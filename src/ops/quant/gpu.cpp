@@ -11,14 +11,18 @@ namespace {
 
 constexpr int64_t kMaxOctets = int64_t{1} << 31;
 
+template <class Byte>
+bool is_aligned(const Rows<Byte>& rows, int64_t bytes) {
+  return reinterpret_cast<uintptr_t>(rows.data) % static_cast<uintptr_t>(bytes) == 0 && rows.stride % bytes == 0;
+}
+
 // Rows as kernels see them; an octet is eight values.
 template <class Byte, class View>
 Rows<Byte> rows_of(const View& view) {
   const int bits_per_value = bits(view.dtype);
   Rows<Byte> rows{static_cast<Byte*>(view.data), view.strides[0] * bits_per_value / 8, false};
   if (view.shape[0] <= 1) rows.stride = 0;
-  const int64_t unit = std::min(bits_per_value, 16);
-  rows.aligned = reinterpret_cast<uintptr_t>(view.data) % static_cast<uintptr_t>(unit) == 0 && rows.stride % unit == 0;
+  rows.aligned = is_aligned(rows, std::min(bits_per_value, 16));
   return rows;
 }
 
@@ -57,8 +61,9 @@ DequantKernelArgs make_dequant_args(const DequantArgs& args) {
   to.num_cols = static_cast<uint32_t>(args.input.shape[1]);
   to.row_shift = log2_of(tiles.tile_rows);
   to.col_shift = args.group == ScaleGroup::row ? 31 : log2_of(tiles.tile_cols);
-  const int run = dequant_run(args.output.dtype);
-  to.by_runs = gpu::Divider::by(static_cast<uint32_t>((args.input.shape[1] + run - 1) / run));
+  const int piece = dequant_piece(args.group == ScaleGroup::group_1x32);
+  to.by_pieces = gpu::Divider::by(static_cast<uint32_t>((args.input.shape[1] + piece - 1) / piece));
+  to.whole_pieces = is_aligned(to.input, 8) && is_aligned(to.output, 16);
   return to;
 }
 
@@ -105,10 +110,9 @@ void run_tiles(Context& context, const QuantArgs& args, Stream stream) {
 
 void run_octets(Context& context, const DequantArgs& args, Stream stream) {
   if (args.input.num_values() == 0) return;
-  const Device device = context.device();
-  const gpu::DeviceGuard guard(device);
+  const gpu::DeviceGuard guard(context.device());
   launch_octets(make_dequant_args(args), args.output.dtype, args.group == ScaleGroup::group_1x32,
-                gpu::num_multiprocessors(device.index), can_overlap(device), stream);
+                can_overlap(context.device()), stream);
 }
 
 }  // namespace
@@ -128,7 +132,8 @@ std::span<const Variant<QuantArgs>> quant_gpu_variants() {
 std::span<const Variant<DequantArgs>> dequant_gpu_variants() {
   using namespace quant_gpu;
   static constexpr Variant<DequantArgs> kVariants[] = {
-      {{"dequant.octets", "16 bytes of output at a time, four of these per thread in flight", gpu::kDeviceType},
+      {{"dequant.octets", "a wave per piece of a row; lanes exchange codes, so that they load and store large pieces",
+        gpu::kDeviceType},
        refuse_octets,
        run_octets},
   };

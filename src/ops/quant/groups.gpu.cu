@@ -9,12 +9,12 @@ using Kernel = void (*)(QuantKernelArgs);
 
 template <DType kType, uint32_t kHeld>
 Kernel kernel_for(bool fp4) {
-  return fp4 ? quantize_groups<E2m1Scale, kType, 4, kHeld> : quantize_groups<E4m3Scale, kType, 16, kHeld>;
+  return fp4 ? quant_groups<E2m1Scale, kType, 4, kHeld, 0> : quant_groups<E4m3Scale, kType, 16, kHeld, 0>;
 }
 
 template <DType kType, uint32_t kHeld>
 Kernel whole_kernel_for(bool fp4) {
-  return fp4 ? quantize_whole_groups<E2m1Scale, kType, 4, kHeld> : quantize_whole_groups<E4m3Scale, kType, 16, kHeld>;
+  return fp4 ? quant_groups_whole<E2m1Scale, kType, 4, kHeld, 0> : quant_groups_whole<E4m3Scale, kType, 16, kHeld, 0>;
 }
 
 // Whole groups whose codes can be stored two octets at a time.
@@ -33,24 +33,41 @@ void launch(Kernel kernel, const QuantKernelArgs& args, uint32_t num_threads, bo
               stream, args);
 }
 
+// mxfp4 with scales whose columns are contiguous: a wave takes this many rows of two groups.
+template <DType kType>
+constexpr uint32_t kLog2Down = kType == DType::f32 ? 2 : 3;
+
 template <DType kType>
 void launch_for(const QuantKernelArgs& args, bool fp4, int num_multiprocessors, bool overlap, Stream stream) {
   const uint32_t row_octets = args.by_tile_cols.divisor * (fp4 ? 4 : 16);
   // Several rows per thread once that leaves every multiprocessor full; the most when it is filled twice.
   const uint32_t full = static_cast<uint32_t>(num_multiprocessors) * 2048 / row_octets;
-  const auto launch_held = [&](Kernel kernel, uint32_t held) {
-    launch(kernel, args, (args.num_rows + held - 1) / held * row_octets, overlap, stream);
+  const bool down = fp4 && args.scales.row_stride == 1 && args.scales.col_stride != 1;
+  const auto launch_rows = [&](Kernel kernel, uint32_t held, uint32_t log2_down, uint32_t row_threads) {
+    const uint32_t band = held << log2_down;
+    launch(kernel, args, ((args.num_rows + band - 1) / band << log2_down) * row_threads, overlap, stream);
   };
-  if constexpr (kType != DType::f32) {
+  if constexpr (kType == DType::f32) {
+    // Two rows are enough, but mxfp4 stores so little that four are better.
+    if (fp4 && args.num_rows >= full * 4)
+      return down ? launch_rows(quant_groups<E2m1Scale, kType, 4, 4, kLog2Down<kType>>, 4, kLog2Down<kType>, row_octets)
+                  : launch_rows(kernel_for<kType, 4>(true), 4, 0, row_octets);
+    if (!fp4 && args.num_rows >= full * 2) return launch_rows(kernel_for<kType, 2>(false), 2, 0, row_octets);
+  } else {
     if (has_whole_groups(args, fp4) && args.num_rows >= full) {
-      const uint32_t held = fp4 && args.num_rows >= full * 3 ? 2 : 1;
-      const Kernel kernel = held == 2 ? whole_kernel_for<kType, 2>(fp4) : whole_kernel_for<kType, 1>(fp4);
-      return launch(kernel, args, (args.num_rows + held - 1) / held * (row_octets / 2), overlap, stream);
+      const bool two = fp4 && args.num_rows >= full * 3;
+      if (down)
+        return two ? launch_rows(quant_groups_whole<E2m1Scale, kType, 4, 2, kLog2Down<kType>>, 2, kLog2Down<kType>,
+                                 row_octets / 2)
+                   : launch_rows(quant_groups_whole<E2m1Scale, kType, 4, 1, kLog2Down<kType>>, 1, kLog2Down<kType>,
+                                 row_octets / 2);
+      return two ? launch_rows(whole_kernel_for<kType, 2>(fp4), 2, 0, row_octets / 2)
+                 : launch_rows(whole_kernel_for<kType, 1>(fp4), 1, 0, row_octets / 2);
     }
+    if (args.num_rows >= full * 8) return launch_rows(kernel_for<kType, 4>(fp4), 4, 0, row_octets);
+    if (args.num_rows >= full * 2) return launch_rows(kernel_for<kType, 2>(fp4), 2, 0, row_octets);
   }
-  if (args.num_rows >= full * (kType == DType::f32 ? 4 : 8)) return launch_held(kernel_for<kType, 4>(fp4), 4);
-  if (kType != DType::f32 && args.num_rows >= full * 2) return launch_held(kernel_for<kType, 2>(fp4), 2);
-  launch_held(kernel_for<kType, 1>(fp4), 1);
+  launch_rows(kernel_for<kType, 1>(fp4), 1, 0, row_octets);
 }
 
 }  // namespace

@@ -51,36 +51,53 @@ __device__ void store(const QuantKernelArgs& args, const Scale& scale, const gpu
   store_codes(at, scale.encode(octet), static_cast<int64_t>(args.num_cols) - col, args.output.aligned, Scale::kBitsPerCode);
 }
 
+// Where lanes that hold a group find it. Waves go along a row, or down 2^kLog2Down rows first, so that scales whose columns
+// are contiguous leave in pieces.
+template <uint32_t kLog2Down>
+struct GroupPlace {
+  static constexpr uint32_t kRowStep = 1u << kLog2Down;  // from one held row to the next
+  uint32_t row, tile_col;
+
+  __device__ GroupPlace(const QuantKernelArgs& args, uint32_t at, uint32_t held) {
+    const uint32_t along = at >> kLog2Down;
+    const uint32_t band = gpu::divide(along, args.by_tile_cols);
+    row = band * held * kRowStep + at % kRowStep;
+    tile_col = along - band * args.by_tile_cols.divisor;
+  }
+  __device__ uint32_t row_of(uint32_t held) const { return row + held * kRowStep; }
+  // How many of the held rows there are.
+  __device__ uint32_t count(uint32_t num_rows, uint32_t held) const {
+    return row < num_rows ? min((num_rows - row + kRowStep - 1) / kRowStep, held) : 0;
+  }
+};
+
 // quant.groups: kLanes lanes hold a group of 8 * kLanes values; a thread holds octets of kHeld rows below each other, so
 // that enough loads are in flight and one address leads to all of them.
-template <class Scale, DType kType, int kLanes, uint32_t kHeld>
+template <class Scale, DType kType, int kLanes, uint32_t kHeld, uint32_t kLog2Down>
 __global__ void __launch_bounds__(kGroupThreads, kType == DType::f32 ? 4
                                                  : kHeld == 4        ? 6
                                                                      : 8)
-    quantize_groups(const MIXLANE_GRID_CONSTANT QuantKernelArgs args) {
-  const uint32_t at = (blockIdx.x * kGroupThreads + threadIdx.x) / kLanes;
+    quant_groups(const MIXLANE_GRID_CONSTANT QuantKernelArgs args) {
+  const GroupPlace<kLog2Down> place(args, (blockIdx.x * kGroupThreads + threadIdx.x) / kLanes, kHeld);
   const uint32_t lane = threadIdx.x % kLanes;
-  const uint32_t band = gpu::divide(at, args.by_tile_cols);
-  const uint32_t tile_col = at - band * args.by_tile_cols.divisor;
-  const uint32_t row = band * kHeld;
-  const uint32_t col = (tile_col * kLanes + lane) * gpu::kOctet;
+  const uint32_t col = (place.tile_col * kLanes + lane) * gpu::kOctet;
   const WaitForPrevious wait(args.independent_of_previous);
   gpu::allow_next_kernel();
-  const uint32_t num_rows = valid_rows(args);
-  const uint32_t count = row < num_rows ? min(num_rows - row, kHeld) : 0;
+  const uint32_t count = place.count(valid_rows(args), kHeld);
 
   gpu::Octet<kType> octets[kHeld];
 #pragma unroll
   for (uint32_t i = 0; i < kHeld; ++i) {
     octets[i] = {};
-    if (i < count && col < args.num_cols) octets[i] = load<kType>(args, row + i, col);
+    if (i < count && col < args.num_cols) octets[i] = load<kType>(args, place.row_of(i), col);
   }
 #pragma unroll
   for (uint32_t i = 0; i < kHeld; ++i) {
     const Scale scale(gpu::wave_max<kLanes>(Scale::magnitude(octets[i])));
     if (i >= count) continue;
-    if (col < args.num_cols) store(args, scale, octets[i], row + i, col);
-    if (lane == 0) scale.store(args.scales.data, (row + i) * args.scales.row_stride + tile_col * args.scales.col_stride);
+    if (col < args.num_cols) store(args, scale, octets[i], place.row_of(i), col);
+    if (lane == 0)
+      scale.store(args.scales.data, place.row_of(i) * args.scales.row_stride + place.tile_col * args.scales.col_stride);
   }
 }
 
@@ -89,17 +106,16 @@ __device__ inline uint2 join(uint32_t low, uint32_t high) { return make_uint2(lo
 
 // The same for many whole groups of 16-bit values: a thread holds two neighbouring octets of kHeld rows and stores their
 // codes as one piece.
-template <class Scale, DType kType, int kLanes, uint32_t kHeld>
-__global__ void __launch_bounds__(kGroupThreads, 6) quantize_whole_groups(const MIXLANE_GRID_CONSTANT QuantKernelArgs args) {
+template <class Scale, DType kType, int kLanes, uint32_t kHeld, uint32_t kLog2Down>
+__global__ void __launch_bounds__(kGroupThreads, 6) quant_groups_whole(const MIXLANE_GRID_CONSTANT QuantKernelArgs args) {
   constexpr int kShare = kLanes / 2;
-  const uint32_t at = (blockIdx.x * kGroupThreads + threadIdx.x) / kShare;
+  const GroupPlace<kLog2Down> place(args, (blockIdx.x * kGroupThreads + threadIdx.x) / kShare, kHeld);
   const uint32_t lane = threadIdx.x % kShare;
-  const uint32_t band = gpu::divide(at, args.by_tile_cols);
-  const uint32_t tile_col = at - band * args.by_tile_cols.divisor;
-  const uint32_t row = band * kHeld;
-  const uint32_t col = (tile_col * kShare + lane) * 2 * gpu::kOctet;
-  const std::byte* const from = args.input.data + row * args.input.stride + col * 2;
-  std::byte* const to = args.output.data + row * args.output.stride + col * Scale::kBitsPerCode / 8;
+  const uint32_t col = (place.tile_col * kShare + lane) * 2 * gpu::kOctet;
+  const int64_t from_step = args.input.stride * place.kRowStep;
+  const int64_t to_step = args.output.stride * place.kRowStep;
+  const std::byte* const from = args.input.data + place.row * args.input.stride + col * 2;
+  std::byte* const to = args.output.data + place.row * args.output.stride + col * Scale::kBitsPerCode / 8;
   const WaitForPrevious wait(args.independent_of_previous);
   gpu::allow_next_kernel();
   const uint32_t num_rows = valid_rows(args);
@@ -108,17 +124,18 @@ __global__ void __launch_bounds__(kGroupThreads, 6) quantize_whole_groups(const 
   for (uint32_t i = 0; i < kHeld; ++i)
 #pragma unroll
     for (uint32_t half = 0; half < 2; ++half)
-      octets[i][half] = row + i < num_rows
-                            ? gpu::load_octet<kType>(from + i * args.input.stride + half * 16, gpu::kOctet, true)
+      octets[i][half] = place.row_of(i) < num_rows
+                            ? gpu::load_octet<kType>(from + i * from_step + half * 16, gpu::kOctet, true)
                             : gpu::Octet<kType>{};
 #pragma unroll
   for (uint32_t i = 0; i < kHeld; ++i) {
     const uint32_t largest = max(Scale::magnitude(octets[i][0]), Scale::magnitude(octets[i][1]));
     const Scale scale(gpu::wave_max<kShare>(largest));
-    if (row + i >= num_rows) continue;
+    if (place.row_of(i) >= num_rows) continue;
     const auto codes = join(scale.encode(octets[i][0]), scale.encode(octets[i][1]));
-    *reinterpret_cast<std::remove_const_t<decltype(codes)>*>(to + i * args.output.stride) = codes;
-    if (lane == 0) scale.store(args.scales.data, (row + i) * args.scales.row_stride + tile_col * args.scales.col_stride);
+    *reinterpret_cast<std::remove_const_t<decltype(codes)>*>(to + i * to_step) = codes;
+    if (lane == 0)
+      scale.store(args.scales.data, place.row_of(i) * args.scales.row_stride + place.tile_col * args.scales.col_stride);
   }
 }
 
@@ -162,127 +179,74 @@ __device__ inline TileOctets tile_of_block(const QuantKernelArgs& args, uint32_t
   return tile;
 }
 
+// What a thread of quant.tiles takes at once: an octet, or two beside each other whose codes it stores as one piece. Two
+// only in rows of whole, aligned pairs.
+template <DType kType, int kBeside>
+struct TileItem {
+  gpu::Octet<kType> octets[kBeside];
+
+  __device__ static TileItem load(const QuantKernelArgs& args, const TileOctets& tile, uint32_t at) {
+    TileItem item{};
+    if (at * kBeside >= tile.num_octets) return item;
+    const uint32_t row = tile.row_of(at * kBeside), col = tile.col_of(at * kBeside);
+    if constexpr (kBeside == 1) {
+      if (col < args.num_cols) item.octets[0] = quant_gpu::load<kType>(args, row, col);
+    } else {
+      constexpr int64_t kOctetBytes = gpu::Octet<kType>::kWords * 4;
+      const std::byte* from = args.input.data + row * args.input.stride + col / gpu::kOctet * kOctetBytes;
+#pragma unroll
+      for (int i = 0; i < kBeside; ++i) item.octets[i] = gpu::load_octet<kType>(from + i * kOctetBytes, gpu::kOctet, true);
+    }
+    return item;
+  }
+  __device__ uint32_t magnitude() const {
+    uint32_t largest = 0;
+#pragma unroll
+    for (const gpu::Octet<kType>& octet : octets) largest = max(largest, E4m3Scale::magnitude(octet));
+    return largest;
+  }
+  __device__ void store(const QuantKernelArgs& args, const TileOctets& tile, const E4m3Scale& scale, uint32_t at) const {
+    if (at * kBeside >= tile.num_octets) return;
+    const uint32_t row = tile.row_of(at * kBeside), col = tile.col_of(at * kBeside);
+    if constexpr (kBeside == 1) {
+      if (col < args.num_cols) quant_gpu::store(args, scale, octets[0], row, col);
+    } else {
+      *reinterpret_cast<uint4*>(args.output.data + row * args.output.stride + col) =
+          join(scale.encode(octets[0]), scale.encode(octets[1]));
+    }
+  }
+};
+
 // quant.tiles: a block per tile. What the tile has beyond kTileHeld octets per thread is read twice, out of a cache.
 inline constexpr uint32_t kTileHeld = 4;
 
-template <DType kType, int kWave>
+template <DType kType, int kWave, int kBeside>
 __global__ void __launch_bounds__(kMaxTileThreads, kType == DType::f32 ? 2 : 3)
-    quantize_tiles(const QuantKernelArgs args, bool square) {
+    quant_tiles(const MIXLANE_GRID_CONSTANT QuantKernelArgs args, bool square) {
+  constexpr uint32_t kHeld = kTileHeld / kBeside;
+  using Item = TileItem<kType, kBeside>;
   const WaitForPrevious wait(args.independent_of_previous);
   gpu::allow_next_kernel();
   const TileOctets tile = tile_of_block(args, valid_rows(args), square);
   if (tile.num_octets == 0) return;
-  const auto read = [&](uint32_t octet) {
-    const uint32_t col = tile.col_of(octet);
-    return octet < tile.num_octets && col < args.num_cols ? load<kType>(args, tile.row_of(octet), col) : gpu::Octet<kType>{};
-  };
-  gpu::Octet<kType> octets[kTileHeld];
+  Item items[kHeld];
   uint32_t magnitude = 0;
 #pragma unroll
-  for (uint32_t i = 0; i < kTileHeld; ++i) octets[i] = read(threadIdx.x + i * blockDim.x);
+  for (uint32_t i = 0; i < kHeld; ++i) items[i] = Item::load(args, tile, threadIdx.x + i * blockDim.x);
 #pragma unroll
-  for (uint32_t i = 0; i < kTileHeld; ++i) magnitude = max(magnitude, E4m3Scale::magnitude(octets[i]));
-  for (uint32_t octet = threadIdx.x + kTileHeld * blockDim.x; octet < tile.num_octets; octet += blockDim.x)
-    magnitude = max(magnitude, E4m3Scale::magnitude(read(octet)));
+  for (uint32_t i = 0; i < kHeld; ++i) magnitude = max(magnitude, items[i].magnitude());
+  for (uint32_t at = threadIdx.x + kHeld * blockDim.x; at * kBeside < tile.num_octets; at += blockDim.x)
+    magnitude = max(magnitude, Item::load(args, tile, at).magnitude());
 
   const E4m3Scale scale(block_max<kWave>(magnitude));
   if (threadIdx.x == 0) {
     const uint32_t tile_row = square ? tile.row / kTileRows : tile.row;
     scale.store(args.scales.data, tile_row * args.scales.row_stride + tile.tile_col * args.scales.col_stride);
   }
-  const auto write = [&](uint32_t octet, const gpu::Octet<kType>& values) {
-    const uint32_t col = tile.col_of(octet);
-    if (octet < tile.num_octets && col < args.num_cols) store(args, scale, values, tile.row_of(octet), col);
-  };
 #pragma unroll
-  for (uint32_t i = 0; i < kTileHeld; ++i) write(threadIdx.x + i * blockDim.x, octets[i]);
-  for (uint32_t octet = threadIdx.x + kTileHeld * blockDim.x; octet < tile.num_octets; octet += blockDim.x)
-    write(octet, read(octet));
-}
-
-// dequant.octets: up to kMaxHeld runs per thread, all loads first. A run is what a thread writes in one piece: eight values,
-// or four of f32, so that neighbouring threads fill whole sectors.
-inline constexpr uint32_t kMaxHeld = 4;
-
-template <DType kType>
-inline constexpr int kRunValues = dequant_run(kType);
-
-template <bool kFp4, int kCount>
-struct Codes {
-  static constexpr int kBytes = kFp4 ? kCount / 2 : kCount;
-  using Word = std::conditional_t<kBytes == 8, uint64_t, std::conditional_t<kBytes == 4, uint32_t, uint16_t>>;
-  Word word;
-
-  __device__ float value(int i) const {
-    if constexpr (kFp4)
-      return gpu::e2m1_to_f32(static_cast<uint32_t>(word >> (4 * i)) & 15u);
-    else
-      return gpu::e4m3_to_f32(static_cast<uint32_t>(word >> (8 * i)) & 255u);
-  }
-
-  __device__ static Codes load(const std::byte* from, int64_t count, bool aligned) {
-    if (count >= kCount && aligned) return {*reinterpret_cast<const Word*>(from)};
-    Codes codes{};
-#pragma unroll
-    for (int b = 0; b < kBytes; ++b)
-      if ((kFp4 ? 2 * b : b) < count) codes.word = static_cast<Word>(codes.word | static_cast<Word>(from[b]) << (8 * b));
-    return codes;
-  }
-};
-
-template <DType kType>
-__device__ void store_run(std::byte* to, const float (&values)[kRunValues<kType>], int64_t count, bool aligned) {
-  if constexpr (kType == DType::f32) {
-    if (count >= 4 && aligned) {
-      *reinterpret_cast<float4*>(to) = make_float4(values[0], values[1], values[2], values[3]);
-      return;
-    }
-#pragma unroll
-    for (int i = 0; i < 4; ++i)
-      if (i < count) reinterpret_cast<float*>(to)[i] = values[i];
-  } else {
-    gpu::Octet<kType> octet;
-#pragma unroll
-    for (int i = 0; i < gpu::kOctet; i += 2) octet.set_pair(i, values[i], values[i + 1]);
-    gpu::store_octet(to, octet, count, aligned);
-  }
-}
-
-template <DType kType, bool kFp4>
-__global__ void __launch_bounds__(kGroupThreads) dequantize_octets(const DequantKernelArgs args, uint32_t held) {
-  gpu::wait_for_previous_kernel();
-  gpu::allow_next_kernel();
-  constexpr int kRun = kRunValues<kType>;
-  const uint32_t at = blockIdx.x * kGroupThreads + threadIdx.x;
-  const uint32_t band = gpu::divide(at, args.by_runs);
-  const uint32_t col = (at - band * args.by_runs.divisor) * kRun;
-  const uint32_t row = band * held;
-  if (row >= args.num_rows) return;
-  const uint32_t count = min(args.num_rows - row, held);
-  const int64_t num_values = static_cast<int64_t>(args.num_cols) - col;
-  const std::byte* from = args.input.data + row * args.input.stride + (kFp4 ? col / 2 : col);
-  const int64_t scale_col = (col >> args.col_shift) * args.scales.col_stride;
-
-  Codes<kFp4, kRun> codes[kMaxHeld];
-  float scales[kMaxHeld];
-#pragma unroll
-  for (uint32_t i = 0; i < kMaxHeld; ++i) {
-    if (i >= count) break;
-    codes[i] = Codes<kFp4, kRun>::load(from + i * args.input.stride, num_values, args.input.aligned);
-    const int64_t scale_at = ((row + i) >> args.row_shift) * args.scales.row_stride + scale_col;
-    scales[i] = kFp4 ? gpu::e8m0_to_f32(static_cast<const uint8_t*>(args.scales.data)[scale_at])
-                     : static_cast<const float*>(args.scales.data)[scale_at];
-  }
-  constexpr int64_t kValueBytes = kType == DType::f32 ? 4 : 2;
-  std::byte* to = args.output.data + row * args.output.stride + col * kValueBytes;
-#pragma unroll
-  for (uint32_t i = 0; i < kMaxHeld; ++i) {
-    if (i >= count) break;
-    float values[kRun];
-#pragma unroll
-    for (int v = 0; v < kRun; ++v) values[v] = codes[i].value(v) * scales[i];
-    store_run<kType>(to + i * args.output.stride, values, num_values, args.output.aligned);
-  }
+  for (uint32_t i = 0; i < kHeld; ++i) items[i].store(args, tile, scale, threadIdx.x + i * blockDim.x);
+  for (uint32_t at = threadIdx.x + kHeld * blockDim.x; at * kBeside < tile.num_octets; at += blockDim.x)
+    Item::load(args, tile, at).store(args, tile, scale, at);
 }
 
 }  // namespace mixlane::quant_gpu

@@ -141,6 +141,10 @@ const Variant<QuantArgs>& select_quant(const Context& context, const QuantArgs& 
   return select(quant_variants_of(context.device().type), args.variant, context, args);
 }
 
+const Variant<DequantArgs>& select_dequant(const Context& context, const DequantArgs& args) {
+  return select(dequant_variants_of(context.device().type), args.variant, context, args);
+}
+
 void quantize(Context& context, const QuantArgs& args, Stream stream) {
   validate(context, args);
   select_quant(context, args).launch(context, args, stream);
@@ -148,7 +152,7 @@ void quantize(Context& context, const QuantArgs& args, Stream stream) {
 
 void dequantize(Context& context, const DequantArgs& args, Stream stream) {
   validate(context, args);
-  select(dequant_variants_of(context.device().type), args.variant, context, args).launch(context, args, stream);
+  select_dequant(context, args).launch(context, args, stream);
 }
 
 }  // namespace mixlane

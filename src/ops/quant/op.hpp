@@ -32,6 +32,7 @@ std::vector<VariantInfo> dequant_variants();
 
 // The one that runs.
 const Variant<QuantArgs>& select_quant(const Context& context, const QuantArgs& args);
+const Variant<DequantArgs>& select_dequant(const Context& context, const DequantArgs& args);
 
 std::string_view name(ScaleGroup group);
 

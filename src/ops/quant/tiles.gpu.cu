@@ -9,10 +9,19 @@ namespace {
 
 using Kernel = void (*)(QuantKernelArgs, bool);
 
-Kernel kernel_for(DType input) {
-  if (input == DType::f32) return quantize_tiles<DType::f32, gpu::kHardwareWave>;
-  if (input == DType::bf16) return quantize_tiles<DType::bf16, gpu::kHardwareWave>;
-  return quantize_tiles<DType::f16, gpu::kHardwareWave>;
+// Rows of whole pairs of octets whose codes can be stored two octets at a time.
+bool has_pairs(const QuantKernelArgs& args, bool square) {
+  const auto at_16_bytes = [](const std::byte* data, int64_t stride) {
+    return reinterpret_cast<uintptr_t>(data) % 16 == 0 && stride % 16 == 0;
+  };
+  return args.input.aligned && args.num_cols % (square ? 128 : 16) == 0 && at_16_bytes(args.output.data, args.output.stride);
+}
+
+Kernel kernel_for(DType input, bool pairs) {
+  constexpr int kWave = gpu::kHardwareWave;
+  if (input == DType::f32) return pairs ? quant_tiles<DType::f32, kWave, 2> : quant_tiles<DType::f32, kWave, 1>;
+  if (input == DType::bf16) return pairs ? quant_tiles<DType::bf16, kWave, 2> : quant_tiles<DType::bf16, kWave, 1>;
+  return pairs ? quant_tiles<DType::f16, kWave, 2> : quant_tiles<DType::f16, kWave, 1>;
 }
 
 }  // namespace
@@ -21,7 +30,7 @@ void launch_tiles(const QuantKernelArgs& args, DType input, bool square, bool ov
   const uint32_t tile_rows = square ? (args.num_rows + kTileRows - 1) / kTileRows : args.num_rows;
   const uint32_t row_octets = (args.num_cols + gpu::kOctet - 1) / gpu::kOctet;
   const uint32_t for_row = std::max(64u, ((row_octets + kTileHeld - 1) / kTileHeld + 31) / 32 * 32);
-  gpu::launch(kernel_for(input),
+  gpu::launch(kernel_for(input, has_pairs(args, square)),
               {.variant = "quant.tiles",
                .num_blocks = tile_rows * (square ? args.by_tile_cols.divisor : 1),
                .num_threads = square ? kMaxTileThreads : std::min<uint32_t>(for_row, kMaxTileThreads),

@@ -272,7 +272,7 @@ constexpr int min_blocks(int wave_size, int num_values, Order order) {
 // Shared memory: `wave_bytes` per wave.
 template <int kSize, int kValues, Order kOrder>
 __global__ void __launch_bounds__(kMaxThreads, min_blocks(kSize, kValues, kOrder))
-    route_tokens(const MIXLANE_GRID_CONSTANT KernelArgs args, uint32_t wave_bytes) {
+    routing_warp(const MIXLANE_GRID_CONSTANT KernelArgs args, uint32_t wave_bytes) {
   extern __shared__ uint4 shared[];
   using W = gpu::Wave<kSize>;
   const uint32_t token = blockIdx.x * (blockDim.x / kSize) + W::index_in_block();

@@ -1,4 +1,4 @@
-// Launching route_tokens for a wave size: the smallest instantiation that holds the row.
+// Launching routing_warp for a wave size: the smallest instantiation that holds the row.
 #pragma once
 
 #include <algorithm>
@@ -20,11 +20,11 @@ void launch_tokens(const KernelArgs& args, const char* variant, int num_multipro
     if (kernel || kMax < args.num_columns) return;
     wave_bytes = WaveMemory<kSize, kValues>::kValueBytes;
     if (args.chooses_by_score)
-      kernel = route_tokens<kSize, kValues, Order::score>;
+      kernel = routing_warp<kSize, kValues, Order::score>;
     else
-      kernel = route_tokens<kSize, kValues, Order::logit>;
+      kernel = routing_warp<kSize, kValues, Order::logit>;
     if constexpr (kSize >= 16) {
-      if (args.hash_table) kernel = route_tokens<kSize, kValues, Order::table>;
+      if (args.hash_table) kernel = routing_warp<kSize, kValues, Order::table>;
     }
   };
   (choose_if_it_fits.template operator()<kColumns>(), ...);

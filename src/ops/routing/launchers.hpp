@@ -15,6 +15,6 @@ bool is_usual(const KernelArgs& args);
 void launch_usual(const KernelArgs& args, int num_multiprocessors, bool overlap, Stream stream);
 // And for many tokens.
 bool takes_many(const KernelArgs& args);
-void launch_many(const KernelArgs& args, bool overlap, Stream stream);
+void launch_many(const KernelArgs& args, int num_multiprocessors, bool overlap, Stream stream);
 
 }  // namespace mixlane::routing_gpu

@@ -6,15 +6,39 @@
 namespace mixlane::routing_gpu {
 
 inline constexpr uint32_t kManyLanes = 8;
-inline constexpr uint32_t kManySets = 4;   // of a lane
-inline constexpr uint32_t kManyLeft = 32;  // candidates
+inline constexpr uint32_t kManySets = 4;  // of a lane
 inline constexpr uint32_t kManyThreads = 128;
+
+// A column and what it is chosen by.
+struct alignas(8) Candidate {
+  float choice;
+  uint32_t column;
+
+  // kDistinct: no two choices are equal.
+  template <bool kDistinct>
+  __device__ bool is_before(const Candidate& other) const {
+    const bool is_larger = choice > other.choice;
+    if constexpr (kDistinct) return is_larger;
+    const bool is_equal = choice == other.choice;
+    const bool is_lower = column < other.column;
+    return is_larger | (is_equal & is_lower);  // without branches
+  }
+};
+__device__ inline Candidate either(bool first, const Candidate& a, const Candidate& b) {
+  return {first ? a.choice : b.choice, first ? a.column : b.column};
+}
 
 // A token's shared memory beside its row. Tokens beside each other read the same member at once, from different banks.
 struct alignas(16) ManyScratch {
-  float choices[kManyLeft];     // of the candidates, first one of each lane's set, then the others; -inf where there is none
-  uint32_t columns[kManyLeft];  // theirs
-  uint2 best[kUsualTopk + 1];   // by place, as far as it is among the chosen or the first behind; kNobody's column
+  static constexpr uint32_t kExtras = 26;
+  Candidate extras[kExtras];  // candidates beside the best of each lane's set; -inf where there is no first or second
+
+  __device__ void clear() { extras[gpu::Wave<kManyLanes>::lane()] = {kLowest, 0}; }
+  __device__ void load_pair(uint32_t first, Candidate (&pair)[2]) const {
+    const float4 two = reinterpret_cast<const float4*>(extras)[first / 2];
+    pair[0] = {two.x, __float_as_uint(two.y)};
+    pair[1] = {two.z, __float_as_uint(two.w)};
+  }
 };
 static_assert(sizeof(ManyScratch) % 32 == 16);
 
@@ -136,7 +160,7 @@ __host__ __device__ constexpr uint32_t many_block_bytes() {
 template <DType kType, int kRuns, bool kScored>
 __host__ __device__ constexpr uint32_t many_resident_blocks() {
   constexpr uint32_t kByShared = 227 * 1024 / (many_block_bytes<kType, kRuns, kScored>() + 1024);
-  constexpr uint32_t kByRegisters = kRuns <= 2 ? (kScored ? 8 : 9) : (kScored ? 5 : 8);
+  constexpr uint32_t kByRegisters = kRuns <= 2 || !kScored ? 8 : 5;
   return kByShared < kByRegisters ? kByShared : kByRegisters;
 }
 

@@ -7,9 +7,12 @@ namespace {
 // of it, as for one. For few tokens a whole wave each is quicker.
 constexpr uint32_t kManyTokens = 24;  // of a multiprocessor
 
-// From so many on, parts of a wave beat whole ones with usual routers as well; of wide rows with scores, whose parts leave
-// less room for others, from twice as many.
-constexpr uint32_t kManyUsualTokens = 20;
+// The same with usual routers, of which whole waves are quick for as many tokens as this.
+uint32_t few_tokens(const KernelArgs& args) {
+  if (!takes_many(args)) return kManyTokens;
+  if (args.chooses_by_score) return args.num_columns <= 256 ? 18 : 16;
+  return args.num_columns == 256 || args.num_columns == 384 ? 16 : 12;
+}
 
 bool takes_parts(const KernelArgs& args, int num_multiprocessors, uint32_t lanes, uint32_t max_columns) {
   return !args.hash_table && args.plain && args.num_topk <= lanes && args.num_columns <= max_columns &&
@@ -20,10 +23,9 @@ bool takes_parts(const KernelArgs& args, int num_multiprocessors, uint32_t lanes
 
 void launch_warp(const KernelArgs& args, int num_multiprocessors, bool overlap, Stream stream) {
   constexpr const char* kVariant = "routing.warp";
-  const uint32_t many = args.chooses_by_score && args.num_columns > 256 ? 2 * kManyUsualTokens : kManyUsualTokens;
-  if (is_usual(args) && args.num_tokens < many * static_cast<uint32_t>(num_multiprocessors))
+  if (is_usual(args) && args.num_tokens <= few_tokens(args) * static_cast<uint32_t>(num_multiprocessors))
     return launch_usual(args, num_multiprocessors, overlap, stream);
-  if (takes_many(args)) return launch_many(args, overlap, stream);
+  if (takes_many(args)) return launch_many(args, num_multiprocessors, overlap, stream);
   if (takes_parts(args, num_multiprocessors, 8, 256))
     launch_tokens<8, 128, 256>(args, kVariant, num_multiprocessors, overlap, stream);
   else if (takes_parts(args, num_multiprocessors, 16, 512))

@@ -1,6 +1,10 @@
 // "auto" on a GPU: tuned tables, the model where there is none, and what the context says about it.
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <map>
+#include <set>
+
 #include "io/data_folder.hpp"
 #include "io/tuned.hpp"
 #include "mixlane/tuning.hpp"
@@ -63,6 +67,62 @@ TEST(AlignTables, ShippedChoicesAreVariantsOfThisBuild) {
   const auto at = [](AlignIds kind, int64_t tokens) { return PackedKey{256, 8, static_cast<int64_t>(kind), tokens}; };
   for (const AlignIds kind : {AlignIds::i32, AlignIds::i64})
     for (const int64_t tokens : {1, 64, 131072}) EXPECT_GE(lookup.find(at(kind, tokens)), 0) << tokens;
+}
+
+// Half a table leaves every other call to the model.
+TEST(AlignTables, ShippedShapesHaveEveryBucket) {
+  const std::vector<TunedTable> tables = read_tuned_folder(data_folder("tuned"));
+  for (const TunedTable& table : tables) {
+    if (table.stage != "align") continue;
+    ASSERT_EQ(table.fields, (std::vector<std::string>{"experts", "topk", "ids", "tokens"})) << table.file;
+    std::map<std::vector<TuneValue>, std::set<int64_t>> tokens_of;
+    for (const TunedEntry& entry : split_ranges(table, align_tune_space()).entries)
+      tokens_of[{entry.key.begin(), entry.key.end() - 1}].insert(std::get<int64_t>(entry.key[3]));
+    for (const auto& [shape, tuned] : tokens_of) {
+      const int64_t topk = std::get<int64_t>(shape[1]);
+      std::set<int64_t> wanted;
+      for (int64_t next = 1; wanted.empty() || next > *wanted.rbegin(); next = *wanted.rbegin() + 1)
+        if (!wanted.insert(kAlignBuckets.end(next, topk)).second) break;
+      EXPECT_EQ(tuned, wanted) << table.file << ": " << to_string(shape[0]) << " x " << topk << " " << to_string(shape[2]);
+    }
+  }
+}
+
+// Whom the model expects to be the fastest for `tokens` x 8 pairs of 256 experts on an H200. Needs no GPU.
+std::string_view modelled(int64_t tokens, DType type, bool in_window) {
+  AlignArgs args;
+  args.topk_ids = {nullptr, type, {tokens, 8}, {}};
+  if (in_window) args.topk_ids.strides[0] = 64;
+  args.num_experts = 256;
+  std::string_view best;
+  double best_us = INFINITY;
+  for (const auto& variant : align_gpu_variants()) {
+    const double us = variant.estimate_us(args, 132);
+    EXPECT_GT(us, 0) << variant.info.id << " of " << tokens << " tokens";
+    if (us >= best_us) continue;
+    best = variant.info.id;
+    best_us = us;
+  }
+  return best;
+}
+
+// Far from where the variants overtake each other.
+TEST(AlignModel, KnowsWhoIsFastestWhere) {
+  if (gpu::kDeviceType != DeviceType::cuda) GTEST_SKIP() << "the lines are an H200's";
+  struct Ids {
+    DType type;
+    bool in_window;
+  };
+  for (const Ids& ids : {Ids{DType::i32, false}, Ids{DType::i64, false}, Ids{DType::i32, true}}) {
+    SCOPED_TRACE(fmt::format("i64 {}, in a window {}", ids.type == DType::i64, ids.in_window));
+    for (const int64_t few : {1, 64}) {
+      const std::string_view picked = modelled(few, ids.type, ids.in_window);
+      EXPECT_TRUE(picked == "align.none" || picked == "align.oneshot" || picked == "align.cluster") << few << ": " << picked;
+    }
+    EXPECT_NE(modelled(64, ids.type, ids.in_window), "align.none");
+    EXPECT_EQ(modelled(4096, ids.type, ids.in_window), "align.cluster");
+    EXPECT_EQ(modelled(131072, ids.type, ids.in_window), "align.multi_phase");
+  }
 }
 
 TEST_F(AlignChoice, ModelChoosesAndSaysSoOnce) {

@@ -1,7 +1,7 @@
 #include "disorder.cuh"
 #include "disorder.hpp"
 #include "gpu/launch.hpp"
-#include "ops/align/multi_phase.cuh"
+#include "ops/align/multi_phase_gather.cuh"
 #include "ops/align/oneshot.cuh"
 
 namespace mixlane::test {
@@ -10,6 +10,15 @@ namespace {
 using namespace align_gpu;
 
 using Disordered = DisorderedTile<256, 4>;
+
+struct DisorderedRanks {
+  template <class Wave, int kCount>
+  __device__ static void rank(uint16_t* counters, uint32_t (&codes)[kCount]) {
+    RanksByAtomics::rank<Wave>(counters, codes);
+    reverse_ranks<Wave>(codes);
+  }
+};
+using DisorderedSorter = TileSorter<256, 16, gpu::kHardwareWave, 1, DisorderedRanks>;
 
 }  // namespace
 
@@ -37,6 +46,20 @@ void launch_disordered_multi_phase(const KernelArgs& args, bool, Stream stream) 
                .shared_bytes = Disordered::shared_bytes(args.num_codes) + Staged<Disordered>::kBytes + kCacheBytes,
                .cooperative = true},
               stream, args, kCacheBytes);
+}
+
+int64_t disordered_gather_words(const KernelArgs& args) {
+  return GatherSpace<DisorderedSorter>::words(args.source.num_pairs, args.num_codes, kBlocks);
+}
+
+void launch_disordered_gather(const KernelArgs& args, bool plain, Stream stream) {
+  gpu::launch(plain ? align_multi_phase_gather<DisorderedSorter, true> : align_multi_phase_gather<DisorderedSorter, false>,
+              {.variant = "disordered gather",
+               .num_blocks = kBlocks,
+               .num_threads = DisorderedSorter::kThreads,
+               .shared_bytes = gather_shared_bytes<DisorderedSorter>(args.num_codes),
+               .cooperative = true},
+              stream, args);
 }
 
 }  // namespace mixlane::test

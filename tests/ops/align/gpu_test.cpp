@@ -133,8 +133,8 @@ class AlignGpu : public GpuTest {
   }
 };
 
-// Of 8 pairs each: more than multi_phase takes to its large tiles for.
-constexpr int64_t kLargeTileRows = 300007;
+// Of 8 pairs each: more than multi_phase takes to its large tiles for, on up to 132 multiprocessors.
+constexpr int64_t kLargeTileRows = 410007;
 
 TEST_F(AlignGpu, RandomOptions) {
   Rng rng(1);
@@ -221,10 +221,10 @@ TEST_F(AlignGpu, LargeTilesSkewed) {
 TEST_F(AlignGpu, LargeTilesOfWindows) {
   Rng rng(27);
   for (const auto invalid : {InvalidIds::drop, InvalidIds::bucket}) {
-    Problem p = simple(rng, 300000, 8, 256, 64);
+    Problem p = simple(rng, 420000, 8, 256, 64);
     p.wide_ids = invalid == InvalidIds::bucket;
     p.row_padding = 3;
-    p.segment_rows = {{75000, 0, 1234, 70001}};
+    p.segment_rows = {{105000, 0, 1234, 100001}};
     p.invalid_ids = invalid;
     check(p);
     p.num_local_experts = 200;
@@ -398,21 +398,21 @@ TEST_F(AlignGpu, RadixOfWave16) {
     run_alone(i % 2 == 0 ? random_problem(rng) : simple(rng, 3001, 8, 5000, 4), radix_words_of_16, launch_radix_of_16);
 }
 
-TEST_F(AlignGpu, RunsOfWave16) {
+TEST_F(AlignGpu, GatherOfWave16) {
   Rng rng(28);
   for (int i = 0; i < 80 && !HasFailure(); ++i) {
-    Problem p = i % 2 == 0 ? random_problem(rng) : simple(rng, 5003, 8, i % 4 == 1 ? 256 : 100 + i, 4);
+    Problem p = i % 2 == 0 ? random_problem(rng) : simple(rng, 5003, 8, i % 4 == 1 ? 256 : 100 + 10 * i, 4);
     if (i % 8 == 5) p.ids[rng() % p.ids.size()] = -1;
     if (i % 8 == 7) p.ids.assign(p.ids.size(), 3);
-    if (align_gpu::make_args(Call(p, false).args).num_codes > 256) continue;
-    run_alone(p, runs_words_of_16, launch_runs_of_16);
+    if (align_gpu::make_args(Call(p, false).args).num_codes > 1000) continue;
+    run_alone(p, gather_words_of_16, launch_gather_of_16);
   }
 }
 
-int64_t runs_words(const align_gpu::KernelArgs& args) { return align_gpu::runs_workspace_words(args, gpu_device()); }
+int64_t gather_words(const align_gpu::KernelArgs& args) { return align_gpu::gather_workspace_words(args, gpu_device()); }
 
-void launch_runs(const align_gpu::KernelArgs& args, bool plain, Stream stream) {
-  align_gpu::launch_runs(args, plain, gpu_device(), stream);
+void launch_gather(const align_gpu::KernelArgs& args, bool plain, Stream stream) {
+  align_gpu::launch_gather(args, plain, gpu_device(), stream);
 }
 
 // Few enough for tools that watch every access.
@@ -424,14 +424,14 @@ TEST_F(AlignGpu, FewPairsInEveryKernel) {
     p.ids[1] = -1;
     p.ids[4] = 9;
     check(p);
-    run_alone(p, runs_words, launch_runs);
+    run_alone(p, gather_words, launch_gather);
     p.invalid_ids = InvalidIds::bucket;
-    run_alone(p, runs_words, launch_runs);
+    run_alone(p, gather_words, launch_gather);
   }
   Problem p = simple(rng, 1400, 3, 256, 4);
-  run_alone(p, runs_words, launch_runs);
+  run_alone(p, gather_words, launch_gather);
   p.ids[5] = -1;
-  run_alone(p, runs_words, launch_runs);
+  run_alone(p, gather_words, launch_gather);
 }
 
 TEST_F(AlignGpu, AtomicsOutOfLaneOrder) {
@@ -459,8 +459,10 @@ TEST_F(AlignGpu, AtomicsOutOfLaneOrder) {
   for (const int64_t rows : {1, 37, 128, 3001}) {
     Problem p = simple(rng, rows, 8, 32, 16);
     run_alone(p, disordered_multi_phase_words, launch_disordered_multi_phase);
+    run_alone(p, disordered_gather_words, launch_disordered_gather);
     p.ids[rows / 2] = -1;
     run_alone(p, disordered_multi_phase_words, launch_disordered_multi_phase);
+    run_alone(p, disordered_gather_words, launch_disordered_gather);
   }
 }
 

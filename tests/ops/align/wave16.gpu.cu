@@ -1,5 +1,5 @@
 #include "gpu/launch.hpp"
-#include "ops/align/multi_phase_runs.cuh"
+#include "ops/align/multi_phase_gather.cuh"
 #include "ops/align/none.cuh"
 #include "ops/align/oneshot.cuh"
 #include "ops/align/radix.cuh"
@@ -37,20 +37,20 @@ void launch_radix_of_16(const KernelArgs& args, bool plain, Stream stream) {
       stream, args);
 }
 
-using SmallRuns = RunTile<4, 16>;
+using SmallSorter = TileSorter<256, 16, 16, 1>;
 
-int64_t runs_words_of_16(const KernelArgs& args) {
-  return RunSpace<SmallRuns>::words(args.source.num_pairs, args.num_codes, kRunsBlocksOf16);
+int64_t gather_words_of_16(const KernelArgs& args) {
+  return GatherSpace<SmallSorter>::words(args.source.num_pairs, args.num_codes, kGatherBlocksOf16);
 }
 
-void launch_runs_of_16(const KernelArgs& args, bool plain, Stream stream) {
-  gpu::launch(align_multi_phase_runs<SmallRuns>,
-              {.variant = "runs of 16",
-               .num_blocks = kRunsBlocksOf16,
-               .num_threads = SmallRuns::kThreads,
-               .shared_bytes = runs_shared_bytes<SmallRuns>(args.num_codes),
+void launch_gather_of_16(const KernelArgs& args, bool plain, Stream stream) {
+  gpu::launch(plain ? align_multi_phase_gather<SmallSorter, true> : align_multi_phase_gather<SmallSorter, false>,
+              {.variant = "gather of 16",
+               .num_blocks = kGatherBlocksOf16,
+               .num_threads = SmallSorter::kThreads,
+               .shared_bytes = gather_shared_bytes<SmallSorter>(args.num_codes),
                .cooperative = true},
-              stream, args, plain);
+              stream, args);
 }
 
 }  // namespace mixlane::test

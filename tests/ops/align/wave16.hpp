@@ -15,9 +15,9 @@ inline constexpr uint32_t kRadixBlocksOf16 = 5;
 int64_t radix_words_of_16(const align_gpu::KernelArgs& args);
 void launch_radix_of_16(const align_gpu::KernelArgs& args, bool plain, Stream stream);
 
-// The kernel of align.multi_phase for many pairs, up to 256 codes; the same.
-inline constexpr uint32_t kRunsBlocksOf16 = 5;
-int64_t runs_words_of_16(const align_gpu::KernelArgs& args);
-void launch_runs_of_16(const align_gpu::KernelArgs& args, bool plain, Stream stream);
+// The kernel of align.multi_phase for many pairs, its tiles sorted by waves of 16 and of 4096 pairs; up to 1000 codes.
+inline constexpr uint32_t kGatherBlocksOf16 = 5;
+int64_t gather_words_of_16(const align_gpu::KernelArgs& args);
+void launch_gather_of_16(const align_gpu::KernelArgs& args, bool plain, Stream stream);
 
 }  // namespace mixlane::test

@@ -26,18 +26,18 @@ TEST(ExpertsChoice, KeysSayFormatShapeAndSize) {
 }
 
 TEST(ExpertsChoice, SizesArePowersOfTwoOfPairs) {
-  EXPECT_EQ(experts_bucket(1, 8), 1);
-  EXPECT_EQ(experts_bucket(3, 8), 4);
-  EXPECT_EQ(experts_bucket(4096, 8), 4096);
-  EXPECT_EQ(experts_bucket(4097, 8), 8192);
-  EXPECT_EQ(experts_bucket(2, 6), 2) << "12 pairs of at most 16";
-  EXPECT_EQ(experts_bucket(3, 6), 5) << "18 pairs of at most 32";
-  EXPECT_EQ(experts_bucket(1'000'000, 8), 32768) << "the largest stands for all above";
-  EXPECT_EQ(experts_bucket(0, 8), 1);
+  EXPECT_EQ(kExpertsBuckets.end(1, 8), 1);
+  EXPECT_EQ(kExpertsBuckets.end(3, 8), 4);
+  EXPECT_EQ(kExpertsBuckets.end(4096, 8), 4096);
+  EXPECT_EQ(kExpertsBuckets.end(4097, 8), 8192);
+  EXPECT_EQ(kExpertsBuckets.end(2, 6), 2) << "12 pairs of at most 16";
+  EXPECT_EQ(kExpertsBuckets.end(3, 6), 5) << "18 pairs of at most 32";
+  EXPECT_EQ(kExpertsBuckets.end(1'000'000, 8), 32768) << "the largest stands for all above";
+  EXPECT_EQ(kExpertsBuckets.end(0, 8), 1);
   for (const int64_t topk : {1, 2, 3, 6, 8, 10, 22})
     for (int64_t rows = 1; rows < 100'000; rows += 1 + rows / 7) {
-      const int64_t bucket = experts_bucket(rows, topk);
-      EXPECT_EQ(experts_bucket(bucket, topk), bucket) << rows << " x " << topk;
+      const int64_t bucket = kExpertsBuckets.end(rows, topk);
+      EXPECT_EQ(kExpertsBuckets.end(bucket, topk), bucket) << rows << " x " << topk;
       EXPECT_GE(bucket, std::min<int64_t>(rows, (1 << 18) / topk)) << rows << " x " << topk;
     }
 }

@@ -256,6 +256,39 @@ TEST_F(QuantGpu, LargeRows) {
     }
 }
 
+// As many groups as make threads take several rows, and of scales by column waves that go down the rows; a last band that is
+// cut, rows that end in the middle of one, groups that are not whole.
+TEST_F(QuantGpu, ManyRows) {
+  Rng rng(7);
+  Problem p;
+  p.cols = 6656;
+  p.rows = int64_t{gpu::num_multiprocessors(0)} * 2048 * 4 / (p.cols / 8) + 3;
+  const int64_t all_rows = p.rows;
+  const std::vector<float> values = normal_f32(rng, p.rows * p.cols, 3.0f);
+  for (const ScaleGroup group : {ScaleGroup::group_1x32, ScaleGroup::group_1x128})
+    for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+      p.group = group;
+      p.dtype = dtype;
+      p.rows = all_rows;
+      p.values = values;
+      p.valid_rows = {};
+      p.transposed_scales = true;
+      check(p);
+      p.rows = all_rows / 3;
+      p.values.resize(p.rows * p.cols);
+      p.transposed_scales = dtype != DType::f32;
+      check(p);
+      p.transposed_scales = true;
+      p.valid_rows = {static_cast<int32_t>(p.rows) - 5};
+      check(p);
+      p.cols -= 18;
+      p.values.resize(p.rows * p.cols);
+      check(p);
+      p.cols += 18;
+      if (HasFailure()) return;
+    }
+}
+
 TEST_F(QuantGpu, WaveOf16) {
   Rng rng(5);
   for (int i = 0; i < 40 && !HasFailure(); ++i) {

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstring>
 #include <deque>
+#include <functional>
 
 #include "core/numeric.hpp"
 #include "ops/routing/launchers.hpp"
@@ -329,6 +330,7 @@ TEST_F(RoutingGpu, ManyTokens) {
   check(simple(rng, 20000, 128, 8));
   check(simple(rng, 3001, 256, 8, Scoring::softmax, DType::bf16));
   check(simple(rng, 20001, 512, 10));
+  check(simple(rng, 262144, 64, 6, Scoring::softmax, DType::bf16));
   for (const int experts : {96, 256, 384, 500}) {
     Problem p = simple(rng, 20003, experts, 8, Scoring::sigmoid, experts == 384 ? DType::f16 : DType::f32);
     p.bias = normal_f32(rng, experts, 0.05f);
@@ -376,7 +378,8 @@ TEST_F(RoutingGpu, MoreThanAThousandColumns) {
   compare(p, expected, 0, [&](const RoutingArgs& args, Stream stream) { route(context, args, stream); });
 }
 
-// What routing_warp_usual and routing_warp_many take: each of their kinds, with rows that they leave to the general kernel in between.
+// What routing_warp_usual and routing_warp_many take: each of their kinds, with rows that they leave to the general kernel
+// in between.
 TEST_F(RoutingGpu, UsualRouters) {
   Rng rng(12);
   struct Kind {
@@ -418,6 +421,49 @@ TEST_F(RoutingGpu, UsualRouters) {
           check(p);
           if (HasFailure()) return;
         }
+}
+
+// The best columns are neighbours, in ascending, descending or no order: many candidates from few places.
+TEST_F(RoutingGpu, ChosenColumnsBesideEachOther) {
+  Rng rng(13);
+  for (const int experts : {128, 256, 384, 512})
+    for (const DType dtype : {DType::f32, DType::bf16})
+      for (const bool biased : {false, true}) {
+        Problem p = simple(rng, 2701, experts, 8, biased ? Scoring::sigmoid : Scoring::softmax, dtype);
+        p.config.renormalize = true;
+        if (biased) p.bias = normal_f32(rng, experts, 0.01f);
+        for (int64_t t = 0; t < p.num_tokens; ++t) {
+          const auto width = static_cast<int64_t>(2 + rng() % 15);
+          const auto first = p.logits.begin() + t * experts + static_cast<int64_t>(rng() % (experts - width + 1));
+          std::transform(first, first + width, first, [](float x) { return std::clamp(x, -2.0f, 2.0f) + 6.0f; });
+          if (t % 3 == 1) std::sort(first, first + width);
+          if (t % 3 == 2) std::sort(first, first + width, std::greater<>());
+        }
+        check(p);
+      }
+}
+
+// Zeros of both signs are equal, beside logits of all bits.
+TEST_F(RoutingGpu, SignedZeros) {
+  Rng rng(14);
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    Problem p = simple(rng, 3001, 256, 8, Scoring::softmax, dtype);
+    p.config.renormalize = true;
+    for (float& x : p.logits) x = rng() % 64 == 0 ? 1.1f : pick(rng, {0.0f, -0.0f, -1.3f, -1.3f});
+    check(p);
+  }
+}
+
+// Equal ones again where all are negative.
+TEST_F(RoutingGpu, FewDistinctNegativeLogits) {
+  Rng rng(15);
+  for (const DType dtype : {DType::f32, DType::bf16})
+    for (const uint64_t distinct : {2, 20, 200}) {
+      Problem p = simple(rng, 3001, 256, 8, Scoring::softmax, dtype);
+      p.config.renormalize = true;
+      for (float& x : p.logits) x = -1.0f - static_cast<float>(rng() % distinct) * 0.25f;
+      check(p);
+    }
 }
 
 // One captured graph, other row counts at each replay.
