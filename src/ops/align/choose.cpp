@@ -56,11 +56,11 @@ struct Lines {
   }
 };
 
-constexpr Lines kNone{{1.45, 0.619, 14.4, 0}, {1.64, 0.359, 15.3, 0}, 0};
-constexpr Lines kOneshot{{1.68, 0.379, 0.484, 0.0568}, {5.41, 1.23, 0.0606, 1.06}, 256};
-constexpr Lines kCluster{{1.68, 0.639, 0.0365, 0.475}, {2.06, 0.659, 0.0736, 0.916}, 4096};
-constexpr Lines kMultiPhase{{6.03, 4.36, 1.11, 0}, {12.9, 4.58, 1.14, 0}, 0};
-constexpr Lines kRadix{{21, 0.2, 1.58, 0}, {22, 0.261, 9.8, 0}, 0};
+constexpr Lines kNone{{1.35, 0.701, 18.9, 0}, {1.69, 0.618, 13.3, 0}, 0};
+constexpr Lines kOneshot{{1.7, 0.182, 0.398, 0.00123}, {1.92, 0, 0.972, 2.7e-05}, 256};
+constexpr Lines kCluster{{1.66, 0.82, 0.0502, 0.48}, {2.08, 0.385, 0.0624, 0.877}, 4096};
+constexpr Lines kMultiPhase{{10.2, 4.43, 0.971, 0}, {13.3, 6.14, 1.32, 0}, 0};
+constexpr Lines kRadix{{21, 0.196, 1.74, 0}, {22, 0.261, 9.6, 0}, 0};
 
 }  // namespace
 
