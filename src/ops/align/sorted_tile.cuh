@@ -55,6 +55,7 @@ class TileSorter {
   static constexpr uint32_t kWaves = kThreads / kWave;
   static constexpr uint32_t kPairs = kThreads * kItems;
   static_assert(kPairs < 65536, "numbers in a tile take 16 bits");
+  static_assert(kPairs % 64 == 0, "packets trade places among eight");
 
   // Rows that are waited for together, and groups of them that a wave has room for.
   static constexpr uint32_t kRows = 8;
@@ -274,10 +275,17 @@ class TileSorter {
     return static_cast<uint16_t>((Wave::index_in_block() * kItems + item) * kWave + Wave::lane());
   }
 
+  // Where a position lies. Where routing is balanced all runs of a tile are equally long, often a multiple of what lies in
+  // all banks once (64 numbers), and lanes with neighbouring codes would meet in one bank: packets trade places, eight at a
+  // time.
+  __device__ static uint32_t place_of_packet(uint32_t packet) { return packet ^ ((packet >> 3 ^ packet >> 6) & 7); }
+  __device__ static uint32_t place_of(uint32_t position) { return place_of_packet(position / 8) * 8 + position % 8; }
+
   __device__ void place(const uint32_t (&ranked)[kItems]) const {
     const uint16_t* const positions = counters_.row();
 #pragma unroll
-    for (uint32_t i = 0; i < kItems; ++i) staged_[positions[ranked[i] & 0xffffu] + (ranked[i] >> 16)] = number_of(i);
+    for (uint32_t i = 0; i < kItems; ++i)
+      staged_[place_of(positions[ranked[i] & 0xffffu] + (ranked[i] >> 16))] = number_of(i);
   }
 
   // The tile to the workspace. Whether all runs ascend, as far as this thread sees.
@@ -288,7 +296,7 @@ class TileSorter {
 #pragma unroll
     for (uint32_t i = 0; i < kPairs / kNumbers / kThreads; ++i) {
       const uint32_t at = i * kThreads + threadIdx.x;
-      const gpu::Packet packet = reinterpret_cast<const gpu::Packet*>(staged_)[at];
+      const gpu::Packet packet = reinterpret_cast<const gpu::Packet*>(staged_)[place_of_packet(at)];
       gpu::store_packet(to + at, packet);
       if constexpr (gpu::kAtomicsInLaneOrder) in_order &= ascends(packet, at);
     }
@@ -302,7 +310,7 @@ class TileSorter {
     *starts = 0;
     const uint32_t last = packet.words[3] >> 16;
     uint32_t before = Wave::shuffle_up(last, 1);
-    if (Wave::lane() == 0) before = at == 0 ? 0 : staged_[at * 8 - 1];
+    if (Wave::lane() == 0) before = at == 0 ? 0 : staged_[place_of(at * 8 - 1)];
     uint32_t falls = 0;
 #pragma unroll
     for (uint32_t j = 0; j < 8; ++j) {
@@ -324,7 +332,7 @@ class TileSorter {
       const uint32_t code = pair < end
                                 ? code_or_report<kPlain>(args, load_id<kPlain>(args.source, pair), pair, reported_before)
                                 : args.num_codes;
-      staged[take(positions, code, Counters::template find_by_ballots<kCodeBits>(code))] = number_of(i);
+      staged[place_of(take(positions, code, Counters::template find_by_ballots<kCodeBits>(code)))] = number_of(i);
     }
   }
 
@@ -332,7 +340,7 @@ class TileSorter {
   SortedSpace space_;
   Counters counters_;
   uint32_t* ring_;        // this lane's first word of its wave's [kRing][kRows][kWave]
-  uint16_t* staged_;      // [kPairs]
+  uint16_t* staged_;      // [kPairs], by place_of()
   uint32_t* run_starts_;  // [kPairs / 32]: a bit per position
   uint32_t end_;
   uint32_t num_tiles_;

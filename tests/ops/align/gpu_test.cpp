@@ -215,6 +215,7 @@ TEST_F(AlignGpu, LargeTilesSkewed) {
   check_ids("long runs", [](int64_t i) { return i / 128 % 256; });
   check_ids("ascending", [&](int64_t i) { return i * 256 / num_ids; });
   check_ids("descending", [&](int64_t i) { return 255 - i * 256 / num_ids; });
+  check_ids("balanced", [](int64_t i) { return i % 256; });
   check_ids("neighbours of one word", [](int64_t i) { return 124 + i % 4; });
 }
 
