@@ -73,10 +73,10 @@ class PreparedWork {
 //           to lines that are not cached; half of the lines that they displace wait to be written back, as behind a usual
 //           predecessor. Code, kernel parameters and workspace that the calls share stay cached.
 // The number of calls grows until a sample lasts min_sample_us or it reaches kMaxCalls; the start of a graph (4 us on an
-// H200) is part of the sample. What lies before the sample keeps the
-// device busy while the host enqueues it, so that no sample holds the start of an idle device. Calls depend on each other by
-// stream order, programmatic overlap included where kernels have it. Nothing is subtracted: a sample holds the launch or
-// graph-node cost of its calls, whose size Peaks tells (launch_us, graph_node_us).
+// H200) is part of the sample. What lies before the sample keeps the device busy while the host enqueues it, so that no
+// sample holds the start of an idle device. Calls depend on each other by stream order, programmatic overlap included where
+// kernels have it. Nothing is subtracted: a sample holds the launch or graph-node cost of its calls, whose size Peaks tells
+// (launch_us, graph_node_us).
 class DeviceTimer {
  public:
   static constexpr int kMaxCalls = 128;

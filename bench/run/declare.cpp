@@ -117,9 +117,8 @@ void declare_stages(CLI::App& command, BenchArguments& a) {
   const char* group = "Stages alone (GPU)";
   command
       .add_option("--stages,--stage", a.stages,
-                  "routing, quant, dequant, align, chain (routing, quant and align in a row), experts [these]; dispatch, "
-                  "combine: ranks on "
-                  "all GPUs")
+                  "routing, quant, dequant, align, chain (routing, quant and align in a row), experts [these]; "
+                  "dispatch, combine: ranks on all GPUs")
       ->delimiter(',')
       ->group(group);
   command.add_option("--mode", a.mode, "eager: the host enqueues each call; graph: calls are captured and replayed [graph]")

@@ -57,12 +57,8 @@ class DequantStage final : public OpStage<DequantArgs> {
 
   void run_reference() {
     expected_.resize(static_cast<size_t>(values_.bytes()));
-    DequantArgs on_cpu = args(0);
-    on_cpu.input.data = host_codes_.data();
-    on_cpu.scales.data = host_scales_.data();
-    on_cpu.output.data = expected_.data();
-    on_cpu.input.device = on_cpu.output.device = on_cpu.scales.device = inputs_.cpu().device();
-    dequantize(inputs_.cpu(), on_cpu);
+    Context& cpu = inputs_.cpu();
+    dequantize(cpu, on_host(args(0), host_codes_.data(), expected_.data(), host_scales_.data(), cpu.device()));
   }
 
   StageInputs& inputs_;

@@ -89,12 +89,8 @@ void QuantStage::poison(Stream stream, int set) {
 void QuantStage::run_reference() {
   expected_codes_.resize(static_cast<size_t>(codes_.bytes()));
   expected_scales_.resize(static_cast<size_t>(scales_.bytes()));
-  QuantArgs on_cpu = args(0);
-  on_cpu.input.data = host_rows_.data();
-  on_cpu.output.data = expected_codes_.data();
-  on_cpu.scales.data = expected_scales_.data();
-  on_cpu.input.device = on_cpu.output.device = on_cpu.scales.device = inputs_.cpu().device();
-  quantize(inputs_.cpu(), on_cpu);
+  Context& cpu = inputs_.cpu();
+  quantize(cpu, on_host(args(0), host_rows_.data(), expected_codes_.data(), expected_scales_.data(), cpu.device()));
 }
 
 Correctness QuantStage::verify(Stream stream, int set) {

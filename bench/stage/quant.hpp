@@ -29,6 +29,16 @@ std::vector<QuantCase> quant_cases(const StageSetup& setup);
 // The hidden rows as values of `type`, in host memory.
 std::vector<std::byte> encoded_rows(StageInputs& inputs, DType type);
 
+// A call of quantisation or of its inverse with its tensors in the CPU's memory.
+template <class Args>
+Args on_host(Args args, const std::byte* input, std::byte* output, decltype(args.scales.data) scales, Device cpu) {
+  args.input.data = input;
+  args.output.data = output;
+  args.scales.data = scales;
+  args.input.device = args.output.device = args.scales.device = cpu;
+  return args;
+}
+
 class QuantStage final : public OpStage<QuantArgs> {
  public:
   // num_sets 0: as many as cold samples want.

@@ -14,16 +14,6 @@ constexpr int kMaxBlock = 1024;  // of a call
 constexpr int kSideRounds = 6;   // of the eight races beside the first one
 constexpr double kTie = 0.002;   // regrets that differ by less are the same: the simpler variant is chosen
 
-// The ends of the sweep's buckets.
-std::vector<int64_t> sizes_of(const AlignSweep& sweep, int topk) {
-  if (sweep.tokens.empty()) return bucket_ends(kAlignBuckets, topk);
-  std::vector<int64_t> ends;
-  for (const int64_t tokens : sweep.tokens) ends.push_back(kAlignBuckets.end(tokens, topk));
-  std::sort(ends.begin(), ends.end());
-  ends.erase(std::unique(ends.begin(), ends.end()), ends.end());
-  return ends;
-}
-
 // Ids of a shape that are skewed, as many as were needed so far.
 class SkewedIds {
  public:
@@ -55,8 +45,8 @@ class ShapeTuning {
         timer_(timer),
         sweep_(sweep),
         shape_(shape),
-        sizes_(sizes_of(sweep, shape.topk)),
-        uniform_(context.device(), shape, AlignSkew::uniform, *std::max_element(sizes_.begin(), sizes_.end())),
+        sizes_(bucket_ends_of(kAlignBuckets, sweep.tokens, shape.topk)),
+        uniform_(context.device(), shape, AlignSkew::uniform, sizes_.back()),
         zipf_(context.device(), shape, AlignSkew::zipf),
         one_expert_(context.device(), shape, AlignSkew::one_expert) {}
 

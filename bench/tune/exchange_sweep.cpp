@@ -97,7 +97,7 @@ std::vector<TunedTable> tune_exchange(const std::vector<ExchangeStage>& stages, 
     model.routing.num_experts = kExperts;
     model.routing.num_topk = kTopk;
     std::map<std::string, std::vector<std::pair<int64_t, std::string>>> by_tokens;
-    for (const int64_t tokens : sweep.tokens.empty() ? bucket_ends(kExchangeBuckets, 1, kMaxTunedTokens) : sweep.tokens) {
+    for (const int64_t tokens : bucket_ends_of(kExchangeBuckets, sweep.tokens, 1, kMaxTunedTokens)) {
       const ExchangeShape shape{model, static_cast<int>(tokens), {}, sweep.num_ranks, WireFormat::bf16, CombineWire::bf16, 0,
                                 1};
       const ExchangeInputs inputs(shape, {CombineRows::reduced}, cpu);
@@ -136,20 +136,18 @@ int tune_exchange_stage(Context& context, const TuneOptions& options) {
   sweep.hidden = hidden_sizes(options);
   sweep.num_multiprocessors = options.multiprocessors;
   sweep.race.margin = options.margin;
-  for (const int64_t tokens : options.tokens) sweep.tokens.push_back(kExchangeBuckets.end(tokens));
-  std::sort(sweep.tokens.begin(), sweep.tokens.end());
-  sweep.tokens.erase(std::unique(sweep.tokens.begin(), sweep.tokens.end()), sweep.tokens.end());
+  sweep.tokens = options.tokens;
   std::vector<ExchangeStage> stages;
   for (const ExchangeStage stage : {ExchangeStage::dispatch, ExchangeStage::combine})
     if (options.stage.find(name(stage)) != std::string::npos) stages.push_back(stage);
   const int64_t begin = now_ns();
   const TunedMachine machine = exchange_tuning(context, stages.front()).machine();
-  for (const TunedTable& fresh : tune_exchange(stages, machine, sweep, describe_run(options), say)) {
-    if (fresh.entries.empty())
-      say(fmt::format("{}: no key has two candidates here, nothing to tune", fresh.stage));
+  const std::vector<TunedTable> fresh = tune_exchange(stages, machine, sweep, describe_run(options), say);
+  for (size_t s = 0; s < stages.size(); ++s) {
+    if (fresh[s].entries.empty())
+      say(fmt::format("{}: no key has two candidates here, nothing to tune", fresh[s].stage));
     else
-      store(options, exchange_tune_space(fresh.stage == "dispatch" ? ExchangeStage::dispatch : ExchangeStage::combine),
-            fresh);
+      store(options, exchange_tune_space(stages[s]), fresh[s]);
   }
   say(fmt::format("{:.0f} s", static_cast<double>(now_ns() - begin) * 1e-9));
   return kExitOk;

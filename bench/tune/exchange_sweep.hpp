@@ -10,7 +10,7 @@ namespace mixlane::bench {
 struct ExchangeSweep {
   int num_ranks = 2;
   std::vector<int> hidden;
-  std::vector<int64_t> tokens;  // per rank; none: every bucket to kMaxTunedTokens
+  std::vector<int64_t> tokens;  // per rank, the buckets that have these; none: every bucket to kMaxTunedTokens
   int num_multiprocessors = 0;
   RaceOptions race;
 };

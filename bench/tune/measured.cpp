@@ -1,5 +1,7 @@
 #include "tune/measured.hpp"
 
+#include <algorithm>
+
 #include "core/error.hpp"
 
 namespace mixlane::bench {
@@ -21,6 +23,16 @@ std::vector<int64_t> bucket_ends(const TokenBuckets& buckets, int64_t pairs_per_
     ends.push_back(end);
     tokens = end + 1;
   }
+}
+
+std::vector<int64_t> bucket_ends_of(const TokenBuckets& buckets, std::span<const int64_t> tokens, int64_t pairs_per_token,
+                                    int64_t most_tokens) {
+  if (tokens.empty()) return bucket_ends(buckets, pairs_per_token, most_tokens);
+  std::vector<int64_t> ends;
+  for (const int64_t each : tokens) ends.push_back(buckets.end(each, pairs_per_token));
+  std::sort(ends.begin(), ends.end());
+  ends.erase(std::unique(ends.begin(), ends.end()), ends.end());
+  return ends;
 }
 
 int64_t first_in_bucket(const TokenBuckets& buckets, int64_t tokens, int64_t pairs_per_token) {

@@ -21,6 +21,9 @@ inline constexpr int64_t kMaxTunedTokens = 8192;
 
 // The end of every bucket up to `most_tokens`, or all.
 std::vector<int64_t> bucket_ends(const TokenBuckets& buckets, int64_t pairs_per_token, int64_t most_tokens = INT64_MAX);
+// Of the buckets that have these tokens, in ascending order; no tokens: of every bucket up to `most_tokens`.
+std::vector<int64_t> bucket_ends_of(const TokenBuckets& buckets, std::span<const int64_t> tokens, int64_t pairs_per_token,
+                                    int64_t most_tokens = INT64_MAX);
 // The fewest tokens of the bucket that has `tokens`.
 int64_t first_in_bucket(const TokenBuckets& buckets, int64_t tokens, int64_t pairs_per_token);
 

@@ -2,6 +2,9 @@
 #pragma once
 
 #include "gpu/device.hpp"
+#if !defined(MIXLANE_HIP)
+#include "gpu/ptx/copy.cuh"
+#endif
 
 namespace mixlane::gpu {
 
@@ -10,10 +13,7 @@ __device__ inline void copy_to_shared(uint4* to, const void* from) {
 #if defined(MIXLANE_HIP)
   *to = *static_cast<const uint4*>(from);
 #else
-  asm volatile(
-      "cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(to))),
-      "l"(from)
-      : "memory");
+  ptx::copy_packet(ptx::shared_address(to), from, true);
 #endif
 }
 
@@ -27,7 +27,7 @@ __device__ inline void copy_to_shared_once(void* to, const void* from) {
       ".reg .b64 policy;\n"
       "createpolicy.fractional.L2::evict_first.b64 policy, 1.0;\n"
       "cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, policy;\n"
-      "}" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(to))),
+      "}" ::"r"(ptx::shared_address(to)),
       "l"(from)
       : "memory");
 #endif
@@ -36,19 +36,19 @@ __device__ inline void copy_to_shared_once(void* to, const void* from) {
 // This thread's copies since the last call are a group; all of its groups but the newest kNewer are there.
 __device__ inline void end_copy_group() {
 #if !defined(MIXLANE_HIP)
-  asm volatile("cp.async.commit_group;" ::: "memory");
+  ptx::end_copy_group();
 #endif
 }
 template <int kNewer>
 __device__ void wait_for_copy_groups() {
 #if !defined(MIXLANE_HIP)
-  asm volatile("cp.async.wait_group %0;" ::"n"(kNewer) : "memory");
+  ptx::wait_copy_groups<kNewer>();
 #endif
 }
 
 __device__ inline void wait_for_copies() {
 #if !defined(MIXLANE_HIP)
-  asm volatile("cp.async.wait_all;" ::: "memory");
+  ptx::wait_copies();
 #endif
 }
 

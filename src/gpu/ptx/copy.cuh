@@ -1,4 +1,4 @@
-// Asynchronous copies into shared memory (sm_90): tiles of tensors by the copy engine, single packets by threads.
+// Asynchronous copies into shared memory: tiles of tensors by the copy engine (sm_90), single packets by threads (sm_80).
 #pragma once
 
 #include "gpu/ptx/mbarrier.cuh"
@@ -75,6 +75,7 @@ template <int kPending>
 __device__ void wait_copy_groups() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
+__device__ inline void wait_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
 // Ordinary accesses to shared memory that were seen before come before the tensor cores' and the copy engine's later ones.
 __device__ inline void fence_async_proxy() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }

@@ -199,6 +199,17 @@ __device__ void report_all_faults(const KernelArgs& args, const Matrix& matrix) 
   if (threadIdx.x == 0) report_faults(args, count, first);
 }
 
+// What belongs to no code and no slot: the summary, by one block, and zeros.
+template <class Tile>
+__device__ void write_summary_and_zeros(const KernelArgs& args, const Tile& tile, const Matrix& matrix, uint32_t first,
+                                        uint32_t step) {
+  if (blockIdx.x == gridDim.x - 1) {
+    write_summary(args, tile);
+    if (threadIdx.x < gpu::kHardwareWave) report_all_faults<Tile>(args, matrix);
+  }
+  fill_zeros(args, first, step);
+}
+
 // Everything but the pairs, shared by the blocks; the places are planned.
 template <class Tile>
 __device__ void write_places(const KernelArgs& args, const Tile& tile, const Matrix& matrix) {
@@ -207,11 +218,7 @@ __device__ void write_places(const KernelArgs& args, const Tile& tile, const Mat
   // Neighbouring codes go to different blocks.
   write_code_places(args, tile, Tile::Wave::index_in_block() * gridDim.x + blockIdx.x, step / Tile::kWave);
   write_other_block_experts(args, tile, first, step);
-  if (blockIdx.x == gridDim.x - 1) {
-    write_summary(args, tile);
-    if (threadIdx.x < gpu::kHardwareWave) report_all_faults<Tile>(args, matrix);
-  }
-  fill_zeros(args, first, step);
+  write_summary_and_zeros(args, tile, matrix, first, step);
 }
 
 // The codes of a tile whose chunk is kept.

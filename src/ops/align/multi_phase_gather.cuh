@@ -130,11 +130,7 @@ __device__ void write_facts(const KernelArgs& args, const Plan& plan, const Matr
   const uint32_t first = blockIdx.x * Plan::kThreads + threadIdx.x;
   const uint32_t step = gridDim.x * Plan::kThreads;
   write_unused_block_experts(args, plan, first, step);
-  if (blockIdx.x == gridDim.x - 1) {
-    write_summary(args, plan);
-    if (threadIdx.x < gpu::kHardwareWave) report_all_faults<Plan>(args, matrix);
-  }
-  fill_zeros(args, first, step);
+  write_summary_and_zeros(args, plan, matrix, first, step);
 }
 
 // kPlain as in load_id().

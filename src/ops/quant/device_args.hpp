@@ -15,6 +15,11 @@ struct Rows {
   Byte* data = nullptr;
   int64_t stride = 0;
   bool aligned = false;  // every octet of every row, to its size but at most 16 bytes
+
+  // Whether every row begins at a multiple of this.
+  bool begins_at(int64_t bytes) const {
+    return reinterpret_cast<uintptr_t>(data) % static_cast<uintptr_t>(bytes) == 0 && stride % bytes == 0;
+  }
 };
 
 template <class Value>

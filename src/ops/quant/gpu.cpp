@@ -11,18 +11,13 @@ namespace {
 
 constexpr int64_t kMaxOctets = int64_t{1} << 31;
 
-template <class Byte>
-bool is_aligned(const Rows<Byte>& rows, int64_t bytes) {
-  return reinterpret_cast<uintptr_t>(rows.data) % static_cast<uintptr_t>(bytes) == 0 && rows.stride % bytes == 0;
-}
-
 // Rows as kernels see them; an octet is eight values.
 template <class Byte, class View>
 Rows<Byte> rows_of(const View& view) {
   const int bits_per_value = bits(view.dtype);
   Rows<Byte> rows{static_cast<Byte*>(view.data), view.strides[0] * bits_per_value / 8, false};
   if (view.shape[0] <= 1) rows.stride = 0;
-  rows.aligned = is_aligned(rows, std::min(bits_per_value, 16));
+  rows.aligned = rows.begins_at(std::min(bits_per_value, 16));
   return rows;
 }
 
@@ -63,7 +58,7 @@ DequantKernelArgs make_dequant_args(const DequantArgs& args) {
   to.col_shift = args.group == ScaleGroup::row ? 31 : log2_of(tiles.tile_cols);
   const int piece = dequant_piece(args.group == ScaleGroup::group_1x32);
   to.by_pieces = gpu::Divider::by(static_cast<uint32_t>((args.input.shape[1] + piece - 1) / piece));
-  to.whole_pieces = is_aligned(to.input, 8) && is_aligned(to.output, 16);
+  to.whole_pieces = to.input.begins_at(8) && to.output.begins_at(16);
   return to;
 }
 

@@ -11,10 +11,7 @@ using Kernel = void (*)(QuantKernelArgs, bool);
 
 // Rows of whole pairs of octets whose codes can be stored two octets at a time.
 bool has_pairs(const QuantKernelArgs& args, bool square) {
-  const auto at_16_bytes = [](const std::byte* data, int64_t stride) {
-    return reinterpret_cast<uintptr_t>(data) % 16 == 0 && stride % 16 == 0;
-  };
-  return args.input.aligned && args.num_cols % (square ? 128 : 16) == 0 && at_16_bytes(args.output.data, args.output.stride);
+  return args.input.aligned && args.num_cols % (square ? 128 : 16) == 0 && args.output.begins_at(16);
 }
 
 Kernel kernel_for(DType input, bool pairs) {
