@@ -116,11 +116,9 @@ struct Wave {
     }
   }
 
-  // Lanes whose values have the same lowest kBits bits, by ballots or by an instruction that takes a step per distinct
-  // value (and may look at all bits).
+  // Lanes whose values have the same lowest kBits bits: as long for any values.
   template <int kBits>
-  __device__ static Mask match_any(uint32_t value) {
-#if defined(MIXLANE_HIP)
+  __device__ static Mask match_by_ballots(uint32_t value) {
     Mask peers = kAll;
 #pragma unroll
     for (int bit = 0; bit < kBits; ++bit) {
@@ -129,6 +127,13 @@ struct Wave {
       peers &= set ? having : ~having;
     }
     return peers;
+  }
+
+  // The same, where there is one by an instruction that takes a step per distinct value (and looks at all bits).
+  template <int kBits>
+  __device__ static Mask match_any(uint32_t value) {
+#if defined(MIXLANE_HIP)
+    return match_by_ballots<kBits>(value);
 #else
     const uint32_t peers = __match_any_sync(~0u, value);
     if constexpr (kSize == kHardwareWave) return peers;
@@ -272,18 +277,24 @@ __device__ uint32_t fetch_add_release(uint32_t* at, uint32_t value) {
 }
 #endif
 
-// All threads of all blocks of a cooperative launch meet. `state` is a word whose lower 31 bits are zero between
-// barriers: block 0 adds what makes the last arrival flip the top bit, so nothing is ever reset.
+// All blocks of a cooperative launch meet. `state` is a word whose lower 31 bits are zero between barriers: block 0 adds what
+// makes the last arrival flip the top bit, so nothing is ever reset. Release and acquire are cumulative: with the block's
+// own barriers they cover what its other threads wrote and read.
+inline constexpr uint32_t kBarrierTop = 0x80000000u;
+
+// By one thread of each block: the block has arrived. What it returns is for the block's wait.
+__device__ inline uint32_t arrive_at_grid_barrier(uint32_t* state) {
+  return fetch_add_release<Scope::device>(state, blockIdx.x == 0 ? kBarrierTop - (gridDim.x - 1) : 1u);
+}
+// By one thread: until all blocks have arrived.
+__device__ inline void wait_at_grid_barrier(uint32_t* state, uint32_t arrived) {
+  while (((arrived ^ load_acquire<Scope::device>(state)) & kBarrierTop) == 0) {
+  }
+}
+// By all threads.
 __device__ inline void grid_barrier(uint32_t* state) {
   __syncthreads();
-  if (threadIdx.x == 0) {
-    constexpr uint32_t kTop = 0x80000000u;
-    const uint32_t share = blockIdx.x == 0 ? kTop - (gridDim.x - 1) : 1u;
-    // Release and acquire are cumulative: with the block's barriers they cover what its other threads wrote and read.
-    const uint32_t before = fetch_add_release<Scope::device>(state, share);
-    while (((before ^ load_acquire<Scope::device>(state)) & kTop) == 0) {
-    }
-  }
+  if (threadIdx.x == 0) wait_at_grid_barrier(state, arrive_at_grid_barrier(state));
   __syncthreads();
 }
 

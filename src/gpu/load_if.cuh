@@ -25,14 +25,21 @@ __device__ inline uint4 load_if(bool wanted, const void* from, const uint4& othe
   return words;
 }
 
-// A half of a word, widened by the load: an instruction of its own for that could come early, and would wait.
-__device__ inline uint32_t load_half(const uint16_t* from) {
+// The same of a word that is read once.
+__device__ inline uint32_t load_streaming_if(bool wanted, const uint32_t* from, uint32_t otherwise) {
 #if defined(MIXLANE_HIP)
-  return *from;
+  return wanted ? load_streaming(from) : otherwise;
 #else
-  uint32_t word;
-  asm volatile("ld.global.u16 %0, [%1];" : "=r"(word) : "l"(from) : "memory");
-  return word;
+  asm volatile(
+      "{\n"
+      ".reg .pred wanted;\n"
+      "setp.ne.u32 wanted, %2, 0;\n"
+      "@wanted ld.global.cs.u32 %0, [%1];\n"
+      "}"
+      : "+r"(otherwise)
+      : "l"(from), "r"(static_cast<uint32_t>(wanted))
+      : "memory");
+  return otherwise;
 #endif
 }
 

@@ -25,9 +25,9 @@ int64_t multi_phase_workspace_words(const KernelArgs& args, Device device);
 void launch_multi_phase(const KernelArgs& args, bool plain, Device device, Stream stream);
 
 // multi_phase's kernel for many pairs: whether it is the one for these.
-bool takes_gather(const KernelArgs& args, Device device);
-int64_t gather_workspace_words(const KernelArgs& args, Device device);
-void launch_gather(const KernelArgs& args, bool plain, Device device, Stream stream);
+bool takes_many(const KernelArgs& args, Device device);
+int64_t many_workspace_words(const KernelArgs& args, Device device);
+void launch_many(const KernelArgs& args, bool plain, Device device, Stream stream);
 
 int64_t radix_workspace_words(const KernelArgs& args, Device device);
 void launch_radix(const KernelArgs& args, bool plain, Device device, Stream stream);

@@ -72,13 +72,13 @@ void launch_tile(const KernelArgs& args, Device device, Stream stream) {
 }  // namespace
 
 int64_t multi_phase_workspace_words(const KernelArgs& args, Device device) {
-  if (takes_gather(args, device)) return gather_workspace_words(args, device);
+  if (takes_many(args, device)) return many_workspace_words(args, device);
   const int num_multiprocessors = gpu::num_multiprocessors(device.index);
   return Matrix::words(args.num_codes, static_cast<uint32_t>(num_multiprocessors * kMaxBlocksPerMultiprocessor));
 }
 
 void launch_multi_phase(const KernelArgs& args, bool plain, Device device, Stream stream) {
-  if (takes_gather(args, device)) return launch_gather(args, plain, device, stream);
+  if (takes_many(args, device)) return launch_many(args, plain, device, stream);
   const auto num_multiprocessors = static_cast<uint32_t>(gpu::num_multiprocessors(device.index));
   const uint32_t per_multiprocessor = args.source.num_pairs / num_multiprocessors;
   if (!plain)

@@ -57,25 +57,17 @@ __device__ inline void add_faults(BlockFacts* facts, const Faults& faults) {
   atomicMin(&facts->fault_first, faults.first);
 }
 
-template <int kThreads_, int kItems_, int kWave_>
-struct Tile {
+// Where codes' pairs go, the same in every block: what a block's threads, four codes each, find out together.
+template <int kThreads_, int kWave_>
+struct Plan {
   using Wave = gpu::Wave<kWave_>;
   static constexpr int kThreads = kThreads_;
-  static constexpr int kItems = kItems_;
   static constexpr int kWave = kWave_;
   static constexpr int kWaves = kThreads / kWave;
-  static constexpr int kPairs = kThreads * kItems;
-  static_assert(kPairs < 65536, "positions are kept in 16 bits");
-
-  // Whether a block takes so many pairs, four codes per thread.
-  static constexpr bool fits(uint32_t num_pairs, uint32_t num_codes) {
-    return num_pairs <= kPairs && num_quads(num_codes) <= kThreads;
-  }
 
   // The block's shared memory.
   uint64_t* wave_sums;  // [2][kWaves]: of sum_below() and of plan_slots()
   BlockFacts* facts;
-  uint16_t* counts;   // [kWaves][stride]
   uint32_t* offsets;  // [stride + 1]: first slot of each code, then the end
   uint32_t* totals;   // [stride]: pairs per code
   uint32_t* shift;    // [stride]: slot minus position in the tile
@@ -84,138 +76,20 @@ struct Tile {
 
   __host__ __device__ static constexpr int64_t shared_bytes(uint32_t num_codes) {
     const int64_t padded = int64_t{num_quads(num_codes)} * 4;
-    const int64_t bytes =
-        kWaves * int64_t{16} + int64_t{sizeof(BlockFacts)} + kWaves * padded * 2 + (padded + 4) * 4 + padded * 4 * 2;
-    return (bytes + 15) / 16 * 16;
+    return kWaves * int64_t{16} + int64_t{sizeof(BlockFacts)} + (padded + 4) * 4 + padded * 4 * 2;
   }
 
-  __device__ Tile(std::byte* shared, uint32_t num_codes) : stride(num_quads(num_codes) * 4) {
+  __device__ Plan(std::byte* shared, uint32_t num_codes) : stride(num_quads(num_codes) * 4) {
     wave_sums = reinterpret_cast<uint64_t*>(shared);
     facts = reinterpret_cast<BlockFacts*>(wave_sums + 2 * kWaves);
-    counts = reinterpret_cast<uint16_t*>(facts + 1);
-    offsets = reinterpret_cast<uint32_t*>(counts + kWaves * stride);
+    offsets = reinterpret_cast<uint32_t*>(facts + 1);
     totals = offsets + stride + 4;
     shift = totals + stride;
     rest = shared + shared_bytes(num_codes);
   }
 
-  __device__ uint16_t* row() const { return counts + Wave::index_in_block() * stride; }
-
-  // The pair of this thread's item, relative to the tile.
-  __device__ static uint32_t pair_of(uint32_t item) {
-    return (Wave::index_in_block() * kItems + item) * kWave + Wave::lane();
-  }
-
   __device__ void clear_facts() const {
     if (threadIdx.x == 0) *facts = {0, 0, 0, ~0u, 0, 0};
-  }
-
-  __device__ void clear_row() const {
-    auto* quads = reinterpret_cast<uint2*>(row());
-#pragma unroll 1
-    for (uint32_t i = Wave::lane(); i < stride / 4; i += kWave) quads[i] = make_uint2(0, 0);
-    Wave::sync();
-  }
-
-  // codes[i] becomes code | rank << 16; kNoCode stays. Unless `exact`, the ranks of equal codes may have changed places
-  // where atomics are not in lane order: to be checked where pairs are written.
-  __device__ void rank(uint32_t (&codes)[kItems], bool exact) const {
-    constexpr int kFewBits = 9;  // tell as many codes and kNoCode apart
-    if (exact && stride < 1u << kFewBits)
-      rank_by_matching(codes, find_by_ballots<kFewBits>);
-    else if (exact)
-      rank_by_matching(codes, find_by_ballots<kCodeBits>);
-    else if (gpu::kAtomicsInLaneOrder && (kItems < kFewestToAskFor || !is_crowded(codes[0])))
-      rank_by_atomics(codes);
-    else
-      rank_by_matching(codes, Wave::template match_any<kCodeBits>);
-  }
-
-  // Lanes with the same lowest bits: as long for any codes, where an instruction for it takes a step per distinct one.
-  template <int kBits>
-  __device__ static typename Wave::Mask find_by_ballots(uint32_t code) {
-    auto peers = Wave::kAll;
-#pragma unroll
-    for (int bit = 0; bit < kBits; ++bit) {
-      const bool set = (code >> bit & 1u) != 0;
-      const auto having = Wave::ballot(set);
-      peers &= set ? having : ~having;
-    }
-    return peers;
-  }
-
-  // Lanes that meet at one counter take turns; from half a wave on matching is quicker. One item stands for all. Of fewer
-  // items a wave's turns take about as long as finding out.
-  static constexpr int kFewestToAskFor = 3;
-  __device__ static bool is_crowded(uint32_t code) {
-    using Whole = gpu::Wave<gpu::kHardwareWave>;
-    const uint32_t first = Whole::shuffle(code, 0);
-    return Whole::count(Whole::ballot(code != kNoCode && code == first)) > gpu::kHardwareWave / 2;
-  }
-
-  __device__ void rank_by_atomics(uint32_t (&codes)[kItems]) const {
-    auto* const pairs_of_counters = reinterpret_cast<uint32_t*>(row());
-#pragma unroll
-    for (int i = 0; i < kItems; ++i) {
-      const uint32_t code = codes[i];
-      const uint32_t half = code % 2 * 16;
-      codes[i] = code | gpu::add_shared_if(code != kNoCode, pairs_of_counters + code / 2, 1u << half) >> half << 16;
-    }
-  }
-
-  // The lanes that hold the same code find each other, so ranks are exact without atomics.
-  template <class Find>
-  __device__ void rank_by_matching(uint32_t (&codes)[kItems], Find find) const {
-    uint16_t* const counters = row();
-#pragma unroll
-    for (int i = 0; i < kItems; ++i) {
-      const uint32_t code = codes[i];
-      const auto peers = find(code);
-      const uint32_t below = Wave::count(peers & Wave::lanes_below());
-      const uint32_t before = code == kNoCode ? 0 : counters[code];
-      Wave::sync();
-      if (below == 0 && code != kNoCode) counters[code] = static_cast<uint16_t>(before + Wave::count(peers));
-      Wave::sync();
-      codes[i] = code | (before + below) << 16;
-    }
-  }
-
-  // Totals over the waves of this thread's four codes. After a __syncthreads(). kBatch: loads in flight.
-  template <int kBatch = kWaves>
-  __device__ Quad sum_rows() const {
-    uint2 sum = make_uint2(0, 0);
-    if (threadIdx.x < stride / 4) {
-      const auto* quads = reinterpret_cast<const uint2*>(counts) + threadIdx.x;
-#pragma unroll kBatch
-      for (int w = 0; w < kWaves; ++w) {
-        const uint2 add = quads[w * (stride / 4)];
-        sum.x += add.x;  // a tile has fewer than 2^16 pairs: no carry between the halves
-        sum.y += add.y;
-      }
-    }
-    return unpack_quad(sum);
-  }
-
-  // Counts become positions; `starts` are those of this thread's codes in the sorted tile. kBatch: loads in flight, as the
-  // compiler can't move them over the stores.
-  template <int kBatch = (kWaves < 8 ? kWaves : 8)>
-  __device__ void spread_rows(const Quad& starts) const {
-    if (threadIdx.x >= stride / 4) return;
-    uint2 position = pack_quad(starts);
-    auto* quads = reinterpret_cast<uint2*>(counts) + threadIdx.x;
-    static_assert(kWaves % kBatch == 0);
-#pragma unroll 1
-    for (int first = 0; first < kWaves; first += kBatch) {
-      uint2 in_row[kBatch];
-#pragma unroll
-      for (int w = 0; w < kBatch; ++w) in_row[w] = quads[(first + w) * (stride / 4)];
-#pragma unroll
-      for (int w = 0; w < kBatch; ++w) {
-        quads[(first + w) * (stride / 4)] = position;
-        position.x += in_row[w].x;
-        position.y += in_row[w].y;
-      }
-    }
   }
 
   // `slots`: of the first pair in the tile of each of this thread's codes.
@@ -284,6 +158,140 @@ struct Tile {
   }
 
   __device__ void add_faults(const Faults& faults) const { align_gpu::add_faults(facts, faults); }
+};
+
+// Lanes that meet at one counter take turns; from half a wave on they had better find each other.
+__device__ inline bool is_crowded(uint32_t code) {
+  using Wave = gpu::Wave<gpu::kHardwareWave>;
+  const uint32_t first = Wave::shuffle(code, 0);
+  return Wave::count(Wave::ballot(code != kNoCode && code == first)) > gpu::kHardwareWave / 2;
+}
+
+template <int kThreads_, int kItems_, int kWave_>
+struct Tile : Plan<kThreads_, kWave_> {
+  using Base = Plan<kThreads_, kWave_>;
+  using typename Base::Wave;
+  using Base::kThreads;
+  using Base::kWave;
+  using Base::kWaves;
+  using Base::stride;
+  static constexpr int kItems = kItems_;
+  static constexpr int kPairs = kThreads * kItems;
+  static_assert(kPairs < 65536, "positions are kept in 16 bits");
+
+  // Whether a block takes so many pairs, four codes per thread.
+  static constexpr bool fits(uint32_t num_pairs, uint32_t num_codes) {
+    return num_pairs <= kPairs && num_quads(num_codes) <= kThreads;
+  }
+
+  uint16_t* counts;  // [kWaves][stride]
+
+  __host__ __device__ static constexpr int64_t shared_bytes(uint32_t num_codes) {
+    const int64_t counts_bytes = kWaves * int64_t{num_quads(num_codes)} * 8;
+    return (Base::shared_bytes(num_codes) + counts_bytes + 15) / 16 * 16;
+  }
+
+  __device__ Tile(std::byte* shared, uint32_t num_codes) : Base(shared, num_codes) {
+    counts = reinterpret_cast<uint16_t*>(this->rest);
+    this->rest = shared + shared_bytes(num_codes);
+  }
+
+  __device__ uint16_t* row() const { return counts + Wave::index_in_block() * stride; }
+
+  // The pair of this thread's item, relative to the tile.
+  __device__ static uint32_t pair_of(uint32_t item) {
+    return (Wave::index_in_block() * kItems + item) * kWave + Wave::lane();
+  }
+
+  __device__ void clear_row() const {
+    auto* quads = reinterpret_cast<uint2*>(row());
+#pragma unroll 1
+    for (uint32_t i = Wave::lane(); i < stride / 4; i += kWave) quads[i] = make_uint2(0, 0);
+    Wave::sync();
+  }
+
+  // codes[i] becomes code | rank << 16; kNoCode stays. Unless `exact`, the ranks of equal codes may have changed places
+  // where atomics are not in lane order: to be checked where pairs are written.
+  __device__ void rank(uint32_t (&codes)[kItems], bool exact) const {
+    constexpr int kFewBits = 9;  // tell as many codes and kNoCode apart
+    if (exact && stride < 1u << kFewBits)
+      rank_by_matching(codes, Wave::template match_by_ballots<kFewBits>);
+    else if (exact)
+      rank_by_matching(codes, Wave::template match_by_ballots<kCodeBits>);
+    else if (gpu::kAtomicsInLaneOrder && (kItems < kFewestToAskFor || !is_crowded(codes[0])))
+      rank_by_atomics(codes);
+    else
+      rank_by_matching(codes, Wave::template match_any<kCodeBits>);
+  }
+
+  // Of fewer items a wave's turns take about as long as finding out whether it is crowded.
+  static constexpr int kFewestToAskFor = 3;
+
+  __device__ void rank_by_atomics(uint32_t (&codes)[kItems]) const {
+    auto* const pairs_of_counters = reinterpret_cast<uint32_t*>(row());
+#pragma unroll
+    for (int i = 0; i < kItems; ++i) {
+      const uint32_t code = codes[i];
+      const uint32_t half = code % 2 * 16;
+      codes[i] = code | gpu::add_shared_if(code != kNoCode, pairs_of_counters + code / 2, 1u << half) >> half << 16;
+    }
+  }
+
+  // The lanes that hold the same code find each other, so ranks are exact without atomics.
+  template <class Find>
+  __device__ void rank_by_matching(uint32_t (&codes)[kItems], Find find) const {
+    uint16_t* const counters = row();
+#pragma unroll
+    for (int i = 0; i < kItems; ++i) {
+      const uint32_t code = codes[i];
+      const auto peers = find(code);
+      const uint32_t below = Wave::count(peers & Wave::lanes_below());
+      const uint32_t before = code == kNoCode ? 0 : counters[code];
+      Wave::sync();
+      if (below == 0 && code != kNoCode) counters[code] = static_cast<uint16_t>(before + Wave::count(peers));
+      Wave::sync();
+      codes[i] = code | (before + below) << 16;
+    }
+  }
+
+  // Totals over the waves of this thread's four codes. After a __syncthreads(). kBatch: loads in flight.
+  template <int kBatch = kWaves>
+  __device__ Quad sum_rows() const {
+    uint2 sum = make_uint2(0, 0);
+    if (threadIdx.x < stride / 4) {
+      const auto* quads = reinterpret_cast<const uint2*>(counts) + threadIdx.x;
+#pragma unroll kBatch
+      for (int w = 0; w < kWaves; ++w) {
+        const uint2 add = quads[w * (stride / 4)];
+        sum.x += add.x;  // a tile has fewer than 2^16 pairs: no carry between the halves
+        sum.y += add.y;
+      }
+    }
+    return unpack_quad(sum);
+  }
+
+  // Counts become positions; `starts` are those of this thread's codes in the sorted tile. kBatch: loads in flight, as the
+  // compiler can't move them over the stores.
+  template <int kBatch = (kWaves < 8 ? kWaves : 8)>
+  __device__ void spread_rows(const Quad& starts) const {
+    if (threadIdx.x >= stride / 4) return;
+    uint2 position = pack_quad(starts);
+    auto* quads = reinterpret_cast<uint2*>(counts) + threadIdx.x;
+    static_assert(kWaves % kBatch == 0);
+#pragma unroll 1
+    for (int first = 0; first < kWaves; first += kBatch) {
+      uint2 in_row[kBatch];
+#pragma unroll
+      for (int w = 0; w < kBatch; ++w) in_row[w] = quads[(first + w) * (stride / 4)];
+#pragma unroll
+      for (int w = 0; w < kBatch; ++w) {
+        quads[(first + w) * (stride / 4)] = position;
+        position.x += in_row[w].x;
+        position.y += in_row[w].y;
+      }
+    }
+  }
+
 };
 
 // Ids, as they lie in memory, to codes: of this thread's pairs, the first of which is `first`. Pairs from `end` on have

@@ -1,7 +1,7 @@
 #include "disorder.cuh"
 #include "disorder.hpp"
 #include "gpu/launch.hpp"
-#include "ops/align/multi_phase_gather.cuh"
+#include "ops/align/multi_phase_many.cuh"
 #include "ops/align/oneshot.cuh"
 
 namespace mixlane::test {
@@ -11,14 +11,20 @@ using namespace align_gpu;
 
 using Disordered = DisorderedTile<256, 4>;
 
-struct DisorderedRanks {
-  template <class Wave, int kCount>
-  __device__ static void rank(uint16_t* counters, uint32_t (&codes)[kCount]) {
-    RanksByAtomics::rank<Wave>(counters, codes);
-    reverse_ranks<Wave>(codes);
+// Positions of equal codes come out reversed.
+struct DisorderedTakes {
+  template <class Wave, class Counter, int kCount>
+  __device__ static void take(Counter* counters, const uint32_t (&codes)[kCount], uint32_t (&positions)[kCount]) {
+    TakesByAtomics::take<Wave>(counters, codes, positions);
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      const auto peers = Wave::template match_any<kCodeBits>(codes[i]);
+      positions[i] += Wave::count(peers) - 1 - 2 * Wave::count(peers & Wave::lanes_below());
+    }
   }
 };
-using DisorderedSorter = TileSorter<256, 16, gpu::kHardwareWave, 1, DisorderedRanks>;
+template <bool kPlain>
+using DisorderedSorter = RegisterTile<256, 36, gpu::kHardwareWave, kPlain, uint32_t, DisorderedTakes>;
 
 }  // namespace
 
@@ -48,18 +54,23 @@ void launch_disordered_multi_phase(const KernelArgs& args, bool, Stream stream) 
               stream, args, kCacheBytes);
 }
 
-int64_t disordered_gather_words(const KernelArgs& args) {
-  return GatherSpace<DisorderedSorter>::words(args.source.num_pairs, args.num_codes, kBlocks);
+template <class Sorter>
+void launch_many(const KernelArgs& args, Stream stream) {
+  constexpr uint32_t kRows = 5;
+  gpu::launch(align_multi_phase_many<Sorter>,
+              {.variant = "disordered many",
+               .num_blocks = kBlocks,
+               .num_threads = Sorter::kThreads,
+               .shared_bytes = many_shared_bytes<Sorter>(args.num_codes, kRows),
+               .cooperative = true},
+              stream, args, kRows);
 }
 
-void launch_disordered_gather(const KernelArgs& args, bool plain, Stream stream) {
-  gpu::launch(plain ? align_multi_phase_gather<DisorderedSorter, true> : align_multi_phase_gather<DisorderedSorter, false>,
-              {.variant = "disordered gather",
-               .num_blocks = kBlocks,
-               .num_threads = DisorderedSorter::kThreads,
-               .shared_bytes = gather_shared_bytes<DisorderedSorter>(args.num_codes),
-               .cooperative = true},
-              stream, args);
+void launch_disordered_many(const KernelArgs& args, bool plain, Stream stream) {
+  if (plain)
+    launch_many<DisorderedSorter<true>>(args, stream);
+  else
+    launch_many<DisorderedSorter<false>>(args, stream);
 }
 
 }  // namespace mixlane::test

@@ -190,6 +190,21 @@ TEST_F(AlignGpu, LargeTiles) {
   }
 }
 
+// Two tiles of a block, and three, of which one is read again: with 132 multiprocessors.
+TEST_F(AlignGpu, SeveralLargeTiles) {
+  Rng rng(31);
+  for (const int64_t rows : {1'100'001, 2'200'003}) {
+    Problem p = simple(rng, rows, 8, 256, 128);
+    check(p);
+    for (int64_t i = 7'000'000; i < 7'100'000; ++i) p.ids[i] = i % 3 == 0 ? -1 : 9;
+    p.ids.back() = 256;
+    check(p);
+    p.wide_ids = true;
+    check(p, 8);
+  }
+  check(simple(rng, 1'100'001, 8, 1000, 16));
+}
+
 TEST_F(AlignGpu, LargeTilesOfMisalignedPointers) {
   Rng rng(29);
   Problem p = simple(rng, kLargeTileRows, 8, 96, 64);
@@ -399,21 +414,21 @@ TEST_F(AlignGpu, RadixOfWave16) {
     run_alone(i % 2 == 0 ? random_problem(rng) : simple(rng, 3001, 8, 5000, 4), radix_words_of_16, launch_radix_of_16);
 }
 
-TEST_F(AlignGpu, GatherOfWave16) {
+TEST_F(AlignGpu, ManyOfWave16) {
   Rng rng(28);
   for (int i = 0; i < 80 && !HasFailure(); ++i) {
     Problem p = i % 2 == 0 ? random_problem(rng) : simple(rng, 5003, 8, i % 4 == 1 ? 256 : 100 + 10 * i, 4);
     if (i % 8 == 5) p.ids[rng() % p.ids.size()] = -1;
     if (i % 8 == 7) p.ids.assign(p.ids.size(), 3);
     if (align_gpu::make_args(Call(p, false).args).num_codes > 1000) continue;
-    run_alone(p, gather_words_of_16, launch_gather_of_16);
+    run_alone(p, many_words_of_16, launch_many_of_16);
   }
 }
 
-int64_t gather_words(const align_gpu::KernelArgs& args) { return align_gpu::gather_workspace_words(args, gpu_device()); }
+int64_t many_words(const align_gpu::KernelArgs& args) { return align_gpu::many_workspace_words(args, gpu_device()); }
 
-void launch_gather(const align_gpu::KernelArgs& args, bool plain, Stream stream) {
-  align_gpu::launch_gather(args, plain, gpu_device(), stream);
+void launch_many(const align_gpu::KernelArgs& args, bool plain, Stream stream) {
+  align_gpu::launch_many(args, plain, gpu_device(), stream);
 }
 
 // Few enough for tools that watch every access.
@@ -425,14 +440,14 @@ TEST_F(AlignGpu, FewPairsInEveryKernel) {
     p.ids[1] = -1;
     p.ids[4] = 9;
     check(p);
-    run_alone(p, gather_words, launch_gather);
+    run_alone(p, many_words, launch_many);
     p.invalid_ids = InvalidIds::bucket;
-    run_alone(p, gather_words, launch_gather);
+    run_alone(p, many_words, launch_many);
   }
   Problem p = simple(rng, 1400, 3, 256, 4);
-  run_alone(p, gather_words, launch_gather);
+  run_alone(p, many_words, launch_many);
   p.ids[5] = -1;
-  run_alone(p, gather_words, launch_gather);
+  run_alone(p, many_words, launch_many);
 }
 
 TEST_F(AlignGpu, AtomicsOutOfLaneOrder) {
@@ -460,10 +475,10 @@ TEST_F(AlignGpu, AtomicsOutOfLaneOrder) {
   for (const int64_t rows : {1, 37, 128, 3001}) {
     Problem p = simple(rng, rows, 8, 32, 16);
     run_alone(p, disordered_multi_phase_words, launch_disordered_multi_phase);
-    run_alone(p, disordered_gather_words, launch_disordered_gather);
+    run_alone(p, disordered_multi_phase_words, launch_disordered_many);
     p.ids[rows / 2] = -1;
     run_alone(p, disordered_multi_phase_words, launch_disordered_multi_phase);
-    run_alone(p, disordered_gather_words, launch_disordered_gather);
+    run_alone(p, disordered_multi_phase_words, launch_disordered_many);
   }
 }
 

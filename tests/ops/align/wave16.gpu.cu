@@ -1,5 +1,5 @@
 #include "gpu/launch.hpp"
-#include "ops/align/multi_phase_gather.cuh"
+#include "ops/align/multi_phase_many.cuh"
 #include "ops/align/none.cuh"
 #include "ops/align/oneshot.cuh"
 #include "ops/align/radix.cuh"
@@ -37,20 +37,25 @@ void launch_radix_of_16(const KernelArgs& args, bool plain, Stream stream) {
       stream, args);
 }
 
-using SmallSorter = TileSorter<256, 16, 16, 1>;
+int64_t many_words_of_16(const KernelArgs& args) { return Matrix::words(args.num_codes, kManyBlocksOf16); }
 
-int64_t gather_words_of_16(const KernelArgs& args) {
-  return GatherSpace<SmallSorter>::words(args.source.num_pairs, args.num_codes, kGatherBlocksOf16);
+template <class Sorter>
+void launch_sorter(const KernelArgs& args, Stream stream) {
+  constexpr uint32_t kRows = 19;
+  gpu::launch(align_multi_phase_many<Sorter>,
+              {.variant = "many of 16",
+               .num_blocks = kManyBlocksOf16,
+               .num_threads = Sorter::kThreads,
+               .shared_bytes = many_shared_bytes<Sorter>(args.num_codes, kRows),
+               .cooperative = true},
+              stream, args, kRows);
 }
 
-void launch_gather_of_16(const KernelArgs& args, bool plain, Stream stream) {
-  gpu::launch(plain ? align_multi_phase_gather<SmallSorter, true> : align_multi_phase_gather<SmallSorter, false>,
-              {.variant = "gather of 16",
-               .num_blocks = kGatherBlocksOf16,
-               .num_threads = SmallSorter::kThreads,
-               .shared_bytes = gather_shared_bytes<SmallSorter>(args.num_codes),
-               .cooperative = true},
-              stream, args);
+void launch_many_of_16(const KernelArgs& args, bool plain, Stream stream) {
+  if (plain && !args.source.bucket)
+    launch_sorter<RegisterTile<256, 36, 16, true, uint32_t>>(args, stream);
+  else
+    launch_sorter<RegisterTile<256, 36, 16, false, uint16_t>>(args, stream);
 }
 
 }  // namespace mixlane::test

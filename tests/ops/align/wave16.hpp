@@ -15,9 +15,9 @@ inline constexpr uint32_t kRadixBlocksOf16 = 5;
 int64_t radix_words_of_16(const align_gpu::KernelArgs& args);
 void launch_radix_of_16(const align_gpu::KernelArgs& args, bool plain, Stream stream);
 
-// The kernel of align.multi_phase for many pairs, its tiles sorted by waves of 16 and of 4096 pairs; up to 1000 codes.
-inline constexpr uint32_t kGatherBlocksOf16 = 5;
-int64_t gather_words_of_16(const align_gpu::KernelArgs& args);
-void launch_gather_of_16(const align_gpu::KernelArgs& args, bool plain, Stream stream);
+// The kernel of align.multi_phase for many pairs, with tiles of 4864 pairs; up to 1000 codes.
+inline constexpr uint32_t kManyBlocksOf16 = 3;
+int64_t many_words_of_16(const align_gpu::KernelArgs& args);
+void launch_many_of_16(const align_gpu::KernelArgs& args, bool plain, Stream stream);
 
 }  // namespace mixlane::test
