@@ -277,9 +277,9 @@ __device__ uint32_t fetch_add_release(uint32_t* at, uint32_t value) {
 }
 #endif
 
-// All blocks of a cooperative launch meet. `state` is a word whose lower 31 bits are zero between barriers: block 0 adds what
-// makes the last arrival flip the top bit, so nothing is ever reset. Release and acquire are cumulative: with the block's
-// own barriers they cover what its other threads wrote and read.
+// All blocks of a cooperative launch meet. `state` is a word whose lower 31 bits are zero between barriers: block 0 adds
+// what makes the last arrival flip the top bit, so nothing is ever reset. Release and acquire are cumulative: with the
+// block's own barriers they cover what its other threads wrote and read.
 inline constexpr uint32_t kBarrierTop = 0x80000000u;
 
 // By one thread of each block: the block has arrived. What it returns is for the block's wait.

@@ -13,7 +13,7 @@ using MediumTile = Tile<512, 8, gpu::kHardwareWave>;
 // The larger a tile, the longer its runs of a code.
 using LargestTile = Tile<1024, 12, gpu::kHardwareWave>;
 using PairedTile = Tile<512, 12, gpu::kHardwareWave>;
-// From so many pairs per multiprocessor on, where the gather does not fit.
+// From so many pairs per multiprocessor on: of many codes, where large tiles don't pay yet.
 constexpr uint32_t kPairsForLargestTile = 12288;
 // A second block hides the first one's barriers.
 constexpr uint32_t kPairsForSecondBlock = 4096;

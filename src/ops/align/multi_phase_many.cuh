@@ -5,7 +5,8 @@
 //   barrier   meanwhile the codes in registers become positions
 //   columns   a wave per code turns the blocks' counts into sums over the blocks before
 //   barrier
-//   write     the first tile, as runs of consecutive slots (`runs.cuh`); then the second takes its place; of more the ids are
+//   write     the first tile, as runs of consecutive slots (`runs.cuh`); then the second takes its place; of more the ids
+//   are
 //             read again
 #pragma once
 
@@ -89,11 +90,11 @@ class ManyPairs {
         __syncthreads();
         sorter_.spread(held, sorter_.counts(held), runs_of(tile + 1));
       } else {
-        if (num_tiles_ > 2) sorter_.rank(held);
         sorter_.put(held, staged_);
       }
       __syncthreads();
       in_order &= write_tile(tile, runs_of(tile), slots);
+      if (tile + 2 == num_tiles_) sorter_.rank(held);
     }
     return in_order;
   }
@@ -184,8 +185,7 @@ __global__ void __launch_bounds__(Sorter::kThreads, 1)
   const Quad slots = plan_block(args, plan, matrix);
   __syncthreads();
   const bool in_order = pairs.write(held, slots, [&] { write_places(args, plan, matrix); });
-  if (gpu::kAtomicsInLaneOrder && __syncthreads_or(!in_order))
-    write_exactly<Sorter>(shared, args, rows, chunk, slots);
+  if (gpu::kAtomicsInLaneOrder && __syncthreads_or(!in_order)) write_exactly<Sorter>(shared, args, rows, chunk, slots);
 }
 
 }  // namespace mixlane::align_gpu

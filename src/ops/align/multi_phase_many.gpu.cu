@@ -12,8 +12,10 @@ constexpr int kThreads = 512;
 constexpr int kMaxRows = 126;
 template <bool kPlain, class Counter>
 using Sorter = RegisterTile<kThreads, kMaxRows, gpu::kHardwareWave, kPlain, Counter>;
-// Of fewer pairs of a multiprocessor the kernel of align.multi_phase for small tiles is quicker.
-constexpr uint32_t kMinPairs = 12288;
+// Of fewer pairs of a multiprocessor, so many and so many per code, the kernel of align.multi_phase for small tiles is
+// quicker, whose plan takes less time.
+constexpr uint32_t kMinPairs = 4096;
+constexpr uint32_t kMinPairsPerCode = 22;
 // Tiles of fewer rows (16384 pairs) are not worth it.
 constexpr uint32_t kMinRows = 32;
 
@@ -66,7 +68,7 @@ void launch_any(const KernelArgs& args, Device device, Stream stream) {
 }  // namespace
 
 bool takes_many(const KernelArgs& args, Device device) {
-  return args.source.num_pairs / num_multiprocessors(device) >= kMinPairs &&
+  return args.source.num_pairs / num_multiprocessors(device) >= kMinPairs + kMinPairsPerCode * args.num_codes &&
          cut_chunk<Sorter<false, uint16_t>>(args, device).rows != 0;
 }
 

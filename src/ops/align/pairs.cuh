@@ -36,6 +36,30 @@ __device__ inline int64_t read_wide_id(const PairSource& source, uint32_t pair) 
   return source.wide_ids ? static_cast<const int64_t*>(source.ids)[at] : static_cast<const int32_t*>(source.ids)[at];
 }
 
+// Several, of pairs `step` apart, so that all loads are on their way at once; those from `end` on are left out.
+template <int kCount>
+__device__ void read_wide_ids(const PairSource& source, uint32_t first, uint32_t step, uint32_t end,
+                              int64_t (&ids)[kCount]) {
+  const auto read = [&](auto* from) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      const uint32_t pair = first + i * step;
+      const uint32_t row = gpu::divide(pair, source.by_topk);
+      const int64_t at = static_cast<int64_t>(row) * source.row_stride + (pair - row * source.num_topk);
+      ids[i] = pair < end ? from[at] : -1;
+    }
+  };
+  if (source.wide_ids)
+    read(static_cast<const int64_t*>(source.ids));
+  else
+    read(static_cast<const int32_t*>(source.ids));
+}
+
+// An id as far as it matters.
+__device__ inline int32_t clip_id(int64_t id) {
+  return static_cast<int32_t>(min(max(id, static_cast<int64_t>(kAbsent) + 1), static_cast<int64_t>(0x7fffffff)));
+}
+
 // Writes a pair's slot, or -1; pairs of rows that do not count are left alone.
 __device__ inline void write_pair_slot(const KernelArgs& args, uint32_t pair, bool placed, uint32_t slot) {
   if (!placed && args.source.num_segments > 1 && !in_counted_row(args.source, pair)) return;
@@ -50,8 +74,7 @@ __device__ int32_t load_id(const PairSource& source, uint32_t pair) {
     return gpu::load_streaming(static_cast<const int32_t*>(source.ids) + pair);
   } else {
     if (source.num_segments > 1 && !in_counted_row(source, pair)) return kAbsent;
-    const int64_t id = read_wide_id(source, pair);
-    return static_cast<int32_t>(min(max(id, static_cast<int64_t>(kAbsent) + 1), static_cast<int64_t>(0x7fffffff)));
+    return clip_id(read_wide_id(source, pair));
   }
 }
 

@@ -8,52 +8,16 @@
 // A tile is ranked and put while the ids of the next one are on their way: their counters are another set. A pair without a
 // code has one here, its lane's, with a counter and places that nobody reads.
 //
-// Lanes that meet at one counter take turns. What most lanes of a wave hold, one code, is ranked by ballots. Atomics that are
-// not in lane order show where the sorted tile is written; then everything is placed exactly, in loops that read the ids
+// Lanes that meet at one counter take turns. What most lanes of a wave hold, one code, is ranked by ballots. Atomics that
+// are not in lane order show where the sorted tile is written; then everything is placed exactly, in loops that read the ids
 // again: registers can't be indexed.
 #pragma once
 
 #include "gpu/load_if.cuh"
+#include "ops/align/counting.cuh"
 #include "ops/align/tile.cuh"
 
 namespace mixlane::align_gpu {
-
-// Counters of 16 bits, two in a word, for many codes, or of 32 bits, which cost less.
-template <class Counter>
-struct Counting;
-
-template <>
-struct Counting<uint16_t> {
-  __device__ static uint32_t take(uint16_t* counters, uint32_t code) {
-    const uint32_t half = code % 2 * 16;
-    return atomicAdd(reinterpret_cast<uint32_t*>(counters) + code / 2, 1u << half) >> half & 0xffffu;
-  }
-  __device__ static Quad load(const uint16_t* counters) { return unpack_quad(*reinterpret_cast<const uint2*>(counters)); }
-  __device__ static void store(uint16_t* counters, const Quad& quad) {
-    *reinterpret_cast<uint2*>(counters) = pack_quad(quad);
-  }
-};
-
-template <>
-struct Counting<uint32_t> {
-  __device__ static uint32_t take(uint32_t* counters, uint32_t code) { return atomicAdd(counters + code, 1u); }
-  __device__ static Quad load(const uint32_t* counters) {
-    const uint4 four = *reinterpret_cast<const uint4*>(counters);
-    return {{four.x, four.y, four.z, four.w}};
-  }
-  __device__ static void store(uint32_t* counters, const Quad& quad) {
-    *reinterpret_cast<uint4*>(counters) = make_uint4(quad.of[0], quad.of[1], quad.of[2], quad.of[3]);
-  }
-};
-
-// What the counters of this lane's codes held before.
-struct TakesByAtomics {
-  template <class Wave, class Counter, int kCount>
-  __device__ static void take(Counter* counters, const uint32_t (&codes)[kCount], uint32_t (&positions)[kCount]) {
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) positions[i] = Counting<Counter>::take(counters, codes[i]);
-  }
-};
 
 // kMaxRows: of a wave in one tile. kPlain: as in load_id(), and pairs that are no experts are dropped.
 template <int kThreads_, int kMaxRows_, int kWave_, bool kPlain_, class Counter_, class Takes_ = TakesByAtomics>
@@ -90,9 +54,7 @@ class RegisterTile {
   __host__ __device__ static constexpr uint32_t places_of(uint32_t num_pairs, uint32_t num_codes) {
     return num_pairs + kGap * num_quads(num_codes) + kMaxRows;
   }
-  __host__ __device__ static constexpr uint32_t num_counters(uint32_t num_codes) {
-    return num_quads(num_codes + kWave) * 4;
-  }
+  __host__ __device__ static constexpr uint32_t num_counters(uint32_t num_codes) { return num_quads(num_codes + kWave) * 4; }
   __host__ __device__ static int64_t shared_bytes(uint32_t num_codes) {
     return Plan::shared_bytes(num_codes) + 2 * int64_t{kWaves} * num_counters(num_codes) * sizeof(Counter) +
            (kPlain ? 0 : kThreads * kGroup * 2);
@@ -134,7 +96,7 @@ class RegisterTile {
     const Counter* const counters = first_row_of(held) + first;
 #pragma unroll 8
     for (uint32_t w = 0; w < kWaves; ++w) in_tile.add(Counting<Counter>::load(counters + w * pitch()));
-    // Behind the last code are the counters of pairs without one.
+      // Behind the last code are the counters of pairs without one.
 #pragma unroll
     for (uint32_t j = 0; j < 4; ++j)
       if (first + j >= args_.num_codes) in_tile.of[j] = 0;
@@ -198,9 +160,7 @@ class RegisterTile {
  private:
   __device__ uint32_t pitch() const { return num_counters(args_.num_codes); }
   __device__ Counter* first_row_of(const Held& held) const { return sets_ + held.set * kWaves * pitch(); }
-  __device__ Counter* counters_of(const Held& held) const {
-    return first_row_of(held) + Wave::index_in_block() * pitch();
-  }
+  __device__ Counter* counters_of(const Held& held) const { return first_row_of(held) + Wave::index_in_block() * pitch(); }
   __device__ uint16_t number_of(uint32_t row) const {
     return static_cast<uint16_t>((Wave::index_in_block() * rows_ + row) * kWave + Wave::lane());
   }
@@ -247,7 +207,7 @@ class RegisterTile {
   }
   // Lanes with the code `hot` count themselves, from its position `next` on; the others take theirs.
   __device__ void take_beside(uint32_t hot, uint32_t& next, const Held& held, uint32_t first, Counter* counters,
-                                    uint32_t (&positions)[kBatch]) const {
+                              uint32_t (&positions)[kBatch]) const {
     uint32_t codes[kBatch];
 #pragma unroll
     for (uint32_t i = 0; i < kBatch; ++i) {
@@ -334,12 +294,18 @@ class RegisterTile {
         ids[i] = gpu::load_streaming_if(first + i < rows, from + (first + i) * kWave, ~0u);
     } else {
       // By way of shared memory, so that it is a loop.
-#pragma unroll 3
-      for (uint32_t i = 0; i < kGroup; ++i)
-        room_[i * kThreads] = static_cast<uint16_t>(
-            first + i < rows ? resolve(args_, load_id<false>(args_.source, pair + (first + i) * kWave),
-                                       pair + (first + i) * kWave, faults)
-                             : kNoCode);
+#pragma unroll 1
+      for (uint32_t begin = 0; begin < kGroup; begin += kBatch) {
+        int64_t wide[kBatch];
+        read_wide_ids(args_.source, pair + (first + begin) * kWave, kWave, next.end_pair, wide);
+#pragma unroll
+        for (uint32_t i = 0; i < kBatch; ++i) {
+          const uint32_t at = pair + (first + begin + i) * kWave;
+          const bool counts = at < next.end_pair && (args_.source.num_segments <= 1 || in_counted_row(args_.source, at));
+          room_[(begin + i) * kThreads] =
+              static_cast<uint16_t>(counts ? resolve(args_, clip_id(wide[i]), at, faults) : kNoCode);
+        }
+      }
 #pragma unroll
       for (uint32_t i = 0; i < kGroup; ++i) ids[i] = room_[i * kThreads];
     }
@@ -353,8 +319,8 @@ class RegisterTile {
     return code;
   }
 
-  // Ids that are no experts, if the wave has any: of so many rows its lanes have counted more pairs without a code than there
-  // are behind their last pairs.
+  // Ids that are no experts, if the wave has any: of so many rows its lanes have counted more pairs without a code than
+  // there are behind their last pairs.
   __device__ void report_strays(const Held& next, const Counter* counters, uint32_t rows) const {
     Wave::sync();
     const uint32_t first = next.first_pair + Wave::lane();

@@ -1,8 +1,8 @@
 // Writing a sorted tile's runs to their slots: the second half of multi_phase_many.cuh.
 //
 // A run, a code's pairs of the tile, is consecutive in the tile and in the output. It is cut into pieces of aligned lines of
-// the output, which the block's waves take in turn: all blocks go through the codes in step, so that where their runs meet in
-// a line the second-level cache puts it together.
+// the output, which the block's waves take in turn: all blocks go through the codes in step, so that where their runs meet
+// in a line the second-level cache puts it together.
 #pragma once
 
 #include <type_traits>
@@ -112,7 +112,8 @@ class RunWriter {
     write(std::integral_constant<uint32_t, 4>());
     write(std::integral_constant<uint32_t, 2>());
     write(std::integral_constant<uint32_t, 1>());
-    if (args_.out.has_extras || args_.out.pair_slots) write_rest(args_, staged, piece.shift, piece.begin, piece.end, first_pair);
+    if (args_.out.has_extras || args_.out.pair_slots)
+      write_rest(args_, staged, piece.shift, piece.begin, piece.end, first_pair);
     return least_step > 0;
   }
 
@@ -128,10 +129,14 @@ class RunWriter {
     uint32_t after_last = 1;
     if (in_first) first = from[0];
     if (in_last) last = from[width];
-    if (in_first && slot + 1 != piece.run_end) after_first = from[1];
-    else after_first = first + 1;
-    if (in_last && slot + width + 1 != piece.run_end) after_last = from[width + 1];
-    else after_last = last + 1;
+    if (in_first && slot + 1 != piece.run_end)
+      after_first = from[1];
+    else
+      after_first = first + 1;
+    if (in_last && slot + width + 1 != piece.run_end)
+      after_last = from[width + 1];
+    else
+      after_last = last + 1;
     // What others complete stays in the second-level cache until then.
     if (in_first) to[0] = static_cast<int32_t>(first_pair + first);
     if (in_last) to[width] = static_cast<int32_t>(first_pair + last);
