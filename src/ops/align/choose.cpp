@@ -56,11 +56,11 @@ struct Lines {
   }
 };
 
-constexpr Lines kNone{{1.35, 0.701, 18.9, 0}, {1.69, 0.618, 13.3, 0}, 0};
-constexpr Lines kOneshot{{1.7, 0.182, 0.398, 0.00123}, {1.92, 0, 0.972, 2.7e-05}, 256};
-constexpr Lines kCluster{{1.66, 0.82, 0.0502, 0.48}, {2.08, 0.385, 0.0624, 0.877}, 4096};
-constexpr Lines kMultiPhase{{10.2, 4.43, 0.971, 0}, {13.3, 6.14, 1.32, 0}, 0};
-constexpr Lines kRadix{{21, 0.196, 1.74, 0}, {22, 0.261, 9.6, 0}, 0};
+constexpr Lines kNone{{1.5, 0.867, 11, 0}, {1.7, 0.52, 12.9, 0}, 0};
+constexpr Lines kOneshot{{1.72, 0.0935, 0.44, 0}, {1.95, 0, 1.01, 0}, 256};
+constexpr Lines kCluster{{1.67, 0.695, 0.0418, 0.574}, {2.14, 0.47, 0.0619, 0.566}, 4096};
+constexpr Lines kMultiPhase{{9.8, 4.76, 0.827, 0}, {14.2, 6.96, 0.514, 0}, 0};
+constexpr Lines kRadix{{19.6, 0.157, 1.74, 0}, {21.6, 0.294, 7.68, 0}, 0};
 
 }  // namespace
 

@@ -32,7 +32,7 @@ Cut cut_chunk(const KernelArgs& args, Device device) {
   const int64_t available = gpu::max_shared_bytes(device.index);
   const auto fits = [&](uint32_t rows) {
     return many_shared_bytes<Sorter>(args.num_codes, rows) <= available &&
-           Sorter::places_of(rows * Sorter::kThreads, args.num_codes) < 65536;
+           Sorter::fits(rows * Sorter::kThreads, args.num_codes);
   };
   uint32_t max_rows = kMaxRows;
   while (max_rows >= kMinRows && !fits(max_rows)) --max_rows;

@@ -6,7 +6,7 @@
 //   put      the pair's number in the tile goes to its position, in shared memory
 //
 // A tile is ranked and put while the ids of the next one are on their way: their counters are another set. A pair without a
-// code has one here, its lane's, with a counter and places that nobody reads.
+// code has one here, its lane's, with a counter, and no place.
 //
 // Lanes that meet at one counter take turns. What most lanes of a wave hold, one code, is ranked by ballots. Atomics that
 // are not in lane order show where the sorted tile is written; then everything is placed exactly, in loops that read the ids
@@ -50,9 +50,13 @@ class RegisterTile {
   // Two numbers are left out behind every four codes: where routing is balanced, runs of equal lengths would else begin in
   // one bank of shared memory, and lanes with neighbouring codes meet there.
   static constexpr uint32_t kGap = 2;
-  // Places of a sorted tile of so many pairs: theirs, the gaps, and those of pairs without a code.
+  // Places of a sorted tile of so many pairs, the gaps with them.
   __host__ __device__ static constexpr uint32_t places_of(uint32_t num_pairs, uint32_t num_codes) {
-    return num_pairs + kGap * num_quads(num_codes) + kMaxRows;
+    return num_pairs + kGap * num_quads(num_codes);
+  }
+  // Whether positions fit in 16 bits, those that pairs without a code seem to have with them.
+  __host__ __device__ static constexpr bool fits(uint32_t num_pairs, uint32_t num_codes) {
+    return places_of(num_pairs, num_codes) + kMaxRows < 65536;
   }
   __host__ __device__ static constexpr uint32_t num_counters(uint32_t num_codes) { return num_quads(num_codes + kWave) * 4; }
   __host__ __device__ static int64_t shared_bytes(uint32_t num_codes) {
@@ -144,7 +148,7 @@ class RegisterTile {
     for (uint32_t first = 0; first < kMaxRows; first += kBatch) {
       if (first >= rows) break;
 #pragma unroll
-      for (uint32_t row = first; row < first + kBatch; ++row) staged[half_of(held.words, row)] = number_of(row);
+      for (uint32_t row = first; row < first + kBatch; ++row) put_number(staged, half_of(held.words, row), row);
     }
   }
 
@@ -161,6 +165,10 @@ class RegisterTile {
   __device__ uint32_t pitch() const { return num_counters(args_.num_codes); }
   __device__ Counter* first_row_of(const Held& held) const { return sets_ + held.set * kWaves * pitch(); }
   __device__ Counter* counters_of(const Held& held) const { return first_row_of(held) + Wave::index_in_block() * pitch(); }
+  __device__ uint32_t num_places() const { return places_of(num_pairs(), args_.num_codes); }
+  __device__ void put_number(uint16_t* staged, uint32_t position, uint32_t row) const {
+    if (position < num_places()) staged[position] = number_of(row);
+  }
   __device__ uint16_t number_of(uint32_t row) const {
     return static_cast<uint16_t>((Wave::index_in_block() * rows_ + row) * kWave + Wave::lane());
   }
@@ -187,10 +195,10 @@ class RegisterTile {
     const uint32_t first_of_hardware = first_pair + threadIdx.x / gpu::kHardwareWave * gpu::kHardwareWave * rows_;
     held.rows = first_of_hardware < end_ ? min((end_ - first_of_hardware + kWave - 1) / kWave, rows_) : 0;
   }
-  // Pairs without a code take places behind all others.
+  // Pairs without a code take positions behind all places.
   __device__ Counter* start_none(const Held& held) const {
     Counter* const counters = counters_of(held);
-    counters[none_of(args_)] = static_cast<Counter>(places_of(num_pairs(), args_.num_codes) - kMaxRows);
+    counters[none_of(args_)] = static_cast<Counter>(num_places());
     Wave::sync();
     return counters;
   }
@@ -264,7 +272,7 @@ class RegisterTile {
         uint32_t positions[kBatch];
         take(held, row, old_counters, positions);
 #pragma unroll
-        for (uint32_t i = 0; i < kBatch; ++i) staged[positions[i]] = number_of(row + i);
+        for (uint32_t i = 0; i < kBatch; ++i) put_number(staged, positions[i], row + i);
       }
 #pragma unroll
       for (uint32_t i = 0; i < kGroup; ++i) {

@@ -123,20 +123,10 @@ class RunWriter {
                                  uint32_t first_pair) const {
     const bool in_first = slot >= piece.begin && slot < piece.end;
     const bool in_last = width != 0 && slot + width < piece.end;
-    uint32_t first = 0;
-    uint32_t after_first = 1;
-    uint32_t last = 0;
-    uint32_t after_last = 1;
-    if (in_first) first = from[0];
-    if (in_last) last = from[width];
-    if (in_first && slot + 1 != piece.run_end)
-      after_first = from[1];
-    else
-      after_first = first + 1;
-    if (in_last && slot + width + 1 != piece.run_end)
-      after_last = from[width + 1];
-    else
-      after_last = last + 1;
+    const uint32_t first = in_first ? from[0] : 0;
+    const uint32_t last = in_last ? from[width] : 0;
+    const uint32_t after_first = in_first && slot + 1 != piece.run_end ? from[1] : first + 1;
+    const uint32_t after_last = in_last && slot + width + 1 != piece.run_end ? from[width + 1] : last + 1;
     // What others complete stays in the second-level cache until then.
     if (in_first) to[0] = static_cast<int32_t>(first_pair + first);
     if (in_last) to[width] = static_cast<int32_t>(first_pair + last);
