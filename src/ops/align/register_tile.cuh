@@ -367,9 +367,9 @@ class RegisterTile {
       const uint32_t below = Wave::count(peers & Wave::lanes_below());
       const uint32_t before = code == kNoCode ? 0 : counters[code];
       Wave::sync();
-      if (code == kNoCode) continue;
-      if (below == 0) counters[code] = static_cast<Counter>(before + Wave::count(peers));
-      if (staged) staged[before + below] = static_cast<uint16_t>(share.number + row * kWave);
+      if (code != kNoCode && below == 0) counters[code] = static_cast<Counter>(before + Wave::count(peers));
+      if (code != kNoCode && staged) staged[before + below] = static_cast<uint16_t>(share.number + row * kWave);
+      Wave::sync();
     }
   }
 
