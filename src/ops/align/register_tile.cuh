@@ -116,7 +116,7 @@ class RegisterTile {
 #pragma unroll
     for (uint32_t j = 0; j < 4; ++j) runs[first + j] = starts.of[j] | in_tile.of[j] << 16;
     Counter* const counters = first_row_of(held) + first;
-    constexpr uint32_t kInFlight = 8;  // the compiler can't move loads over the stores
+    constexpr uint32_t kInFlight = kWaves < 8 ? kWaves : 8;  // the compiler can't move loads over the stores
     static_assert(kWaves % kInFlight == 0);
 #pragma unroll 1
     for (uint32_t w = 0; w < kWaves; w += kInFlight) {
